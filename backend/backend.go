@@ -1,0 +1,193 @@
+package backend
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Dialect is the SQL that a backend's stores speak.
+type Dialect string
+
+// The dialects. Their text is what the names of per-dialect migration files carry (00002_x.postgres.sql).
+const (
+	SQLite   Dialect = "sqlite"
+	Postgres Dialect = "postgres"
+)
+
+// Backend keeps the stores. It is safe for concurrent use.
+//
+// Every handle it gives out draws on one pool of real connections. What it returns for a store, its own methods or a
+// statement on a handle, is an [*Error] when the store or the backend is at fault, and the database driver's own error
+// when the statement is.
+//
+// Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper].
+type Backend interface {
+	// Dialect names the SQL that the stores speak.
+	Dialect() Dialect
+
+	// DB returns the routed handle, the same one each time: each call goes to the store that its context names (see
+	// [WithRoute]) and fails with ErrNoTenant when it names none. The backend closes it.
+	DB() *sql.DB
+
+	// Shared returns the read-write handle on the shared store, the same one each time; it does not look at the
+	// context's route. The backend closes it.
+	Shared() *sql.DB
+
+	// Pin returns a new handle whose calls go to rt whatever library loses the context on the way. A context that
+	// names another store is refused with ErrTenantMismatch. The rights are those of the routed handle. The caller
+	// closes it; idle, it holds no connection.
+	Pin(rt Route) *sql.DB
+
+	// Owner returns a new handle on rt for its upkeep (migrations): as [Backend.Pin], but with the rights of whoever
+	// owns the tables, where the two differ (tenant roles), and whatever the context's route. Do not serve requests
+	// with it. The caller closes it.
+	Owner(rt Route) *sql.DB
+
+	// Create makes an empty store, stamped with rt.Owner when that is set. It returns ErrStoreExists, and changes
+	// nothing, when there is a store of that name, whoever owns it. Killed half-way it leaves either no store or a
+	// whole one.
+	Create(ctx context.Context, rt Route) error
+
+	// Drop removes the store and all that is in it. It returns ErrStoreMissing when there is no such store, or when
+	// rt.Owner is set and the store is another owner's. Calls under way on it fail; no later call of this process
+	// reads or writes what was dropped.
+	Drop(ctx context.Context, rt Route) error
+
+	// Rename gives the store another name; its data and its owner stay. It returns ErrStoreMissing as Drop does, and
+	// ErrStoreExists when to is taken. A call that still uses the old name fails with ErrStoreMissing.
+	Rename(ctx context.Context, rt Route, to Store) error
+
+	// Stat describes one store. It returns ErrStoreMissing when there is none.
+	Stat(ctx context.Context, s Store) (StoreInfo, error)
+
+	// Stores lists the tenant stores, in order of name. It stops at the first error. Whatever else lives beside them
+	// (schemas or files that no store's name could have) is left out.
+	Stores(ctx context.Context) iter.Seq2[StoreInfo, error]
+
+	// Close closes the handles and the connections that the backend opened itself; what the caller lent stays open.
+	// Calls after it return ErrClosed. It waits for no one: a call under way fails or ends as its driver has it.
+	Close() error
+}
+
+// StoreInfo describes a store.
+type StoreInfo struct {
+	Store Store
+	Owner string // the identity stamped into it; empty when it has none
+	Bytes int64  // size on disk where that is cheap to know, else -1
+}
+
+// Script is text to be run as one transaction in one store, with the rights of [Backend.Owner].
+type Script struct {
+	Route Route
+	// Create makes the store first, in the same transaction where the backend can. The script fails with
+	// ErrStoreExists, and changes nothing, when it is there already.
+	Create bool
+	// SQL is one or more statements, without BEGIN and COMMIT of its own.
+	SQL string
+}
+
+// ScriptOptions are the terms of [ScriptRunner.RunScripts].
+type ScriptOptions struct {
+	// LockTimeout bounds the wait for each lock; 0 means the backend's default. Past it the script fails (Postgres:
+	// SQLSTATE 55P03) and nothing of it is kept.
+	LockTimeout time.Duration
+	// Async lets a script count as committed before it is on disk. Call Flush before telling anyone that it is.
+	Async bool
+}
+
+// ScriptRunner is the ability to run scripts in many stores in few messages.
+type ScriptRunner interface {
+	// RunScripts runs each script in a transaction of its own, in order, on one connection, and returns one error per
+	// script, nil for those that were committed. A failing script does not stop the ones after it. When the
+	// connection is lost the outcome of the script under way is unknown: its error wraps [ErrOutcomeUnknown], the
+	// ones after it were not run. The database's own error is in the chain. Safe for concurrent use.
+	RunScripts(ctx context.Context, scripts []Script, opt ScriptOptions) []error
+	// Flush makes everything durable that was committed with Async before it was called.
+	Flush(ctx context.Context) error
+}
+
+// ErrOutcomeUnknown: the connection was lost after the text was sent and before the database answered, so the
+// transaction may or may not have been committed.
+var ErrOutcomeUnknown = fmt.Errorf("connection lost: it is not known whether the transaction was committed")
+
+// Templater is the ability to make a store as a copy of one prepared before.
+type Templater interface {
+	// CreateFrom is [Backend.Create] with the tables and rows of a template. The template is built once per key and
+	// kept (also across processes and restarts); build gets a handle on an empty store, bound to it, closed by
+	// CreateFrom. Concurrent calls with one key build once. An error of build is returned and no store is left.
+	CreateFrom(ctx context.Context, rt Route, key string, build func(ctx context.Context, db *sql.DB) error) error
+}
+
+// Locker is the ability to exclude other processes.
+type Locker interface {
+	// Lock waits until no other caller, in this or another process over the same stores, holds key, or until ctx is
+	// done. The lock ends with unlock or with the process. It needs no session of its own on the server to outlive a
+	// transaction, so it works through a transaction-mode pooler.
+	Lock(ctx context.Context, key string) (unlock func(), err error)
+}
+
+// Leftover is something that an interrupted operation left behind and that belongs to no store.
+type Leftover struct {
+	Name   string // a file's path within the backend's directory, a schema's or a role's name
+	Kind   string // "side file", "temporary file", "tombstone", "role", …
+	Detail string // what it is and what removing it would do
+}
+
+// Sweeper is the ability to find and remove leftovers.
+type Sweeper interface {
+	// Leftovers lists them. Nothing that an operation under way is using is listed.
+	Leftovers(ctx context.Context) ([]Leftover, error)
+	// Sweep removes one of them. It returns nil when it is gone already.
+	Sweep(ctx context.Context, l Leftover) error
+}
+
+// OpenFunc opens a backend from a URL of its scheme. It returns errors that wrap [ErrInvalidURL] for a URL that is wrong.
+type OpenFunc func(ctx context.Context, url string) (Backend, error)
+
+var schemes = struct {
+	sync.RWMutex
+	open map[string]OpenFunc
+}{open: map[string]OpenFunc{}}
+
+// Register makes a backend available to [Open] under a URL scheme. Backends call it from init; it panics when the
+// scheme is taken.
+func Register(scheme string, open OpenFunc) {
+	schemes.Lock()
+	defer schemes.Unlock()
+	if _, taken := schemes.open[scheme]; taken || open == nil {
+		panic("backend: Register of scheme " + scheme + " twice or with a nil OpenFunc")
+	}
+	schemes.open[scheme] = open
+}
+
+// Open opens the backend that url's scheme stands for, such as "sqlite:data" or "postgres://user@host/app", and checks
+// that it answers. A keyword DSN ("host=… dbname=…") is taken as Postgres. The packages of the backends document their
+// URLs and options. It returns an error that wraps [ErrInvalidURL] when no such scheme was registered (the remedy is to
+// import the backend's package) or the URL is wrong. The caller closes the backend.
+func Open(ctx context.Context, url string) (Backend, error) {
+	scheme, _, found := strings.Cut(url, ":")
+	if strings.Contains(scheme, "=") || (!found && strings.Contains(url, "=")) {
+		scheme, found = "postgres", true
+	}
+	if url == "" || !found {
+		return nil, fmt.Errorf("tenement: open: %w: it is empty or has no scheme; use sqlite:DIR or postgres://…", ErrInvalidURL)
+	}
+	schemes.RLock()
+	open := schemes.open[scheme]
+	known := slices.Sorted(maps.Keys(schemes.open))
+	schemes.RUnlock()
+	if open == nil {
+		// The URL itself may hold a password: name its scheme only.
+		return nil, fmt.Errorf("tenement: open: %w: no backend for scheme %q (have: %s); import "+
+			"github.com/tenement-go/tenement/backend/sqlite or …/backend/postgres for its side effect",
+			ErrInvalidURL, scheme, strings.Join(known, ", "))
+	}
+	return open(ctx, url)
+}
