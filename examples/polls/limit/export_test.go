@@ -1,0 +1,7 @@
+package limit
+
+// Remembers tells whether the key takes memory.
+func (l *Limiter) Remembers(key string) bool {
+	_, ok := l.cache.GetIfPresent(key)
+	return ok
+}
