@@ -1,0 +1,143 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// BouncerConfig says what a PgBouncer does. The zero value is usable.
+type BouncerConfig struct {
+	// PoolSize is the number of server connections. Defaults to 4.
+	PoolSize int
+	// PreparedStatements is the number of statements that PgBouncer follows on each server connection; 0 means that it
+	// knows nothing of prepared statements, as all versions before 1.21 do. See BouncerPrepares.
+	PreparedStatements int
+}
+
+// PgBouncer is a running PgBouncer in transaction mode. It is safe for concurrent use.
+type PgBouncer struct {
+	databaseURL string
+	supervise   *supervised
+}
+
+// StartBouncer starts a PgBouncer in transaction mode in front of the database of databaseURL, for the role of that
+// URL. The caller calls Stop; when the process ends without, PgBouncer ends too. It returns an error that wraps
+// ErrNotInstalled when PgBouncer is not there, or too old for the PreparedStatements that are asked for.
+func StartBouncer(ctx context.Context, databaseURL string, config BouncerConfig) (*PgBouncer, error) {
+	if config.PoolSize == 0 {
+		config.PoolSize = 4
+	}
+	bin, err := bouncerBinary()
+	if err != nil {
+		return nil, err
+	}
+	prepares, version, err := bouncerVersion(ctx, bin)
+	if err != nil {
+		return nil, err
+	}
+	if config.PreparedStatements > 0 && !prepares {
+		return nil, fmt.Errorf("pgtest: a PgBouncer with prepared statements (1.21 or newer) is %w: %s is %s", ErrNotInstalled, bin, version)
+	}
+	server, err := url.Parse(databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+
+	password, _ := server.User.Password()
+	var ini strings.Builder
+	fmt.Fprintf(&ini, "[databases]\n* = host=%s port=%s\n[pgbouncer]\n", server.Hostname(), portOf(server))
+	fmt.Fprintf(&ini, "listen_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n", port)
+	fmt.Fprintf(&ini, "auth_type = trust\nauth_file = users\npool_mode = transaction\n")
+	fmt.Fprintf(&ini, "max_client_conn = 1000\ndefault_pool_size = %d\nreserve_pool_size = 0\n", config.PoolSize)
+	fmt.Fprintf(&ini, "ignore_startup_parameters = extra_float_digits\nlog_connections = 0\nlog_disconnections = 0\n")
+	if prepares {
+		fmt.Fprintf(&ini, "max_prepared_statements = %d\n", config.PreparedStatements)
+	}
+	files := map[string]string{
+		"pgbouncer.ini": ini.String(),
+		"users":         fmt.Sprintf("%q %q\n", server.User.Username(), password),
+	}
+
+	// KILL, because what TERM means has changed between versions and there is nothing to save.
+	const script = `
+"$bin" pgbouncer.ini >log 2>&1 </dev/null &
+pid=$!
+until grep -q 'process up' log; do
+	kill -0 $pid || exit 1
+	sleep 0.02
+done
+echo ready
+cat >/dev/null
+kill -KILL $pid
+wait $pid 2>/dev/null
+true
+`
+	s, err := supervise(ctx, "pgbouncer", script, map[string]string{"bin": bin}, func(string) map[string]string { return files })
+	if err != nil {
+		return nil, err
+	}
+	through := *server
+	through.Host = "127.0.0.1:" + strconv.Itoa(port)
+	b := &PgBouncer{databaseURL: through.String(), supervise: s}
+	err = withConn(ctx, b.databaseURL, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+	if err != nil {
+		err = fmt.Errorf("pgtest: PgBouncer: %w: %s", err, s.log())
+		_ = b.Stop()
+		return nil, err
+	}
+	return b, nil
+}
+
+// URL returns the URL of the database through PgBouncer.
+func (b *PgBouncer) URL() string { return b.databaseURL }
+
+// Stop ends PgBouncer, dropping its connections.
+func (b *PgBouncer) Stop() error { return b.supervise.stop() }
+
+// BouncerPrepares tells whether the PgBouncer that is installed follows prepared statements (1.21 or newer), so that
+// BouncerConfig.PreparedStatements may be set.
+func BouncerPrepares(ctx context.Context) (bool, error) {
+	bin, err := bouncerBinary()
+	if err != nil {
+		return false, err
+	}
+	prepares, _, err := bouncerVersion(ctx, bin)
+	return prepares, err
+}
+
+func bouncerBinary() (string, error) {
+	// Debian's is in sbin, which is not on every user's PATH.
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer"} {
+		if bin, err := exec.LookPath(name); err == nil {
+			return bin, nil
+		}
+	}
+	return "", fmt.Errorf("pgtest: PgBouncer is %w: install it (apt-get install pgbouncer)", ErrNotInstalled)
+}
+
+var bouncerVersionLine = regexp.MustCompile(`(?i)pgbouncer (version )?(\d+)\.(\d+)`)
+
+func bouncerVersion(ctx context.Context, bin string) (prepares bool, version string, err error) {
+	out, err := exec.CommandContext(ctx, bin, "--version").Output()
+	if err != nil {
+		return false, "", fmt.Errorf("pgtest: %s --version: %w", bin, err)
+	}
+	match := bouncerVersionLine.FindSubmatch(out)
+	if match == nil {
+		return false, "", fmt.Errorf("pgtest: %s --version says %q, which holds no version", bin, out)
+	}
+	major, _ := strconv.Atoi(string(match[2])) // digits
+	minor, _ := strconv.Atoi(string(match[3]))
+	return major > 1 || major == 1 && minor >= 21, string(match[2]) + "." + string(match[3]), nil
+}
