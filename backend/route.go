@@ -15,12 +15,23 @@ type Route struct {
 // IsZero reports whether r names no store.
 func (r Route) IsZero() bool { return r.Store.IsZero() }
 
-type routeKey struct{}
+// RouteKey is the key under which a context holds its route, as a *[Route] or a [Router]. It is exported for context
+// types that answer it themselves, without a context.WithValue; everyone else uses the functions of this package.
+type RouteKey struct{}
+
+// Router is a value that knows its route, such as a *tenancy.Tenant. Route is called for every unit of work, from many
+// goroutines at once.
+type Router interface{ Route() Route }
 
 // WithRoute returns a context whose calls on a routed handle go to r. It replaces the route of a context that has one;
 // package tenancy refuses that, see tenancy.Enter.
 func WithRoute(ctx context.Context, r Route) context.Context {
-	return context.WithValue(ctx, routeKey{}, &r)
+	return context.WithValue(ctx, RouteKey{}, &r)
+}
+
+// WithRouter is [WithRoute] for a value that carries more than its route: it is what ctx.Value([RouteKey]{}) returns.
+func WithRouter(ctx context.Context, r Router) context.Context {
+	return context.WithValue(ctx, RouteKey{}, r)
 }
 
 // WithStore is [WithRoute] for a store whose owner is not checked.
@@ -30,15 +41,19 @@ func WithStore(ctx context.Context, s Store) context.Context {
 
 // RouteFrom returns the route in ctx. ok is false when there is none, or when it names no store. It does not allocate.
 func RouteFrom(ctx context.Context) (r Route, ok bool) {
-	p, _ := ctx.Value(routeKey{}).(*Route)
-	if p == nil || p.IsZero() {
-		return Route{}, false
+	switch v := ctx.Value(RouteKey{}).(type) {
+	case *Route:
+		if v != nil {
+			r = *v
+		}
+	case Router:
+		r = v.Route()
 	}
-	return *p, true
+	return r, !r.IsZero()
 }
 
 // WithoutRoute returns a context that names no store, whatever ctx names: calls on a routed handle fail with
 // [ErrNoTenant] again.
 func WithoutRoute(ctx context.Context) context.Context {
-	return context.WithValue(ctx, routeKey{}, (*Route)(nil))
+	return context.WithValue(ctx, RouteKey{}, (*Route)(nil))
 }
