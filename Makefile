@@ -1,0 +1,53 @@
+# make test    everything, with the race detector, on SQLite and Postgres; installs what is missing on Debian
+# make lint    gofumpt, go vet for three systems, golangci-lint
+# make bench   every benchmark, then the figures beside their references (BENCHTIME=1x: a short run of all of it)
+# make fuzz    every fuzz target in turn (FUZZTIME=10s each)
+# make deps    only install what the tests need
+
+BENCHTIME ?= 1s
+FUZZTIME  ?= 10s
+
+GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
+GOLANGCI      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+GOLANGCI_AT   := v2.15.0
+GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_AT)
+
+# Where Postgres is missing, tests are to fail instead of being skipped.
+export TENEMENT_REQUIRE_POSTGRES := 1
+
+.PHONY: test
+test: deps bin/pgrun
+	bin/pgrun scripts/test.sh
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT)
+	@echo 'gofumpt'
+	@unformatted="$$(go run $(GOFUMPT) -l .)" && if [ -n "$$unformatted" ]; then \
+		echo "not formatted (go run $(GOFUMPT) -w FILE):"; echo "$$unformatted"; exit 1; fi
+	GOOS=linux   scripts/each-module.sh go vet ./...
+	GOOS=darwin  scripts/each-module.sh go vet ./...
+	GOOS=windows scripts/each-module.sh go vet ./...
+	scripts/each-module.sh '$(CURDIR)/$(GOLANGCI_LINT)' run ./...
+
+.PHONY: bench
+bench: deps bin/pgrun
+	bin/pgrun scripts/each-module.sh go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -p 1 -timeout 30m ./...
+	if [ -f bench/main.go ]; then cd bench && go run . $(if $(filter 1x,$(BENCHTIME)),-quick); fi
+
+.PHONY: fuzz
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: deps
+deps:
+	scripts/deps.sh
+
+.PHONY: bin/pgrun
+bin/pgrun:
+	go build -o bin/pgrun ./internal/pgtest/pgrun
+
+# Built once for each version; building it takes minutes.
+$(GOLANGCI_LINT):
+	mkdir -p bin/install
+	GOBIN='$(CURDIR)/bin/install' go install $(GOLANGCI)@$(GOLANGCI_AT)
+	mv bin/install/golangci-lint $@
