@@ -1,0 +1,577 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+const (
+	batchSize = 32  // stores in one message
+	pageSize  = 256 // stores read from the ledger at a time
+)
+
+// Shared applies the shared set. It makes the ledger when there is none. Only Options.Source, To, DryRun and OnEvent
+// matter.
+func (m *Migrator) Shared(ctx context.Context, opt Options) (*Result, error) {
+	lim, err := m.shared.limit(opt)
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: %w", err)
+	}
+	if opt.DryRun != nil {
+		return m.dryRunShared(ctx, opt, lim)
+	}
+	if err := m.ledger.ensure(ctx); err != nil {
+		return nil, err
+	}
+	return m.runShared(ctx, opt, m.up(m.shared, lim), func(g *group) bool {
+		if g == nil || g.state == nil || g.failed > 0 {
+			return false
+		}
+		todo, _ := m.shared.pending(g.state, lim)
+		return len(todo) == 0
+	})
+}
+
+// runShared runs fn in the shared store, unless the ledger says that it is done.
+func (m *Migrator) runShared(ctx context.Context, opt Options, fn storeFunc, isDone func(*group) bool) (*Result, error) {
+	r := newRun(SetShared, opt)
+	_, row, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if isDone(row) {
+		r.res.Current = 1
+		r.finish(nil)
+		return r.res, nil
+	}
+	r.res.Total = 1
+	r.event(EventStarted, backend.Store{}, nil)
+	out, err := m.inStore(ctx, m.shared, backend.Route{}, fn)
+	if err != nil {
+		return r.res, r.finish(err)
+	}
+	r.record(backend.Store{}, out)
+	return r.res, r.finish(nil)
+}
+
+// Tenants applies the tenant set to every store of the ledger that lacks something, or to Options.Stores. It is refused
+// with ErrSharedBehind while the shared set is not applied, and with ErrOutOfOrder when it would apply a migration below
+// one that is applied, before anything is changed. A store that fails does not stop the others, unless the options say
+// so; the error is then a [*RunError]. A run that was stopped or cancelled, or killed, is resumed by calling it again.
+// Two runs at once share the work.
+func (m *Migrator) Tenants(ctx context.Context, opt Options) (*Result, error) {
+	lim, err := m.tenant.limit(opt)
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: %w", err)
+	}
+	if opt.DryRun == nil {
+		if err := m.ledger.ensure(ctx); err != nil {
+			return nil, err
+		}
+	} else if exists, err := m.ledger.exists(ctx); err != nil || !exists {
+		return &Result{Set: SetTenant}, err
+	}
+	groups, shared, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkShared(shared); err != nil {
+		return nil, err
+	}
+	f := &fleet{run: newRun(SetTenant, opt), m: m, set: m.tenant, plans: map[string]*plan{}, slow: m.up(m.tenant, lim), lim: lim}
+	for _, g := range groups {
+		p := f.plan(g.fingerprint, g.state)
+		if p.late != nil && !m.cfg.AllowOutOfOrder && len(opt.Stores) == 0 {
+			return nil, fmt.Errorf("tenement: migrate: %d stores: %w", g.stores, outOfOrder(p.late))
+		}
+		f.group(g, p.behind())
+	}
+	if opt.DryRun != nil {
+		return f.res, f.dryRun(groups)
+	}
+	return f.do(ctx)
+}
+
+// checkShared refuses to go on while the shared set is not applied.
+func (m *Migrator) checkShared(row *group) error {
+	if len(m.shared.sources) == 0 {
+		return nil
+	}
+	have := state{}
+	if row != nil && row.state != nil {
+		have = row.state
+	}
+	todo, _ := m.shared.pending(have, limit{})
+	if len(todo) == 0 {
+		return nil
+	}
+	return fmt.Errorf("tenement: migrate: %w: %d migrations are pending, the first is %s version %d (%s)",
+		ErrSharedBehind, len(todo), todo[0].source.name, todo[0].version, todo[0].file)
+}
+
+// withSource runs an operation on one source of a set, in every store or in those named.
+func (m *Migrator) withSource(ctx context.Context, opt Options, verb string, fn func(*source) storeFunc) (*Result, error) {
+	s := m.tenant
+	if opt.Set == SetShared {
+		s = m.shared
+	}
+	src, err := s.named(opt)
+	if err == nil && opt.To != 0 && src.find(opt.To) == nil {
+		err = fmt.Errorf("%w: source %s has no version %d", ErrUnknownSource, src.name, opt.To)
+	}
+	if err == nil && opt.DryRun != nil {
+		err = fmt.Errorf("%s: %w: a dry run is for up only", verb, errors.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: %w", err)
+	}
+	if err := m.ledger.ensure(ctx); err != nil {
+		return nil, err
+	}
+	if opt.Set == SetShared {
+		return m.runShared(ctx, opt, fn(src), func(*group) bool { return false })
+	}
+	groups, _, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f := &fleet{run: newRun(SetTenant, opt), m: m, set: s, plans: map[string]*plan{}, slow: fn(src), anywhere: true}
+	for _, g := range groups {
+		f.group(g, true)
+	}
+	return f.do(ctx)
+}
+
+// run keeps the result of a run and reports its progress.
+type run struct {
+	opt   Options
+	start time.Time
+
+	mu  sync.Mutex
+	res *Result
+}
+
+func newRun(s Set, opt Options) *run {
+	opt.Stores = slices.Clone(opt.Stores)
+	return &run{opt: opt, start: time.Now(), res: &Result{Set: s}}
+}
+
+// event reports progress. Callers hold no lock or r.mu, which they say by calling report.
+func (r *run) event(kind EventKind, store backend.Store, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report(kind, store, err)
+}
+
+func (r *run) report(kind EventKind, store backend.Store, err error) {
+	if r.opt.OnEvent == nil {
+		return
+	}
+	res := r.res
+	r.opt.OnEvent(Event{
+		Kind: kind, Set: res.Set, Store: store, Done: res.Applied + res.Skipped + res.Failed, Failed: res.Failed,
+		Total: res.Total, Elapsed: time.Since(r.start), Err: err,
+	})
+}
+
+// record counts a store that is done with.
+func (r *run) record(store backend.Store, out *outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.res.Migrations += len(out.touched)
+	switch {
+	case out.failure != nil:
+		r.res.Failed++
+		if len(r.res.Failures) < maxFailuresKept {
+			r.res.Failures = append(r.res.Failures, out.failure)
+		}
+		r.report(EventFailed, store, out.failure)
+	case len(out.touched) == 0:
+		r.res.Skipped++
+		r.report(EventSkipped, store, nil)
+	default:
+		r.res.Applied++
+		r.report(EventApplied, store, nil)
+	}
+}
+
+// enough reports whether the options say that the run should stop.
+func (r *run) enough() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.res.Failed
+	return n > 0 && (r.opt.FailFast || r.opt.MaxFailures > 0 && n > r.opt.MaxFailures)
+}
+
+// finish closes the result and returns the run's error, if there is one.
+func (r *run) finish(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res := r.res
+	res.Left = max(0, res.Total-res.Applied-res.Skipped-res.Failed)
+	res.Elapsed = time.Since(r.start)
+	r.report(EventDone, backend.Store{}, err)
+	if err == nil && res.Failed == 0 {
+		return nil
+	}
+	return &RunError{Result: res, Err: err}
+}
+
+// plan is what stores with the same fingerprint need.
+type plan struct {
+	unknown bool // the ledger does not know what they have
+	todo    []*migration
+	late    *migration
+	next    state  // what they have afterwards
+	script  script // the same as text; zero when it cannot be sent so
+}
+
+func (p *plan) behind() bool { return p.unknown || len(p.todo) > 0 }
+
+// task is a store on its way through a run.
+type task struct {
+	entry
+	tries  int       // how often its tables were locked
+	notYet time.Time // not to be tried again before
+}
+
+// fleet is one run over many stores.
+type fleet struct {
+	*run
+	m     *Migrator
+	set   *set
+	lim   limit
+	slow  storeFunc
+	plans map[string]*plan // by the ledger's fingerprint; complete before the workers start
+
+	fingerprints []string // of the stores to visit, when none are named
+	anywhere     bool     // visit every store, whatever its plan
+
+	queueMu  sync.Mutex
+	queue    []task
+	deferred []task // locked; at most as many as there are stores, but each a few words
+	cursor   string
+	upto     string // on the second leg
+	leg      int    // 0: not begun, 1: from a random store to the last, 2: from the first to that one, 3: over
+	names    []backend.Store
+	quota    int // how many more stores may be taken from the ledger; negative: all
+	async    bool
+}
+
+func (f *fleet) plan(fingerprint string, have state) *plan {
+	if p := f.plans[fingerprint]; p != nil {
+		return p
+	}
+	p := &plan{unknown: have == nil}
+	if have != nil {
+		p.todo, p.late = f.set.pending(have, f.lim)
+		p.next = have.with(p.todo)
+	}
+	f.plans[fingerprint] = p
+	return p
+}
+
+// group counts a group of stores in.
+func (f *fleet) group(g group, visit bool) {
+	if len(f.opt.Stores) > 0 {
+		return
+	}
+	if !visit {
+		f.res.Current += g.stores
+		return
+	}
+	f.res.Total += g.stores
+	f.fingerprints = append(f.fingerprints, g.fingerprint)
+}
+
+func (f *fleet) do(ctx context.Context) (*Result, error) {
+	if len(f.opt.Stores) > 0 {
+		slices.SortFunc(f.opt.Stores, func(a, b backend.Store) int { return strings.Compare(a.String(), b.String()) })
+		f.names = slices.Compact(f.opt.Stores)
+		f.res.Total = len(f.names)
+	}
+	f.event(EventStarted, backend.Store{}, nil)
+	f.quota = -1
+	var err error
+	if f.opt.Canary > 0 && f.opt.Canary < f.res.Total {
+		f.quota = f.opt.Canary
+		err = f.phase(ctx)
+		if err == nil && f.res.Failed > 0 {
+			err = fmt.Errorf("%w: %d of %d", ErrCanary, f.res.Failed, f.opt.Canary)
+		}
+		f.quota = -1
+	}
+	if err == nil {
+		err = f.phase(ctx)
+	}
+	return f.res, f.finish(err)
+}
+
+// phase runs the workers until there is nothing left to take.
+func (f *fleet) phase(ctx context.Context) error {
+	if f.res.Total == 0 {
+		return nil
+	}
+	workers := f.opt.Parallel
+	if workers <= 0 {
+		workers = 2
+		if f.m.dialect.name == backend.SQLite {
+			workers = max(runtime.GOMAXPROCS(0), 2)
+		}
+	}
+	// Through goose a worker on Postgres holds up to three connections: the lock, goose's, and that of a Go migration
+	// without a transaction. With all workers at it a small pool would be waiting for itself.
+	through := make(chan struct{}, max(1, workers/2))
+	if f.m.dialect.name == backend.SQLite {
+		through = make(chan struct{}, workers)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for range workers {
+		g.Go(func() error {
+			for {
+				tasks, wait, err := f.take(ctx)
+				switch {
+				case err != nil:
+					return err
+				case wait > 0:
+					select {
+					case <-time.After(wait):
+						continue
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+				case len(tasks) == 0:
+					return nil
+				}
+				for i := range tasks {
+					if f.enough() {
+						return ErrStopped
+					}
+					if err := f.one(ctx, &tasks[i], through); err != nil {
+						return err
+					}
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// one migrates one store through goose.
+func (f *fleet) one(ctx context.Context, t *task, through chan struct{}) error {
+	select {
+	case through <- struct{}{}:
+		defer func() { <-through }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := ctx.Err(); err != nil {
+		return err // between stores, not in the middle of one
+	}
+	out, err := f.m.inStore(ctx, f.set, t.route(), f.slow)
+	if err != nil {
+		return err
+	}
+	if out.failure != nil && f.putOff(t, out.failure) {
+		f.res.addMigrations(f.run, len(out.touched))
+		return nil
+	}
+	f.record(t.store, out)
+	return nil
+}
+
+func (r *Result) addMigrations(run *run, n int) {
+	run.mu.Lock()
+	r.Migrations += n
+	run.mu.Unlock()
+}
+
+// Failures that another attempt may not have.
+func worthAnotherTry(sqlState string) bool {
+	switch sqlState {
+	case "55P03", // lock_not_available
+		"40P01", // deadlock_detected
+		"40001": // serialization_failure
+		return true
+	}
+	return false
+}
+
+// putOff puts a store aside when it failed for a lock, and reports whether it did.
+func (f *fleet) putOff(t *task, err error) bool {
+	if !worthAnotherTry(sqlState(err)) || t.tries >= f.m.cfg.LockRetries {
+		return false
+	}
+	next := *t
+	next.tries++
+	pause := min(100*time.Millisecond<<min(next.tries, 8), 5*time.Second)
+	next.notYet = time.Now().Add(pause/2 + rand.N(pause/2))
+	f.queueMu.Lock()
+	f.deferred = append(f.deferred, next)
+	f.queueMu.Unlock()
+	f.event(EventRetrying, t.store, err)
+	return true
+}
+
+// take returns the next stores to migrate, or how long to wait for one that was put aside, or neither when none is left.
+func (f *fleet) take(ctx context.Context) ([]task, time.Duration, error) {
+	if f.enough() {
+		return nil, 0, ErrStopped
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, 0, err
+	}
+	f.queueMu.Lock()
+	defer f.queueMu.Unlock()
+	now := time.Now()
+	var due []task
+	f.deferred = slices.DeleteFunc(f.deferred, func(t task) bool {
+		if len(due) == batchSize || t.notYet.After(now) {
+			return false
+		}
+		due = append(due, t)
+		return true
+	})
+	if len(due) > 0 {
+		return due, 0, nil
+	}
+	if len(f.queue) == 0 && f.quota != 0 {
+		if err := f.fill(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	if n := min(len(f.queue), batchSize); n > 0 {
+		batch := slices.Clone(f.queue[:n])
+		f.queue = f.queue[n:]
+		return batch, 0, nil
+	}
+	var wait time.Duration
+	for _, t := range f.deferred {
+		if d := t.notYet.Sub(now); wait == 0 || d < wait {
+			wait = d
+		}
+	}
+	return nil, wait, nil
+}
+
+// fill reads the next page of stores. Callers hold queueMu.
+func (f *fleet) fill(ctx context.Context) error {
+	limit := pageSize
+	if f.quota >= 0 {
+		limit = min(limit, f.quota)
+	}
+	var page []entry
+	var err error
+	if len(f.opt.Stores) > 0 {
+		page, err = f.fillNamed(ctx, limit)
+	} else {
+		page, err = f.fillLedger(ctx, limit)
+	}
+	if err != nil {
+		return err
+	}
+	if f.quota > 0 {
+		f.quota -= min(f.quota, len(page))
+	}
+	f.queue = make([]task, 0, len(page))
+	for _, e := range page {
+		f.queue = append(f.queue, task{entry: e})
+	}
+	return nil
+}
+
+// fillLedger pages through the ledger, from a random store on: two runs at once then meet late.
+func (f *fleet) fillLedger(ctx context.Context, limit int) ([]entry, error) {
+	if f.leg == 0 {
+		f.leg = 2
+		if f.res.Total > 2*pageSize {
+			list, err := f.m.ledger.entries(ctx, fingerprintsIn(f.fingerprints)+` ORDER BY store LIMIT 1 OFFSET ?`,
+				append(anys(f.fingerprints), rand.N(f.res.Total))...)
+			if err != nil {
+				return nil, err
+			}
+			if len(list) > 0 {
+				f.leg, f.cursor, f.upto = 1, list[0].store.String(), list[0].store.String()
+			}
+		}
+	}
+	for f.leg < 3 {
+		where, args := fingerprintsIn(f.fingerprints)+` AND store > ?`, append(anys(f.fingerprints), f.cursor)
+		if f.leg == 2 && f.upto != "" {
+			where, args = where+` AND store <= ?`, append(args, f.upto)
+		}
+		page, err := f.m.ledger.entries(ctx, where+` ORDER BY store LIMIT ?`, append(args, limit)...)
+		if err != nil {
+			return nil, err
+		}
+		if len(page) > 0 {
+			f.cursor = page[len(page)-1].store.String()
+			return page, nil
+		}
+		f.leg++
+		f.cursor = ""
+	}
+	return nil, nil
+}
+
+func fingerprintsIn(list []string) string {
+	return `WHERE store <> '' AND fingerprint IN (?` + strings.Repeat(", ?", len(list)-1) + `)`
+}
+
+func anys(list []string) []any {
+	args := make([]any, len(list), len(list)+3)
+	for i, s := range list {
+		args[i] = s
+	}
+	return args
+}
+
+// fillNamed reads the rows of the stores that the options name, and enters those that have none.
+func (f *fleet) fillNamed(ctx context.Context, limit int) ([]entry, error) {
+	for len(f.names) > 0 {
+		n := min(limit, len(f.names))
+		chunk := f.names[:n]
+		f.names = f.names[n:]
+		page, err := f.m.ledger.named(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		known := make(map[backend.Store]bool, len(page))
+		for _, e := range page {
+			known[e.store] = true
+		}
+		for _, s := range chunk {
+			if !known[s] {
+				page = append(page, entry{store: s}) // its row is made when it is migrated
+			}
+		}
+		if !f.anywhere {
+			page = slices.DeleteFunc(page, func(e entry) bool {
+				p := f.plans[e.fingerprint]
+				if p == nil || p.behind() {
+					return false
+				}
+				f.mu.Lock()
+				f.res.Current++
+				f.res.Total--
+				f.mu.Unlock()
+				return true
+			})
+		}
+		if len(page) > 0 {
+			return page, nil
+		}
+	}
+	return nil, nil
+}

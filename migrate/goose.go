@@ -1,0 +1,234 @@
+package migrate
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// dialect is what goose and the ledger need to know of a backend's SQL.
+type dialect struct {
+	name  backend.Dialect
+	goose goose.Dialect
+}
+
+func dialectOf(d backend.Dialect) (dialect, error) {
+	switch d {
+	case backend.SQLite:
+		return dialect{name: d, goose: goose.DialectSQLite3}, nil
+	case backend.Postgres:
+		return dialect{name: d, goose: goose.DialectPostgres}, nil
+	}
+	return dialect{}, fmt.Errorf("tenement: migrate: backend speaks %q; migrations need %s or %s", d, backend.SQLite, backend.Postgres)
+}
+
+// bind rewrites the placeholders of a query from ? to what the dialect has. The query has no other question marks.
+func (d dialect) bind(query string) string {
+	if d.name != backend.Postgres {
+		return query
+	}
+	var b strings.Builder
+	n := 0
+	for {
+		before, after, found := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		n++
+		fmt.Fprintf(&b, "$%d", n)
+		query = after
+	}
+}
+
+// hasTable is a query that says whether the store at hand, and not one that its names also reach, has a table.
+func (d dialect) hasTable() string {
+	if d.name == backend.Postgres {
+		return `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = $1)`
+	}
+	return `SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?)`
+}
+
+// provider returns a goose provider of the source over db, which stays the caller's.
+func (s *source) provider(db *sql.DB, store database.Store, log *slog.Logger, outOfOrder bool) (*goose.Provider, error) {
+	opts := []goose.ProviderOption{
+		goose.WithStore(store),
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithAllowOutofOrder(outOfOrder),
+	}
+	if s.goFunc != nil {
+		opts = append(opts, goose.WithGoMigrations(s.goFunc()...))
+	}
+	if log != nil {
+		opts = append(opts, goose.WithSlog(log), goose.WithVerbose(true))
+	}
+	return goose.NewProvider(goose.DialectCustom, db, s.files, opts...)
+}
+
+// versionTable is goose's own store, with two differences: it never takes a version table of the shared store, which a
+// tenant's names also reach, for the tenant's; and it refuses to record a version twice.
+type versionTable struct {
+	database.Store
+	dialect dialect
+}
+
+var _ database.StoreExtender = (*versionTable)(nil)
+
+func (d dialect) versionTable(table string) (*versionTable, error) {
+	store, err := database.NewStore(d.goose, table)
+	if err != nil {
+		return nil, err
+	}
+	return &versionTable{Store: store, dialect: d}, nil
+}
+
+// TableExists implements database.StoreExtender.
+func (t *versionTable) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
+	var exists bool
+	err := db.QueryRowContext(ctx, t.dialect.hasTable(), t.Tablename()).Scan(&exists)
+	return exists, err
+}
+
+// errAlreadyRecorded: another migrator applied the version in between.
+var errAlreadyRecorded = errors.New("version was recorded by another migrator in the meantime")
+
+// Insert implements database.Store. It runs in the migration's transaction.
+func (t *versionTable) Insert(ctx context.Context, db database.DBTxConn, req database.InsertRequest) error {
+	_, err := t.GetMigration(ctx, db, req.Version)
+	switch {
+	case err == nil:
+		return errAlreadyRecorded
+	case !errors.Is(err, database.ErrVersionNotFound):
+		return err
+	}
+	return t.Store.Insert(ctx, db, req)
+}
+
+// statementLog is a slog handler that keeps the statement goose is at, which goose's errors do not tell.
+type statementLog struct {
+	version   int64
+	statement string
+}
+
+var _ slog.Handler = (*statementLog)(nil)
+
+// Enabled implements slog.Handler.
+func (l *statementLog) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler.
+func (l *statementLog) Handle(_ context.Context, r slog.Record) error {
+	var version int64
+	var statement string
+	r.Attrs(func(a slog.Attr) bool {
+		switch a.Key {
+		case "statement":
+			statement = a.Value.String()
+		case "version":
+			version = a.Value.Int64()
+		}
+		return true
+	})
+	l.version, l.statement = version, statement // a record without a statement ends the one before
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (l *statementLog) WithAttrs([]slog.Attr) slog.Handler { return l }
+
+// WithGroup implements slog.Handler.
+func (l *statementLog) WithGroup(string) slog.Handler { return l }
+
+func slogger(l *statementLog) *slog.Logger { return slog.New(l) }
+
+// recorder is a database that runs nothing and takes note of what it was asked to run: goose's parser is not exported,
+// and what goose would send is the only definition of a migration that goose agrees with.
+type recorder struct {
+	statements []string
+	began      bool
+}
+
+func (r *recorder) open() *sql.DB { return sql.OpenDB(r) }
+
+// Connect implements driver.Connector.
+func (r *recorder) Connect(context.Context) (driver.Conn, error) { return recorderConn{r}, nil }
+
+// Driver implements driver.Connector.
+func (r *recorder) Driver() driver.Driver { return backend.NoOpenDriver() }
+
+type recorderConn struct{ *recorder }
+
+var (
+	_ driver.ExecerContext = recorderConn{}
+	_ driver.ConnBeginTx   = recorderConn{}
+)
+
+// ExecContext implements driver.ExecerContext.
+func (c recorderConn) ExecContext(_ context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
+	c.statements = append(c.statements, query)
+	return driver.RowsAffected(0), nil
+}
+
+// BeginTx implements driver.ConnBeginTx.
+func (c recorderConn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+	c.began = true
+	return c, nil
+}
+
+// Begin implements driver.Conn.
+func (c recorderConn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// Prepare implements driver.Conn.
+func (recorderConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
+
+// Commit implements driver.Tx.
+func (recorderConn) Commit() error { return nil }
+
+// Rollback implements driver.Tx.
+func (recorderConn) Rollback() error { return nil }
+
+// Close implements driver.Conn.
+func (recorderConn) Close() error { return nil }
+
+// scriptedStore is a version table in which every version is applied, or none.
+type scriptedStore struct{ applied bool }
+
+var _ database.StoreExtender = (*scriptedStore)(nil)
+
+func (*scriptedStore) Tablename() string { return goose.DefaultTablename }
+
+func (*scriptedStore) TableExists(context.Context, database.DBTxConn) (bool, error) { return true, nil }
+
+func (*scriptedStore) CreateVersionTable(context.Context, database.DBTxConn) error { return nil }
+
+func (*scriptedStore) Insert(context.Context, database.DBTxConn, database.InsertRequest) error {
+	return nil
+}
+
+func (*scriptedStore) Delete(context.Context, database.DBTxConn, int64) error { return nil }
+
+func (s *scriptedStore) GetMigration(_ context.Context, _ database.DBTxConn, _ int64) (*database.GetMigrationResult, error) {
+	if !s.applied {
+		return nil, database.ErrVersionNotFound
+	}
+	return &database.GetMigrationResult{IsApplied: true, Timestamp: time.Time{}}, nil
+}
+
+func (*scriptedStore) GetLatestVersion(context.Context, database.DBTxConn) (int64, error) {
+	return 0, nil
+}
+
+func (*scriptedStore) ListMigrations(context.Context, database.DBTxConn) ([]*database.ListMigrationsResult, error) {
+	return []*database.ListMigrationsResult{{Version: 0, IsApplied: true}}, nil
+}

@@ -1,0 +1,165 @@
+package migrate
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// The errors of this package, to be tested for with [errors.Is].
+var (
+	// ErrBehind: the store has not got all the migrations that this binary carries. Migrate it, then try again.
+	ErrBehind = errors.New("store is behind the migrations of this binary")
+	// ErrSharedBehind: the shared set is not applied, and the tenant set may need it. Apply the shared set first.
+	ErrSharedBehind = errors.New("shared set is behind; apply it first")
+	// ErrOutOfOrder: a pending migration has a lower version than one that is applied. Give it a higher number, or
+	// allow it with Config.AllowOutOfOrder.
+	ErrOutOfOrder = errors.New("migration is out of order")
+	// ErrDrift: the store, the ledger and the binary disagree about what is applied; see Status.
+	ErrDrift = errors.New("applied migrations differ from those of this binary")
+	// ErrCanary: a canary failed, so the other stores were left alone.
+	ErrCanary = errors.New("a canary store failed")
+	// ErrStopped: the run stopped after a failure (FailFast, MaxFailures); other stores were left alone.
+	ErrStopped = errors.New("stopped after a failure")
+	// ErrUnknownSource: the options name a source or a version that the set has not got, or name none where it has several.
+	ErrUnknownSource = errors.New("no such source or version")
+)
+
+// StoreError is the failure of one store.
+type StoreError struct {
+	Store     backend.Store // zero for the shared store
+	Set       Set
+	Source    string // the source of the migration that failed; empty when none was reached
+	Version   int64
+	File      string // the migration's file; empty for a Go migration without one
+	Line      int    // where Statement begins in File; 0 when it is not known
+	Statement string // the statement that failed; empty for Go migrations
+	SQLState  string // of the database's error; empty on SQLite
+	Err       error  // the database's own error is in its chain
+}
+
+// Error names the store, the migration and the cause.
+func (e *StoreError) Error() string {
+	var b strings.Builder
+	b.WriteString("tenement: migrate ")
+	if e.Store.IsZero() {
+		b.WriteString("shared store")
+	} else {
+		b.WriteString("store " + e.Store.String())
+	}
+	if e.Source != "" {
+		fmt.Fprintf(&b, ": %s version %d", e.Source, e.Version)
+	}
+	if e.File != "" {
+		fmt.Fprintf(&b, " (%s", e.File)
+		if e.Line > 0 {
+			fmt.Fprintf(&b, ":%d", e.Line)
+		}
+		b.WriteByte(')')
+	}
+	b.WriteString(": " + e.Err.Error())
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *StoreError) Unwrap() error { return e.Err }
+
+// sqlState returns the SQLSTATE of the database's error, whatever the driver.
+func sqlState(err error) string {
+	var withState interface{ SQLState() string }
+	if errors.As(err, &withState) {
+		return withState.SQLState()
+	}
+	return ""
+}
+
+// maxFailuresKept bounds the memory of a result. The ledger has the last failure of every store.
+const maxFailuresKept = 1000
+
+// Result says what a run did. Its size does not depend on the number of stores.
+type Result struct {
+	Set        Set           `json:"set"`
+	Total      int           `json:"total"`      // stores that had something to do when the run began
+	Applied    int           `json:"applied"`    // stores that this run brought to where it was told to
+	Skipped    int           `json:"skipped"`    // stores that turned out to be there already: another migrator, or goose
+	Failed     int           `json:"failed"`     // stores that failed
+	Left       int           `json:"left"`       // stores that the run did not come to
+	Current    int           `json:"current"`    // stores that had nothing to do when the run began
+	Migrations int           `json:"migrations"` // migrations applied, over all stores
+	Elapsed    time.Duration `json:"elapsed_ns"`
+
+	// Failures are the first 1,000.
+	Failures []*StoreError `json:"-"`
+
+	// Shared is the result of the shared set, in that of Up.
+	Shared *Result `json:"shared,omitempty"`
+}
+
+// RunError is returned by a run that did not do all it was to do. Its Result says what was done. [errors.Is] and
+// [errors.As] see the reason for stopping and the failures of all stores.
+type RunError struct {
+	Result *Result
+	Err    error // why the run stopped early; nil when it went through all stores
+}
+
+// Error gives the counts and the first failure.
+func (e *RunError) Error() string {
+	r := e.Result
+	var b strings.Builder
+	fmt.Fprintf(&b, "tenement: migrate: %s set: %d applied, %d skipped, %d failed, %d left", r.Set, r.Applied, r.Skipped, r.Failed, r.Left)
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if len(r.Failures) > 0 {
+		fmt.Fprintf(&b, "; first failure: %v", r.Failures[0])
+	}
+	return b.String()
+}
+
+// Unwrap returns the reason for stopping and the failures.
+func (e *RunError) Unwrap() []error {
+	var errs []error
+	if e.Err != nil {
+		errs = append(errs, e.Err)
+	}
+	for _, f := range e.Result.Failures {
+		errs = append(errs, f)
+	}
+	return errs
+}
+
+// EventKind says what an Event is about.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	EventStarted  EventKind = iota // the run knows how much there is to do
+	EventApplied                   // a store was migrated
+	EventSkipped                   // a store turned out to need nothing
+	EventFailed                    // a store failed; Err says why
+	EventRetrying                  // a store's tables were locked; it is put aside and tried again
+	EventDone                      // the run is over
+)
+
+// String returns the kind in lower case.
+func (k EventKind) String() string {
+	return [...]string{"started", "applied", "skipped", "failed", "retrying", "done"}[k]
+}
+
+// MarshalText returns what String does.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// Event reports progress.
+type Event struct {
+	Kind    EventKind
+	Set     Set
+	Store   backend.Store // zero for the shared store and for the run as a whole
+	Done    int           // stores done so far: applied, skipped and failed
+	Failed  int           // of which failed
+	Total   int           // stores to do
+	Elapsed time.Duration // since the run began
+	Err     error         // EventFailed: a *StoreError; EventRetrying: why
+}
