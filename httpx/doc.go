@@ -1,0 +1,26 @@
+// Package httpx puts the tenant that a request is meant for into the request's context, for any router that speaks
+// net/http.
+//
+//	app, err := tenancy.Open(ctx, be, cfg)
+//	http.ListenAndServe(addr, httpx.Middleware(app)(handler))
+//
+// Every handler inside then finds its tenant with tenancy.From, and app.DB() goes to that tenant's store. Which tenant a
+// request is meant for is told by a [Strategy]: its host (the default), a subdomain, a path prefix, a header, a cookie
+// or a function. A request that is not for a tenant in service never reaches the handler: it is refused (see [Outcome]).
+//
+// # What is believed
+//
+// A host is what the client sent: anyone may send any host to any server, so it selects a tenant and proves nothing.
+// The same is true, more so, of a header or a cookie: see [ByHeader] and [ByCookie]. Whether a user may act in the
+// tenant is for the application to check, inside the tenant. A forwarded host is ignored unless [WithForwarded] says
+// which proxies may set it.
+//
+// # Where to mount it
+//
+// The middleware goes around the whole router (httpx.Middleware(app)(mux)): routers that match on a path before their
+// middleware runs (Gin, Echo, ServeMux) then see the path without its tenant prefix. With the other strategies it may be
+// mounted inside as well, where the route's own values stay. Health checks, which come without a tenant's host, belong
+// outside. Middleware that changes Request.RemoteAddr belongs inside, since [WithForwarded] relies on the true one.
+//
+// The ResponseWriter is handed on as it is, so flushing, hijacking and http.ResponseController keep working.
+package httpx

@@ -1,0 +1,118 @@
+package httpx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tenement-go/tenement/tenancy"
+)
+
+// ErrNoAddress is returned for a URL that cannot be built: the context is not that of a request, or the tenant has no
+// domain.
+var ErrNoAddress = errors.New("no address to build the URL from")
+
+// URL puts back what [ByPathPrefix] took off: with "/t/" and inside the tenant thor, URL(ctx, "/polls/?page=2") is
+// "/t/thor/polls/?page=2". It is for links, redirects and the paths of cookies (URL(ctx, "/")). With the other strategies,
+// outside a request and for a path that does not begin with one slash ("//host/" is another host, "polls/" is relative)
+// it returns path as it is.
+func URL(ctx context.Context, path string) string {
+	c := from(ctx)
+	if c == nil || c.decision.Prefix == "" || !absolute(path) {
+		return path
+	}
+	return c.decision.Prefix + path
+}
+
+// AbsoluteURL returns path, which begins with one slash, as a URL that leads to it from anywhere: in a mail, say. The host
+// is the tenant's primary domain, with the port that the request came to, where the gate goes by hosts ([ByHost]) and the
+// tenant has one; else it is the one that the request came to, and the path prefix is put back. The scheme is the
+// request's own, or what a trusted proxy said that it was.
+//
+// It returns ErrNoAddress for a context that did not come through a [Gate].
+func AbsoluteURL(ctx context.Context, path string) (string, error) {
+	c := from(ctx)
+	if c == nil {
+		return "", fmt.Errorf("httpx: %w: the context is not that of a request behind the middleware; use TenantURL", ErrNoAddress)
+	}
+	if !absolute(path) {
+		return "", pathError(path)
+	}
+	scheme := "http"
+	if c.secure {
+		scheme = "https"
+	}
+	host := c.host
+	if d := c.decision; d.Outcome == Tenant && c.byHost {
+		if primary := d.Tenant.PrimaryDomain(); primary != "" {
+			return join(scheme, primary, c.port, path), nil
+		}
+	}
+	return join(scheme, host, c.port, c.decision.Prefix+path), nil
+}
+
+// TenantURL returns path, which begins with one slash, as a URL on t's primary domain, for where there is no request (jobs,
+// commands). The origin gives the scheme and, where it is not the scheme's own, the port: "https", "http:8000". It returns
+// ErrNoAddress when t has no domain.
+func TenantURL(t *tenancy.Tenant, origin, path string) (string, error) {
+	scheme, port, found := strings.Cut(origin, ":")
+	if scheme != "http" && scheme != "https" || found && !isPort(port) {
+		return "", fmt.Errorf(`httpx: origin %q is not of the form "https" or "http:8000"`, origin)
+	}
+	if !absolute(path) {
+		return "", pathError(path)
+	}
+	primary := t.PrimaryDomain()
+	if primary == "" {
+		return "", fmt.Errorf("httpx: %w: tenant %s has no domain; add one", ErrNoAddress, t.Slug)
+	}
+	if found {
+		port = ":" + port
+	}
+	return join(scheme, primary, port, path), nil
+}
+
+func join(scheme, host, port, path string) string {
+	if scheme == "http" && port == ":80" || scheme == "https" && port == ":443" {
+		port = ""
+	}
+	if strings.IndexByte(host, ':') >= 0 {
+		host = "[" + host + "]"
+	}
+	return scheme + "://" + host + port + path
+}
+
+// absolute reports whether path is one within a site. A browser takes "//" and "/\" for the beginning of a host.
+func absolute(path string) bool {
+	return strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && !strings.HasPrefix(path, `/\`)
+}
+
+func pathError(path string) error {
+	return fmt.Errorf("httpx: path %q does not begin with one slash", path)
+}
+
+// splitHost takes a host as a request gives it apart into its normalised name (an IPv6 address without brackets) and its
+// port, with the colon.
+func splitHost(raw string) (host, port string, err error) {
+	host, err = tenancy.NormalizeHost(raw)
+	if err != nil {
+		return "", "", err
+	}
+	if i := strings.LastIndexByte(raw, ':'); i > strings.LastIndexByte(raw, ']') && isPort(raw[i+1:]) {
+		port = raw[i:]
+	}
+	return host, port, nil
+}
+
+func isPort(s string) bool {
+	if s == "" || len(s) > 5 {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
