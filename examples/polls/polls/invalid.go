@@ -116,3 +116,7 @@ func cleanText(text *string, what string, limit int) string {
 	}
 	return ""
 }
+
+// CheckText returns what is wrong with one line of text that people are to enter, or "". What names it in the message ("a
+// name"); the limit is in characters. Space around the text does not count.
+func CheckText(text, what string, limit int) string { return cleanText(&text, what, limit) }
