@@ -1,0 +1,119 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// locks queues the callers of this process, so that of all that wait for a key only one has a connection open for it.
+type locks struct {
+	mu   sync.Mutex
+	keys map[string]*queue
+}
+
+type queue struct {
+	turn  chan struct{} // holds a token while the key is free
+	users int
+}
+
+// join enters the queue of a key and waits for its turn.
+func (l *locks) join(ctx context.Context, key string) error {
+	l.mu.Lock()
+	if l.keys == nil {
+		l.keys = make(map[string]*queue)
+	}
+	q := l.keys[key]
+	if q == nil {
+		q = &queue{turn: make(chan struct{}, 1)}
+		q.turn <- struct{}{}
+		l.keys[key] = q
+	}
+	q.users++
+	l.mu.Unlock()
+	select {
+	case <-q.turn:
+		return nil
+	case <-ctx.Done():
+		l.leave(key, false)
+		return ctx.Err()
+	}
+}
+
+// leave ends a caller's part in the queue; held says that it had its turn.
+func (l *locks) leave(key string, held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := l.keys[key]
+	if held {
+		q.turn <- struct{}{}
+	}
+	if q.users--; q.users == 0 {
+		delete(l.keys, key)
+	}
+}
+
+// lockSpace keeps our advisory locks apart from the application's: the first four bytes of each key.
+const lockSpace = 0x74656e74 // "tent"
+
+func lockKey(key string) int64 {
+	sum := sha256.Sum256([]byte(key))
+	return int64(lockSpace)<<32 | int64(binary.BigEndian.Uint32(sum[:4]))
+}
+
+// Lock holds an advisory lock for as long as a transaction is open, on a connection of its own outside the pool: lock
+// holders can never use up the connections that they need for their work. See [backend.Locker].
+func (be *Backend) Lock(ctx context.Context, key string) (unlock func(), err error) {
+	fault := func(err error) error { return &backend.Error{Op: "lock " + key, Err: err} }
+	if be.closed.Load() {
+		return nil, fault(backend.ErrClosed)
+	}
+	if err := be.locks.join(ctx, key); err != nil {
+		return nil, fault(err)
+	}
+	defer func() {
+		if err != nil {
+			be.locks.leave(key, true)
+		}
+	}()
+	pc := be.pool.Config()
+	if pc.BeforeConnect != nil {
+		if err := pc.BeforeConnect(ctx, pc.ConnConfig); err != nil {
+			return nil, fault(err)
+		}
+	}
+	c, err := pgx.ConnectConfig(ctx, pc.ConnConfig)
+	if err != nil {
+		return nil, fault(err)
+	}
+	// The holder may be busy elsewhere for long, and so may the one before it.
+	sql := "begin;set local statement_timeout=0;set local lock_timeout=0;set local idle_in_transaction_session_timeout=0;" +
+		"select pg_catalog.pg_advisory_xact_lock(" + formatKey(lockKey(key)) + ")"
+	if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
+		closeConn(c)
+		return nil, fault(err)
+	}
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			uctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+			defer cancel()
+			// Not left to the closing of the connection: behind a pooler that is noticed late.
+			_ = c.PgConn().Exec(uctx, "commit").Close()
+			closeConn(c)
+			be.locks.leave(key, true)
+		})
+	}, nil
+}
+
+func closeConn(c *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.Close(ctx)
+}

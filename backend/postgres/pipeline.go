@@ -1,0 +1,577 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// stage says how far a unit of work got before it failed.
+type stage uint8
+
+const (
+	stagePrefix    stage = iota // the prefix had not been answered: nothing after it ran
+	stagePrepare                // prefix or parsing, it is not known which: nothing ran
+	stageStatement              // the statement itself, before its first row
+)
+
+// query runs a statement and reads ahead to its first row. The cursor is open when err is nil.
+func (s *session) query(ctx context.Context, query string, args []any, native bool) (cur cursor, more bool, err error) {
+	mode, formats, query, args, err := s.options(ctx, query, args)
+	if err != nil {
+		return nil, false, err
+	}
+	cur, err = s.retrying(ctx, query, func(c *conn) (cursor, stage, error) {
+		var (
+			cur cursor
+			st  stage
+			err error
+		)
+		if mode == pgx.QueryExecModeSimpleProtocol {
+			cur, more, st, err = c.simple(ctx, query, args)
+		} else {
+			cur, more, st, err = c.extended(ctx, mode, query, args, formats, native)
+		}
+		return cur, st, err
+	})
+	return cur, more, err
+}
+
+// options takes off the leading arguments that are directions to pgx rather than values.
+func (s *session) options(ctx context.Context, query string, args []any) (mode pgx.QueryExecMode, formats any, _ string, _ []any, err error) {
+	mode = s.c.be.mode
+	for len(args) > 0 {
+		switch o := args[0].(type) {
+		case pgx.QueryExecMode:
+			mode, args = o, args[1:]
+			if mode == pgx.QueryExecModeSimpleProtocol && s.c.be.mode != mode {
+				// Quoting values into the text is pgx's business, and only reachable where it is the connection's mode.
+				// This one differs in nothing else that a statement with arguments could tell.
+				mode = pgx.QueryExecModeExec
+			}
+		case pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+			formats, args = o, args[1:]
+		case pgx.QueryRewriter:
+			query, args, err = o.RewriteQuery(ctx, s.c.pg, query, args[1:])
+			if err != nil {
+				return 0, nil, "", nil, fmt.Errorf("rewrite query failed: %w", err)
+			}
+			return mode, formats, query, args, nil
+		default:
+			return mode, formats, query, args, nil
+		}
+	}
+	return mode, formats, query, args, nil
+}
+
+// maxSwaps bounds how many broken connections one statement gets to see.
+const maxSwaps = 4
+
+// retrying runs attempt, again where it failed in a way that repeating it mends and nothing of it was executed. In a
+// transaction nothing is repeated.
+func (s *session) retrying(ctx context.Context, query string, attempt func(*conn) (cursor, stage, error)) (cursor, error) {
+	var swaps int
+	var prefixAgain, identityAgain, statementAgain bool
+	for {
+		c := s.c
+		if err := ctx.Err(); err != nil {
+			return nil, s.fault("query", err)
+		}
+		alone := c.idle()
+		cur, at, err := attempt(c)
+		if err == nil {
+			return cur, nil
+		}
+		if at == stagePrepare && alone && !c.settled && !c.pc.IsClosed() {
+			if at, err = c.blame(ctx, err); at == stagePrefix {
+				c.be.forget(c.unit.rt)
+			}
+		}
+		if !alone {
+			return nil, s.fault("query", err)
+		}
+		var pe *pgconn.PgError
+		errors.As(err, &pe)
+		switch {
+		case ctx.Err() != nil:
+		case c.pc.IsClosed() && swaps < maxSwaps && !c.settled && neverRan(at, err, pe):
+			swaps++
+			if swapErr := s.swap(ctx); swapErr != nil {
+				return nil, errors.Join(s.fault("query", err), swapErr)
+			}
+			continue
+		case pe == nil:
+		case at == stagePrefix && (pe.Code == "26000" || pe.Code == "42P05") && !prefixAgain:
+			// Someone else who uses the connection (DISCARD ALL) took the prepared prefix away, or left one.
+			prefixAgain = true
+			continue
+		case at == stagePrefix && c.unit.kind == prefixOID && refusedByPrefix(err) && !identityAgain:
+			// Not the schema that it was: moved by a rename or a restore, or gone. The stamp decides.
+			identityAgain = true
+			c.be.forget(c.unit.rt)
+			c.identify()
+			continue
+		case at == stagePrefix && refusedByPrefix(err):
+			return nil, s.missing()
+		case at == stagePrefix && c.unit.role == 1 && (pe.Code == "22023" || pe.Code == "42704"):
+			return nil, &backend.Error{Op: "use", Store: c.unit.rt.Store, Err: fmt.Errorf(
+				"its role is missing; run EnsureRoles once after turning tenant roles on: %w", err)}
+		case at != stagePrefix && !c.settled && (pe.Code == "25001" || pe.Code == "2D000"):
+			// CREATE INDEX CONCURRENTLY, VACUUM, a procedure that commits.
+			if err := c.settle(ctx); err != nil {
+				return nil, s.settleFault(err, pe)
+			}
+			continue
+		case at != stagePrefix && !statementAgain && c.restate(query, pe.Code):
+			statementAgain = true
+			continue
+		}
+		return nil, s.fault("query", err)
+	}
+}
+
+// neverRan reports whether a connection that broke did so before the server executed anything of the unit of work.
+func neverRan(at stage, err error, pe *pgconn.PgError) bool {
+	if pgconn.SafeToRetry(err) {
+		return true
+	}
+	if at == stageStatement || pe == nil {
+		return false
+	}
+	// The server said good-bye (57P01: shut down, 57P02: crash, 57P03: cannot serve now) instead of answering the prefix.
+	// Its answers are sent in order, so the prefix had not been executed.
+	return len(pe.Code) == 5 && pe.Code[:3] == "57P" && (pe.SeverityUnlocalized == "FATAL" || pe.Severity == "FATAL")
+}
+
+// swap exchanges a broken connection for another.
+func (s *session) swap(ctx context.Context) error {
+	old := s.c
+	rt, access := old.unit.rt, old.unit.access
+	// The session stays where it is, in the broken connection's memory, which nobody else will use.
+	old.be.lastBreak.Store(time.Now().UnixNano())
+	fresh, err := old.be.take(ctx, rt, access)
+	if err != nil {
+		return err
+	}
+	old.res.Release()
+	s.c = fresh
+	return nil
+}
+
+// blame finds out whether an error of prefix and parsing together was the prefix's.
+func (c *conn) blame(ctx context.Context, err error) (stage, error) {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return stagePrefix, err // the connection's, or ours
+	}
+	switch pe.Code {
+	case "3F000", "22012", "26000", "42P05", "22023", "42704":
+		if probed := c.probe(watched(ctx)); probed != nil {
+			return stagePrefix, probed
+		}
+	}
+	return stagePrepare, err
+}
+
+// restate decides whether a statement that failed would do better when it is parsed again: because the shape of its
+// result (0A000) or the types of its parameters are not, in this store, what they were where it was prepared.
+func (c *conn) restate(query, code string) bool {
+	set := &c.statements
+	st := set.get(query)
+	if st == nil {
+		set = &c.described
+		st = set.get(query)
+	}
+	if st == nil {
+		return false
+	}
+	switch {
+	case code == "0A000" && !st.varied:
+		st.varied = true
+		return true
+	case code == "26000", code == "08P01", code == "0A000", code[:2] == "42" && code != "42501":
+		// As pgx does, do not trust what is remembered of a statement that failed.
+		again := st.store != c.unit.rt.Store || code == "26000" || code == "08P01"
+		set.remove(query)
+		return again
+	}
+	return false
+}
+
+// extended runs a statement by the extended protocol.
+func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query string, args []any, formats any, native bool) (cur cursor, more bool, at stage, err error) {
+	var (
+		prefixed = !c.settled && c.idle()
+		st       *statement
+	)
+	ctx = watched(ctx)
+	capacity := 0
+	set := &c.described
+	switch mode {
+	case pgx.QueryExecModeCacheStatement:
+		set, capacity = &c.statements, c.be.statementCapacity
+	case pgx.QueryExecModeCacheDescribe:
+		capacity = c.be.descriptionCapacity
+	case pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec:
+	default:
+		return nil, false, stageStatement, fmt.Errorf("unknown query exec mode %d", mode)
+	}
+	if mode != pgx.QueryExecModeExec {
+		if capacity > 0 {
+			st = set.get(query)
+		}
+		if st == nil {
+			st, err = c.prepare(ctx, query, mode == pgx.QueryExecModeCacheStatement && capacity > 0, prefixed)
+			if err != nil {
+				return nil, false, stagePrepare, err
+			}
+			if capacity > 0 {
+				set.put(query, st, capacity)
+			}
+		}
+		if len(st.sd.ParamOIDs) != len(args) {
+			return nil, false, stageStatement, fmt.Errorf("expected %d arguments, got %d", len(st.sd.ParamOIDs), len(args))
+		}
+		if st.traits&sticky != 0 {
+			c.doomed = true
+		}
+		err = c.eqb.Build(c.types, st.sd, args)
+	} else {
+		if classify(query)&sticky != 0 {
+			c.doomed = true
+		}
+		err = c.eqb.Build(c.types, nil, args)
+	}
+	if err != nil {
+		return nil, false, stageStatement, err
+	}
+
+	named := false
+	if prefixed {
+		if ctx.Err() != nil {
+			return nil, false, stagePrefix, ctx.Err()
+		}
+		named = c.named()
+		c.queuePrefix(named)
+	}
+	var rr *pgconn.ResultReader
+	switch {
+	case st == nil:
+		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, nil, c.eqb.ParamFormats, c.eqb.ResultFormats)
+	case st.varied, st.traits&star != 0 && !prefixed && st.store != c.unit.rt.Store:
+		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
+		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, nil)
+	case st.sd.Name == "":
+		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, c.formats(st, formats, native))
+	default:
+		rr = c.pc.ExecStatement(ctx, st.sd, c.eqb.ParamValues, c.eqb.ParamFormats, c.formats(st, formats, native))
+	}
+	if prefixed {
+		if !rr.NextRow() {
+			_, err := rr.Close()
+			c.unsent(err)
+			return nil, false, stagePrefix, err
+		}
+		c.prefixDone(named, rr.Values())
+	}
+	if native {
+		cur = pgx.RowsFromResultReader(c.types, rr)
+	} else {
+		c.reader.reset(rr, nil)
+		cur = &c.reader
+	}
+	more = cur.Next()
+	if !more {
+		if err := cur.Err(); err != nil {
+			return nil, false, stageStatement, err
+		}
+	}
+	return cur, more, 0, nil
+}
+
+// formats returns the result formats: what the caller asked for, or what suits the kind of handle.
+func (c *conn) formats(st *statement, asked any, native bool) []int16 {
+	switch f := asked.(type) {
+	case pgx.QueryResultFormats:
+		return f
+	case pgx.QueryResultFormatsByOID:
+		formats := make([]int16, len(st.sd.Fields))
+		for i := range formats {
+			formats[i] = f[st.sd.Fields[i].DataTypeOID]
+		}
+		return formats
+	}
+	if native {
+		return c.eqb.ResultFormats
+	}
+	return st.formats
+}
+
+// simple runs a statement by the simple protocol, its arguments quoted into the text by pgx.
+func (c *conn) simple(ctx context.Context, query string, args []any) (cur cursor, more bool, at stage, err error) {
+	if classify(query)&sticky != 0 {
+		c.doomed = true
+	}
+	if c.settled || !c.idle() {
+		rows, err := c.pg.Query(ctx, query, args...)
+		if err != nil {
+			return nil, false, stageStatement, err
+		}
+		more = rows.Next()
+		if err := rows.Err(); !more && err != nil {
+			return nil, false, stageStatement, err
+		}
+		return rows, more, 0, nil
+	}
+	u := &c.unit
+	var b pgx.Batch
+	values := make([]any, 0, 4)
+	for _, p := range c.params() {
+		values = append(values, string(p))
+	}
+	b.Queue(prefixSQL[u.role][u.kind], values...)
+	b.Queue(query, args...)
+	br := c.pg.SendBatch(ctx, &b)
+	prefix, err := br.Query()
+	if err == nil && prefix.Next() {
+		c.prefixDone(false, prefix.RawValues())
+	}
+	prefix.Close()
+	if err = errors.Join(err, prefix.Err()); err != nil {
+		_ = br.Close()
+		return nil, false, stagePrefix, err
+	}
+	rows, err := br.Query()
+	if err != nil {
+		_ = br.Close()
+		return nil, false, stageStatement, err
+	}
+	more = rows.Next()
+	if !more {
+		if err := errors.Join(rows.Err(), br.Close()); err != nil {
+			return nil, false, stageStatement, err
+		}
+	}
+	return &batchRows{Rows: rows, br: br}, more, 0, nil
+}
+
+// batchRows is the one result of a batch that anyone wants.
+type batchRows struct {
+	pgx.Rows
+	br  pgx.BatchResults
+	err error
+}
+
+func (r *batchRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *batchRows) Close() {
+	r.Rows.Close()
+	if err := r.br.Close(); r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *batchRows) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.err
+}
+
+// text runs one or more statements without arguments by the simple protocol. The cursor is at the last result.
+func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
+	t := classify(query)
+	if t&sticky != 0 {
+		c.doomed = true
+	}
+	prefixed := !c.settled && c.idle()
+	if prefixed && t&ownTx != 0 {
+		if err := c.settle(ctx); err != nil {
+			return nil, stagePrefix, err
+		}
+		prefixed = false
+	}
+	message := query
+	var shift int
+	if prefixed {
+		prefix := c.prefixText("true")
+		shift = len(prefix)
+		message = prefix + query
+	}
+	mrr := c.pc.Exec(watched(ctx), message)
+	at := stageStatement
+	if prefixed {
+		if !mrr.NextResult() {
+			return nil, stagePrefix, moved(mrr.Close(), shift)
+		}
+		rr := mrr.ResultReader()
+		if rr.NextRow() {
+			c.prefixDone(false, rr.Values())
+		}
+		if _, err := rr.Close(); err != nil {
+			_ = mrr.Close()
+			return nil, stagePrefix, err
+		}
+	}
+	var tag pgconn.CommandTag
+	for mrr.NextResult() {
+		tag, _ = mrr.ResultReader().Close()
+	}
+	if err := mrr.Close(); err != nil {
+		return nil, at, moved(err, shift)
+	}
+	c.reader = reader{tag: tag, closed: true}
+	return &c.reader, 0, nil
+}
+
+// moved puts the position that a database error gives back to where it is in the caller's text.
+func moved(err error, shift int) error {
+	if err == nil {
+		return errors.New("the server ended the message without an answer")
+	}
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) && int(pe.Position) > shift {
+		pe.Position -= int32(shift)
+	}
+	return err
+}
+
+// begin opens a transaction with the given text, bound to the store, in one round trip. BEGIN goes first: it could not
+// set an isolation level after a query.
+func (s *session) begin(ctx context.Context, text string) error {
+	if !s.c.idle() {
+		return &backend.Error{Op: "begin", Store: s.c.unit.rt.Store, Err: errors.New("a transaction is already open on this connection")}
+	}
+	_, err := s.retrying(ctx, text, func(c *conn) (cursor, stage, error) {
+		err := c.begin(watched(ctx), text)
+		if err != nil && !c.idle() && !c.pc.IsClosed() {
+			// The prefix failed inside the transaction.
+			if s.rollback(ctx) != nil {
+				c.close()
+			}
+		}
+		return nil, stagePrefix, err
+	})
+	if err == nil {
+		s.inTx = true
+	}
+	return err
+}
+
+func (c *conn) begin(ctx context.Context, text string) error {
+	u := &c.unit
+	if c.settled || c.be.mode == pgx.QueryExecModeSimpleProtocol || u.kind == prefixStamp {
+		message := text
+		if !c.settled {
+			message += ";" + c.prefixText("true")
+		}
+		mrr := c.pc.Exec(ctx, message)
+		for mrr.NextResult() {
+			rr := mrr.ResultReader()
+			if rr.NextRow() {
+				c.prefixDone(false, rr.Values())
+			}
+			_, _ = rr.Close()
+		}
+		return mrr.Close()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	named := c.named()
+	state := &c.prefixes[u.role][u.kind]
+	name := prefixNames[u.role][u.kind]
+	sql := prefixSQL[u.role][u.kind]
+	if named && *state != isPrepared {
+		if *state == doubtful {
+			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
+		}
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: sql})
+		*state = doubtful
+	}
+	c.fe.SendParse(&pgproto3.Parse{Query: text})
+	c.fe.SendBind(&pgproto3.Bind{})
+	c.fe.SendExecute(&pgproto3.Execute{})
+	// pgconn takes BEGIN's CommandComplete for the end of the command and reads on for errors only, which is all that
+	// is wanted of the prefix here.
+	var rr *pgconn.ResultReader
+	if named {
+		rr = c.pc.ExecStatement(ctx, &pgconn.StatementDescription{Name: name, Fields: oneField}, c.params(), nil, nil)
+	} else {
+		rr = c.pc.ExecParams(ctx, sql, c.params(), nil, nil, nil)
+	}
+	_, err := rr.Close()
+	if err != nil {
+		c.unsent(err)
+		return err
+	}
+	if named {
+		*state = isPrepared
+	}
+	return nil
+}
+
+// oneField keeps pgconn from asking for a description that nobody reads.
+var oneField = make([]pgconn.FieldDescription, 1)
+
+// settle binds the whole server session to the store, for what cannot run in the transaction that the prefix needs.
+// The connection is closed afterwards. Behind a pooler, which would run the next statement on whichever server
+// connection is free, it changes nothing and returns errPooled.
+func (c *conn) settle(ctx context.Context) error {
+	u := &c.unit
+	c.doomed = true
+	// A pooler makes up its own process numbers.
+	pooled := fmt.Sprintf("(pg_catalog.pg_backend_pid() operator(pg_catalog.<>) %d))", c.pc.PID())
+	mrr := c.pc.Exec(watched(ctx), c.prefixText(pooled)+
+		fmt.Sprintf("select pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d", c.pc.PID()))
+	direct := false
+	for i := 0; mrr.NextResult(); i++ {
+		rr := mrr.ResultReader()
+		if rr.NextRow() {
+			switch i {
+			case 0:
+				if u.kind == prefixStamp {
+					c.prefixDone(false, rr.Values())
+				}
+			case 1:
+				direct = string(rr.Values()[0]) == "t"
+			}
+		}
+		_, _ = rr.Close()
+	}
+	if err := mrr.Close(); err != nil {
+		return err
+	}
+	if !direct {
+		return errPooled
+	}
+	c.settled = true
+	return nil
+}
+
+var errPooled = errors.New("it cannot run in a transaction, and a pooler stands between us and the server; " +
+	"run it over a direct connection to the database")
+
+// settleFault explains why a statement that needs a session of its own did not get one.
+func (s *session) settleFault(err error, cause *pgconn.PgError) error {
+	switch {
+	case errors.Is(err, errPooled):
+		return &backend.Error{Op: "exec", Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", cause, err)}
+	case refusedByPrefix(err):
+		return s.missing()
+	}
+	return s.fault("exec", err)
+}

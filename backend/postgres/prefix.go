@@ -1,0 +1,283 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// The prefix is a SELECT of exactly one row that travels ahead of each unit of work and, in the same transaction, binds
+// it to its store: it sets search_path until the end of the transaction, and fails, which makes the server skip what
+// follows, unless the schema exists and is the owner's.
+//
+// Everything in it is qualified with pg_catalog: it runs under whatever search_path the connection's last user left,
+// where an operator or function of the same name could be lying in wait.
+//
+// pg_temp comes last in the path, so that a temporary table left behind on a pooled connection never hides a tenant's.
+type prefixKind uint8
+
+const (
+	// prefixShared sets the path of the shared store: $1 path.
+	prefixShared prefixKind = iota
+	// prefixName checks that the schema is there (3F000): $1 path, $2 schema.
+	prefixName
+	// prefixOID checks that the schema is still the one that was found to be the owner's (22012): $3 OID.
+	prefixOID
+	// prefixStamp checks that the schema carries the owner's stamp, and returns its OID: $3 stamp.
+	prefixStamp
+	prefixKinds
+)
+
+const (
+	setPath = "select pg_catalog.set_config('search_path',$1,true)"
+	// A division by zero is the plainest way to make a SELECT fail or not.
+	sqlOID = `,1 operator(pg_catalog./) (($2::pg_catalog.regnamespace)::pg_catalog.oid operator(pg_catalog.=) ` +
+		`$3::pg_catalog.oid)::pg_catalog.int4`
+	sqlStamp = `,($2::pg_catalog.regnamespace)::pg_catalog.oid,1 operator(pg_catalog./) ` +
+		`(coalesce(pg_catalog.obj_description(($2::pg_catalog.regnamespace)::pg_catalog.oid,'pg_namespace'),'') ` +
+		`operator(pg_catalog.=) $3::pg_catalog.text)::pg_catalog.int4`
+)
+
+// prefixSQL holds the text of each kind, without and with a role to assume (the last parameter). The OID of the stamp
+// kind is the second column.
+var prefixSQL = [2][prefixKinds]string{
+	{
+		prefixShared: setPath,
+		prefixName:   setPath + ",$2::pg_catalog.regnamespace",
+		prefixOID:    setPath + sqlOID,
+		prefixStamp:  setPath + sqlStamp,
+	},
+	{
+		prefixShared: setPath + ",pg_catalog.set_config('role',$2,true)",
+		prefixName:   setPath + ",$2::pg_catalog.regnamespace,pg_catalog.set_config('role',$3,true)",
+		prefixOID:    setPath + sqlOID + ",pg_catalog.set_config('role',$4,true)",
+		prefixStamp:  setPath + sqlStamp + ",pg_catalog.set_config('role',$4,true)",
+	},
+}
+
+// prefixName returns the name under which a connection keeps the prefix prepared. The name says what the text is, so
+// that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
+var prefixNames = [2][prefixKinds]string{
+	{"tenement_p1_shared", "tenement_p1_name", "tenement_p1_oid", "tenement_p1_stamp"},
+	{"tenement_p1_shared_role", "tenement_p1_name_role", "tenement_p1_oid_role", "tenement_p1_stamp_role"},
+}
+
+// prepared is the state of one of the prefixes on a connection.
+type prepared uint8
+
+const (
+	unprepared prepared = iota
+	isPrepared
+	// doubtful: its Parse was sent and something failed. Close it before preparing it again.
+	doubtful
+)
+
+// stampText begins the comment by which a schema is known to be a store; the owner follows.
+const stampText = "tenement:"
+
+func stampOf(owner string) string { return stampText + owner }
+
+// unit is what the prefix binds a session to.
+type unit struct {
+	rt     backend.Route
+	access backend.Access
+	kind   prefixKind
+	role   int    // 1 when a role is set too
+	path   []byte // search_path
+	schema []byte // quoted; part of path
+	check  []byte // OID or stamp
+	assume []byte // role
+}
+
+// bindUnit prepares c for units of work of rt.
+func (c *conn) bindUnit(rt backend.Route, access backend.Access) {
+	u := &c.unit
+	u.access = access
+	if access == backend.AccessShared {
+		u.rt, u.kind = backend.Route{}, prefixShared
+		u.path = append(u.path[:0], "public, pg_temp"...)
+	} else {
+		if u.rt.Store != rt.Store || len(u.schema) == 0 {
+			u.path = append(u.path[:0], '"')
+			u.path = append(u.path, rt.Store.String()...)
+			u.path = append(u.path, '"')
+			n := len(u.path)
+			u.path = append(u.path, ", public, pg_temp"...)
+			u.schema = u.path[:n:n]
+		}
+		u.rt = rt
+		c.identify()
+	}
+	u.role = 0
+	if c.be.cfg.roles {
+		u.role = 1
+		if access == backend.AccessTenant {
+			u.assume = append(u.assume[:0], c.be.roles.name(rt.Store)...)
+		} else {
+			u.assume = append(u.assume[:0], "none"...)
+		}
+	}
+	if access == backend.AccessShared {
+		u.schema = u.schema[:0]
+	}
+}
+
+// identify chooses how the schema is checked.
+func (c *conn) identify() {
+	u := &c.unit
+	if u.rt.Owner == "" {
+		u.kind = prefixName
+		return
+	}
+	if oid, known := c.be.identity(u.rt); known {
+		u.kind = prefixOID
+		u.check = strconv.AppendUint(u.check[:0], uint64(oid), 10)
+		return
+	}
+	u.kind = prefixStamp
+	u.check = append(append(u.check[:0], stampText...), u.rt.Owner...)
+}
+
+// params returns the values of the prefix's parameters, all in text format.
+func (c *conn) params() [][]byte {
+	u := &c.unit
+	p := append(c.prefixParams[:0], u.path)
+	if u.kind != prefixShared {
+		p = append(p, u.schema)
+	}
+	if u.kind == prefixOID || u.kind == prefixStamp {
+		p = append(p, u.check)
+	}
+	if u.role == 1 {
+		p = append(p, u.assume)
+	}
+	c.prefixParams = p
+	return p
+}
+
+// queuePrefix writes the prefix into the connection's send buffer, where whatever pgconn sends next follows it. It is
+// executed with a row limit of one, so that the server ends it with PortalSuspended, which pgconn's readers pass over,
+// rather than with a CommandComplete of its own: to them its row is the first of the statement's.
+//
+// When what follows was not sent after all, the connection has to be closed: see conn.unsent.
+func (c *conn) queuePrefix(named bool) {
+	u := &c.unit
+	name := ""
+	if named {
+		name = prefixNames[u.role][u.kind]
+	}
+	if state := c.prefixes[u.role][u.kind]; !named || state != isPrepared {
+		if named && state == doubtful {
+			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
+		}
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: prefixSQL[u.role][u.kind]})
+		if named {
+			c.prefixes[u.role][u.kind] = doubtful
+		}
+	}
+	c.bind.PreparedStatement = name
+	c.bind.Parameters = c.params()
+	c.fe.SendBind(&c.bind)
+	c.fe.SendExecute(&executeOne)
+}
+
+var executeOne = pgproto3.Execute{MaxRows: 1}
+
+// prefixDone notes that the server executed a prefix queued before, and learns from its row.
+func (c *conn) prefixDone(named bool, row [][]byte) {
+	u := &c.unit
+	if named {
+		c.prefixes[u.role][u.kind] = isPrepared
+	}
+	if u.kind == prefixStamp && len(row) > 1 {
+		c.learn(row[1])
+	}
+}
+
+// learn keeps the OID that the stamp check returned.
+func (c *conn) learn(text []byte) {
+	if oid, err := strconv.ParseUint(string(text), 10, 32); err == nil {
+		c.be.remember(c.unit.rt, uint32(oid))
+		c.identify()
+	}
+}
+
+// prefixText returns the prefix with its values written into it, for the simple protocol, with ';' at its end. local is
+// the text of set_config's third argument.
+func (c *conn) prefixText(local string) string {
+	u := &c.unit
+	sql := prefixSQL[u.role][u.kind]
+	params := c.params()
+	var b strings.Builder
+	b.Grow(len(sql) + 128)
+	for i := 0; i < len(sql); i++ {
+		switch {
+		case sql[i] == '$':
+			i++
+			writeLiteral(&b, string(params[sql[i]-'1']))
+		case strings.HasPrefix(sql[i:], "true)"):
+			b.WriteString(local)
+			i += len("true") - 1
+		default:
+			b.WriteByte(sql[i])
+		}
+	}
+	b.WriteString(";\n")
+	return b.String()
+}
+
+// writeLiteral quotes s in a way that does not depend on standard_conforming_strings.
+func writeLiteral(b *strings.Builder, s string) {
+	if strings.Contains(s, `\`) {
+		b.WriteString("E'")
+		s = strings.ReplaceAll(s, `\`, `\\`)
+	} else {
+		b.WriteByte('\'')
+	}
+	b.WriteString(strings.ReplaceAll(s, "'", "''"))
+	b.WriteByte('\'')
+}
+
+func literal(s string) string {
+	var b strings.Builder
+	writeLiteral(&b, s)
+	return b.String()
+}
+
+// refusedByPrefix reports whether err, known to come from the prefix, says that there is no such store for the route.
+func refusedByPrefix(err error) bool {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return false
+	}
+	switch pe.Code {
+	case "3F000", // no such schema
+		"22012": // another owner's, or another schema than before
+		return true
+	case "22023", "42704": // role does not exist: roles are created and dropped with their store
+		return true
+	}
+	return false
+}
+
+// probe runs the prefix alone and returns its error: what tells a missing store from a statement that names a missing
+// schema, where the two were sent together.
+func (c *conn) probe(ctx context.Context) error {
+	named := c.named()
+	c.queuePrefix(named)
+	rr := c.pc.ExecParams(ctx, "select", nil, nil, nil, nil)
+	if rr.NextRow() {
+		c.prefixDone(named, rr.Values())
+	}
+	_, err := rr.Close()
+	if err != nil {
+		c.unsent(err)
+	}
+	return err
+}

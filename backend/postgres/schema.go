@@ -1,0 +1,278 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// A schema is a store when its comment begins with the stamp. The comment goes with the schema through dumps, restores
+// and renames.
+
+// Create makes the schema, its stamp and, with tenant roles, its role in one transaction; see [backend.Backend].
+func (be *Backend) Create(ctx context.Context, rt backend.Route) error {
+	if rt.IsZero() {
+		return &backend.Error{Op: "create", Err: backend.ErrInvalidName}
+	}
+	err := be.upkeep(ctx, "create", rt, "begin;"+be.createSQL(rt)+"commit")
+	if err == nil {
+		be.forgetStore(rt.Store)
+	}
+	return err
+}
+
+// createSQL returns the statements that make rt's schema.
+func (be *Backend) createSQL(rt backend.Route) string {
+	schema := quote(rt.Store.String())
+	sql := "create schema " + schema + ";comment on schema " + schema + " is " + literal(stampOf(rt.Owner)) + ";"
+	if be.cfg.roles {
+		sql += be.roles.createSQL(rt.Store)
+	}
+	return sql
+}
+
+// Adopt makes a store of a schema that is already there and is none yet, such as one made by another library, by
+// stamping it with rt.Owner. It returns ErrStoreMissing when there is no such schema, and ErrStoreExists when it is a
+// store already.
+func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
+	info, stamped, err := be.stat(ctx, rt.Store)
+	switch {
+	case err != nil:
+		return err
+	case stamped:
+		return &backend.Error{Op: "adopt", Store: info.Store, Err: backend.ErrStoreExists}
+	}
+	sql := "begin;comment on schema " + quote(rt.Store.String()) + " is " + literal(stampOf(rt.Owner)) + ";"
+	if be.cfg.roles {
+		sql += be.roles.createSQL(rt.Store)
+	}
+	return be.upkeep(ctx, "adopt", rt, sql+"commit")
+}
+
+// Drop removes the schema and all that is in it; see [backend.Backend]. It waits for the statements and transactions that
+// are using the store's tables. A schema that is not a store is not touched: ErrStoreMissing.
+func (be *Backend) Drop(ctx context.Context, rt backend.Route) error {
+	if rt.IsZero() {
+		return &backend.Error{Op: "drop", Err: backend.ErrStoreMissing}
+	}
+	sql := "begin;" + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;"
+	if be.cfg.roles {
+		sql += be.roles.dropSQL(rt.Store)
+	}
+	err := be.upkeep(ctx, "drop", rt, sql+"commit")
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) && pe.Code == "53200" {
+		// More tables than one transaction may lock (max_locks_per_transaction): take them in lots first.
+		if err = be.thin(ctx, rt); err == nil {
+			err = be.upkeep(ctx, "drop", rt, sql+"commit")
+		}
+	}
+	if err == nil {
+		be.forgetStore(rt.Store)
+	}
+	return err
+}
+
+// thin drops a store's tables a few at a time.
+func (be *Backend) thin(ctx context.Context, rt backend.Route) error {
+	const lot = 16
+	for {
+		var names []string
+		err := be.withConn(ctx, "drop", rt, func(c *pgx.Conn) error {
+			rows, _ := c.Query(ctx, "select quote_ident(n.nspname)||'.'||quote_ident(c.relname) "+
+				"from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid=c.relnamespace "+
+				"where n.nspname=$1 and c.relkind in ('r','p') and not c.relispartition limit $2",
+				pgx.QueryExecModeExec, rt.Store.String(), lot)
+			var err error
+			names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		})
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		if err := be.upkeep(ctx, "drop", rt, "begin;"+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
+			return err
+		}
+	}
+}
+
+// Rename renames the schema and, with tenant roles, its role; see [backend.Backend].
+func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
+	if rt.IsZero() || to.IsZero() {
+		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
+	}
+	sql := "begin;" + guardSQL(rt)
+	if rt.Store == to {
+		return be.upkeep(ctx, "rename", rt, sql+"commit")
+	}
+	sql += "alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";"
+	if be.cfg.roles {
+		sql += be.roles.renameSQL(rt.Store, to)
+	}
+	err := be.upkeep(ctx, "rename", rt, sql+"commit")
+	if err == nil {
+		be.forgetStore(rt.Store)
+		be.forgetStore(to)
+	}
+	return err
+}
+
+// guardSQL returns a statement that fails (3F000 or 22012) unless rt's schema is there, is a store, and is the owner's.
+func guardSQL(rt backend.Route) string {
+	stamp := "pg_catalog.obj_description(" + literal(quote(rt.Store.String())) + "::pg_catalog.regnamespace::pg_catalog.oid,'pg_namespace')"
+	cond := "coalesce(" + stamp + ",'') like '" + stampText + "%'"
+	if rt.Owner != "" {
+		cond = "coalesce(" + stamp + ",'')=" + literal(stampOf(rt.Owner))
+	}
+	return "select 1/(" + cond + ")::int;"
+}
+
+// upkeep sends a message of statements of our own, a transaction, with the log-in's rights.
+func (be *Backend) upkeep(ctx context.Context, op string, rt backend.Route, sql string) error {
+	// Whatever settings the connection's last user left, a role above all, must not count.
+	sql = strings.Replace(sql, "begin;", "begin;set local search_path=pg_catalog,pg_temp;"+be.roles.resetSQL(be), 1)
+	return be.withConn(ctx, op, rt, func(c *pgx.Conn) error {
+		err := c.PgConn().Exec(ctx, sql).Close()
+		if err == nil {
+			return nil
+		}
+		if c.PgConn().TxStatus() != 'I' && !c.IsClosed() {
+			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+			defer cancel()
+			if c.PgConn().Exec(rctx, "rollback").Close() != nil {
+				_ = c.Close(rctx)
+			}
+		}
+		return &backend.Error{Op: op, Store: rt.Store, Err: upkeepFault(err)}
+	})
+}
+
+// upkeepFault turns the server's refusals into the contract's errors.
+func upkeepFault(err error) error {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return err
+	}
+	switch {
+	case pe.Code == "3F000", pe.Code == "22012":
+		return backend.ErrStoreMissing
+	case pe.Code == "42P06", // the schema is there
+		pe.Code == "23505" && pe.TableName == "pg_namespace": // … and was not yet when it was looked for
+		return backend.ErrStoreExists
+	}
+	return err
+}
+
+// withConn lends f a connection for messages that no prefix is needed for.
+func (be *Backend) withConn(ctx context.Context, op string, rt backend.Route, f func(*pgx.Conn) error) error {
+	if be.closed.Load() {
+		return &backend.Error{Op: op, Store: rt.Store, Err: backend.ErrClosed}
+	}
+	res, err := be.pool.Acquire(ctx)
+	if err != nil {
+		if be.closed.Load() {
+			err = backend.ErrClosed
+		}
+		return &backend.Error{Op: op, Store: rt.Store, Err: err}
+	}
+	defer res.Release()
+	err = f(res.Conn())
+	var wrapped *backend.Error
+	if err != nil && !errors.As(err, &wrapped) {
+		err = &backend.Error{Op: op, Store: rt.Store, Err: err}
+	}
+	return err
+}
+
+const statSQL = "select n.nspname::text,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') " +
+	"from pg_catalog.pg_namespace n "
+
+// Stat describes one store; see [backend.Backend]. Bytes counts its tables with their indexes.
+func (be *Backend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {
+	info, stamped, err := be.stat(ctx, s)
+	if err == nil && !stamped {
+		err = &backend.Error{Op: "stat", Store: s, Err: backend.ErrStoreMissing}
+	}
+	if err != nil {
+		return backend.StoreInfo{}, err
+	}
+	return info, nil
+}
+
+func (be *Backend) stat(ctx context.Context, s backend.Store) (info backend.StoreInfo, stamped bool, err error) {
+	var stamp string
+	err = be.withConn(ctx, "stat", backend.Route{Store: s}, func(c *pgx.Conn) error {
+		var name string
+		err := c.QueryRow(ctx, "select n.nspname::text,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
+			"(select coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)),0)::int8 from pg_catalog.pg_class c "+
+			"where c.relnamespace=n.oid and c.relkind in ('r','m')) from pg_catalog.pg_namespace n where n.nspname=$1",
+			be.queryMode(), s.String()).Scan(&name, &stamp, &info.Bytes)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return backend.ErrStoreMissing
+		}
+		return err
+	})
+	info.Store = s
+	info.Owner, stamped = strings.CutPrefix(stamp, stampText)
+	return info, stamped, err
+}
+
+// queryMode is the mode for queries of our own that are not worth preparing.
+func (be *Backend) queryMode() pgx.QueryExecMode {
+	if be.mode == pgx.QueryExecModeSimpleProtocol {
+		return pgx.QueryExecModeSimpleProtocol
+	}
+	return pgx.QueryExecModeExec
+}
+
+// storesPage is how many stores are read at a time: a connection is not held while the caller looks at them.
+const storesPage = 1000
+
+// Stores lists the schemas that carry the stamp, in order of name; see [backend.Backend]. Bytes is -1.
+func (be *Backend) Stores(ctx context.Context) iter.Seq2[backend.StoreInfo, error] {
+	return func(yield func(backend.StoreInfo, error) bool) {
+		after := ""
+		for {
+			var page []backend.StoreInfo
+			n := 0
+			err := be.withConn(ctx, "list stores", backend.Route{}, func(c *pgx.Conn) error {
+				// By bytes, as Go compares names, and not as the database's collation does.
+				rows, _ := c.Query(ctx, statSQL+`where n.nspname::text collate "C">$1 `+
+					`and pg_catalog.obj_description(n.oid,'pg_namespace') like '`+stampText+`%' `+
+					fmt.Sprintf(`order by n.nspname::text collate "C" limit %d`, storesPage), be.queryMode(), after)
+				var name, stamp string
+				_, err := pgx.ForEachRow(rows, []any{&name, &stamp}, func() error {
+					n++
+					after = name
+					if s, err := backend.ParseStore(name); err == nil {
+						page = append(page, backend.StoreInfo{Store: s, Owner: strings.TrimPrefix(stamp, stampText), Bytes: -1})
+					}
+					return nil
+				})
+				return err
+			})
+			if err != nil {
+				yield(backend.StoreInfo{}, err)
+				return
+			}
+			for _, info := range page {
+				if !yield(info, nil) {
+					return
+				}
+			}
+			if n < storesPage {
+				return
+			}
+		}
+	}
+}
+
+// quote quotes an identifier.
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -1,0 +1,122 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// statement is what a connection remembers about a text that it ran.
+type statement struct {
+	sd      *pgconn.StatementDescription // Name is empty when only the description is kept
+	formats []int16                      // result formats for database/sql
+	traits  traits
+	store   backend.Store // for which it was prepared
+	// varied: the server said that its result differs between stores (0A000). From then on it is parsed anew each time,
+	// in the same round trip, and its results come as text.
+	varied bool
+	used   uint64
+}
+
+// statements is a bounded set of statements of one connection. The least recently used goes first.
+type statements struct {
+	m     map[string]*statement
+	clock uint64
+	drop  []string // names to be closed on the server with the next message
+}
+
+func (s *statements) get(sql string) *statement {
+	st := s.m[sql]
+	if st != nil {
+		s.clock++
+		st.used = s.clock
+	}
+	return st
+}
+
+func (s *statements) put(sql string, st *statement, capacity int) {
+	if s.m == nil {
+		s.m = make(map[string]*statement)
+	}
+	for len(s.m) >= capacity {
+		var oldest string
+		least := ^uint64(0)
+		for text, o := range s.m {
+			if o.used < least {
+				oldest, least = text, o.used
+			}
+		}
+		s.remove(oldest)
+	}
+	s.clock++
+	st.used = s.clock
+	s.m[sql] = st
+}
+
+func (s *statements) remove(sql string) {
+	if st := s.m[sql]; st != nil {
+		delete(s.m, sql)
+		if st.sd.Name != "" {
+			s.drop = append(s.drop, st.sd.Name)
+		}
+	}
+}
+
+// statementName returns a name that stands for the text, so that nothing else can ever be run under it.
+func statementName(sql string) string {
+	sum := sha256.Sum256([]byte(sql))
+	return "tenement_" + hex.EncodeToString(sum[:20])
+}
+
+// prepare has the server parse and describe sql, behind the prefix when the unit of work needs one, in one round trip.
+func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (*statement, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	name := ""
+	if named {
+		name = statementName(sql)
+	}
+	for _, old := range c.statements.drop {
+		c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: old})
+	}
+	if prefixed {
+		c.queuePrefix(c.named())
+	}
+	sd, err := c.pc.Prepare(ctx, name, sql, nil)
+	if err != nil {
+		c.unsent(err)
+		// The Parse may have been executed all the same.
+		if named {
+			c.statements.drop = append(c.statements.drop, name)
+		}
+		return nil, err
+	}
+	c.statements.drop = c.statements.drop[:0]
+	if prefixed {
+		c.prefixDone(c.named(), nil)
+	}
+	st := &statement{sd: sd, traits: classify(sql), store: c.unit.rt.Store}
+	st.formats = make([]int16, len(sd.Fields))
+	for i := range sd.Fields {
+		st.formats[i] = sqlFormat(sd.Fields[i].DataTypeOID)
+	}
+	return st, nil
+}
+
+// sqlFormat returns the format in which database/sql gets a type: binary for what decodes to a Go type of its own.
+func sqlFormat(oid uint32) int16 {
+	switch oid {
+	case pgtype.BoolOID, pgtype.ByteaOID, pgtype.CIDOID, pgtype.DateOID, pgtype.Float4OID, pgtype.Float8OID,
+		pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.TimestampOID, pgtype.TimestamptzOID,
+		pgtype.XIDOID:
+		return pgtype.BinaryFormatCode
+	}
+	return pgtype.TextFormatCode
+}
