@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -233,8 +234,14 @@ type plan struct {
 	unknown bool // the ledger does not know what they have
 	todo    []*migration
 	late    *migration
-	next    state  // what they have afterwards
-	script  script // the same as text; zero when it cannot be sent so
+	from    state
+	next    state // what they have afterwards
+
+	once   sync.Mutex
+	ready  bool // the script was looked at
+	script script
+	text   bool // the script may be used
+	print  string
 }
 
 func (p *plan) behind() bool { return p.unknown || len(p.todo) > 0 }
@@ -266,7 +273,11 @@ type fleet struct {
 	leg      int    // 0: not begun, 1: from a random store to the last, 2: from the first to that one, 3: over
 	names    []backend.Store
 	quota    int // how many more stores may be taken from the ledger; negative: all
-	async    bool
+
+	async     atomic.Bool // something may not be on disk yet
+	settleMu  sync.Mutex
+	settled   map[settlement][]string
+	unsettled int
 }
 
 func (f *fleet) plan(fingerprint string, have state) *plan {
@@ -276,7 +287,7 @@ func (f *fleet) plan(fingerprint string, have state) *plan {
 	p := &plan{unknown: have == nil}
 	if have != nil {
 		p.todo, p.late = f.set.pending(have, f.lim)
-		p.next = have.with(p.todo)
+		p.from, p.next = have, have.with(p.todo)
 	}
 	f.plans[fingerprint] = p
 	return p
@@ -354,18 +365,185 @@ func (f *fleet) phase(ctx context.Context) error {
 				case len(tasks) == 0:
 					return nil
 				}
-				for i := range tasks {
-					if f.enough() {
-						return ErrStopped
-					}
-					if err := f.one(ctx, &tasks[i], through); err != nil {
-						return err
-					}
+				if err := f.batch(ctx, tasks, through); err != nil {
+					return err
 				}
 			}
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	// What was done is written down, and on disk, before anyone is told.
+	ctx = context.WithoutCancel(ctx)
+	err = errors.Join(err, f.settle(ctx, true))
+	if f.async.Load() {
+		if flushErr := f.m.scripts.Flush(ctx); flushErr != nil {
+			err = errors.Join(err, fmt.Errorf("tenement: migrate: making the migrations durable: %w", flushErr))
+		}
+	}
+	return err
+}
+
+// prepared makes the script of a plan, once, and publishes the state it leads to.
+func (f *fleet) prepared(ctx context.Context, p *plan) (text bool, err error) {
+	if f.m.scripts == nil || f.anywhere || p == nil || p.unknown || p.late != nil && !f.m.cfg.AllowOutOfOrder {
+		return false, nil
+	}
+	p.once.Lock()
+	defer p.once.Unlock()
+	if p.ready {
+		return p.text, nil
+	}
+	sc, ok := f.m.compose(p.from, p.next, p.todo)
+	if ok {
+		if p.print, err = f.m.ledger.publish(ctx, f.m.ledger.db, p.next); err != nil {
+			return false, err
+		}
+	}
+	p.script, p.text, p.ready = sc, ok, true
+	return ok, nil
+}
+
+// batch migrates some stores: those whose plan is text in one message, the others, and those in which the text failed,
+// through goose.
+func (f *fleet) batch(ctx context.Context, tasks []task, through chan struct{}) error {
+	var slow, sent []task
+	var scripts []backend.Script
+	wait := f.m.cfg.LockTimeout
+	for _, t := range tasks {
+		p := f.plans[t.fingerprint]
+		text, err := f.prepared(ctx, p)
+		if err != nil {
+			return err
+		}
+		if !text {
+			slow = append(slow, t)
+			continue
+		}
+		if t.tries == 0 {
+			// The others of the batch wait behind a store that is locked, and so do that store's own statements: the
+			// first attempt is a short one.
+			wait = max(f.m.cfg.LockTimeout/10, time.Millisecond)
+		}
+		sent = append(sent, t)
+		scripts = append(scripts, backend.Script{Route: t.route(), SQL: p.script.head(t.store) + p.script.body})
+	}
+	if len(scripts) > 0 {
+		postgres := f.m.dialect.name == backend.Postgres
+		if postgres {
+			// Only there does the ledger go with the store: a row of the ledger that outlived a migration which a power
+			// failure undid would be a lie.
+			f.async.Store(true)
+		}
+		// A batch that was begun is brought to its end: a run is cancelled between stores.
+		errs := f.m.scripts.RunScripts(context.WithoutCancel(ctx), scripts, backend.ScriptOptions{LockTimeout: wait, Async: postgres})
+		failed, err := f.sent(ctx, sent, errs)
+		if err != nil {
+			return err
+		}
+		slow = append(slow, failed...)
+	}
+	for i := range slow {
+		if f.enough() {
+			return ErrStopped
+		}
+		if err := f.one(ctx, &slow[i], through); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sent deals with the outcome of scripts, and returns the stores that goose should look at.
+func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []task, err error) {
+	postgres := f.m.dialect.name == backend.Postgres
+	var again []task // of which the guard may have said that another migrator was there
+	for i, err := range errs {
+		t := &tasks[i]
+		p := f.plans[t.fingerprint]
+		switch {
+		case err == nil:
+			f.m.gate.forget(t.store)
+			if !postgres {
+				f.settling(p, t)
+			}
+			f.record(t.store, &outcome{touched: p.todo})
+		case errors.Is(err, backend.ErrStoreMissing):
+			f.record(t.store, &outcome{failure: &StoreError{Store: t.store, Set: f.set.kind, Err: err}})
+		case f.putOff(t, err):
+		case sqlState(err) == notNullViolation:
+			again = append(again, *t)
+		default:
+			f.m.log.InfoContext(ctx, "migration text failed; goose takes over", "store", t.store.String(), "error", err)
+			slow = append(slow, *t)
+		}
+	}
+	if len(again) > 0 {
+		names := make([]backend.Store, len(again))
+		for i := range again {
+			names[i] = again[i].store
+		}
+		page, err := f.m.ledger.named(ctx, names)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page {
+			if p := f.plans[e.fingerprint]; p != nil && !p.behind() || f.leadsTo(e.fingerprint) {
+				f.m.gate.forget(e.store)
+				f.record(e.store, &outcome{}) // another migrator did it
+				continue
+			}
+			slow = append(slow, task{entry: e})
+		}
+	}
+	if !postgres {
+		err = f.settle(ctx, false)
+	}
+	return slow, err
+}
+
+// leadsTo reports whether a fingerprint is what this run brings stores to.
+func (f *fleet) leadsTo(fingerprint string) bool {
+	for _, p := range f.plans {
+		p.once.Lock()
+		hit := p.ready && p.print == fingerprint
+		p.once.Unlock()
+		if hit {
+			return true
+		}
+	}
+	return false
+}
+
+// settlement is a change of the ledger for stores that were migrated where the ledger could not be changed along.
+type settlement struct{ from, to string }
+
+func (f *fleet) settling(p *plan, t *task) {
+	f.settleMu.Lock()
+	defer f.settleMu.Unlock()
+	if f.settled == nil {
+		f.settled = map[settlement][]string{}
+	}
+	key := settlement{from: t.fingerprint, to: p.print}
+	f.settled[key] = append(f.settled[key], t.store.String())
+	f.unsettled++
+}
+
+// settle writes what is due into the ledger, when it is worth a transaction.
+func (f *fleet) settle(ctx context.Context, all bool) error {
+	f.settleMu.Lock()
+	due := f.settled
+	if f.unsettled == 0 || !all && f.unsettled < pageSize {
+		f.settleMu.Unlock()
+		return nil
+	}
+	f.settled, f.unsettled = nil, 0
+	f.settleMu.Unlock()
+	for key, stores := range due {
+		if err := f.m.ledger.move(context.WithoutCancel(ctx), key.from, key.to, stores); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // one migrates one store through goose.
@@ -376,14 +554,14 @@ func (f *fleet) one(ctx context.Context, t *task, through chan struct{}) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := ctx.Err(); err != nil {
-		return err // between stores, not in the middle of one
+	if err := context.Cause(ctx); err != nil {
+		return err
 	}
 	out, err := f.m.inStore(ctx, f.set, t.route(), f.slow)
 	if err != nil {
 		return err
 	}
-	if out.failure != nil && f.putOff(t, out.failure) {
+	if out.failure != nil && worthAnotherTry(out.failure.SQLState) && f.putOff(t, out.failure) {
 		f.res.addMigrations(f.run, len(out.touched))
 		return nil
 	}
@@ -408,9 +586,10 @@ func worthAnotherTry(sqlState string) bool {
 	return false
 }
 
-// putOff puts a store aside when it failed for a lock, and reports whether it did.
+// putOff puts a store aside when it failed for a lock, or for a connection that was lost, and reports whether it did.
 func (f *fleet) putOff(t *task, err error) bool {
-	if !worthAnotherTry(sqlState(err)) || t.tries >= f.m.cfg.LockRetries {
+	lost := errors.Is(err, backend.ErrOutcomeUnknown) || f.m.dialect.name == backend.Postgres && sqlState(err) == ""
+	if !(worthAnotherTry(sqlState(err)) || lost) || t.tries >= f.m.cfg.LockRetries {
 		return false
 	}
 	next := *t

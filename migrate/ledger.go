@@ -342,6 +342,21 @@ func (l *ledger) put(ctx context.Context, db execer, rt backend.Route, s state, 
 	return nil
 }
 
+// move notes that stores which were at one fingerprint are now at another. A store whose row says something else by now
+// is left alone.
+func (l *ledger) move(ctx context.Context, from, to string, stores []string) error {
+	for chunk := range slices.Chunk(stores, pageSize) {
+		args := append([]any{to, time.Now().UnixMilli(), from}, anys(chunk)...)
+		_, err := l.db.ExecContext(ctx, l.dialect.bind(
+			`UPDATE tenement_ledger SET fingerprint = ?, updated_at = ?, failed_source = '', failed_version = 0, failed_state = '', failed_error = ''
+			WHERE fingerprint = ? AND store IN (?`+strings.Repeat(", ?", len(chunk)-1)+`)`), args...)
+		if err != nil {
+			return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+		}
+	}
+	return nil
+}
+
 // enter makes rows for stores that have none; what is applied in them is not known.
 func (l *ledger) enter(ctx context.Context, routes []backend.Route) error {
 	for chunk := range slices.Chunk(routes, 200) {

@@ -305,7 +305,8 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, fn sto
 	if err != nil {
 		out.failure = fail(err)
 	} else {
-		out.touched, out.failure = fn(ctx, db, have)
+		// A migration that was begun is brought to its end, which a cancelled context would cut off at any point.
+		out.touched, out.failure = fn(context.WithoutCancel(ctx), db, have)
 	}
 	if out.failure != nil {
 		out.failure.Store, out.failure.Set = rt.Store, s.kind
