@@ -1,0 +1,171 @@
+package tenancy
+
+import (
+	"context"
+	"errors"
+)
+
+// domain is the spelling of host under which it is registered.
+func (a *App) domain(host string) (string, error) {
+	name, err := parseDomain(host)
+	if err == nil && a.cfg.IgnoreWWW {
+		name = stripWWW(name)
+	}
+	return name, err
+}
+
+// AddDomain makes host lead to a tenant. The first domain of a tenant is its primary one. It does nothing when host is
+// the tenant's already, and returns a [*ConflictError] when it is another's.
+func (a *App) AddDomain(ctx context.Context, slug, host string) (Tenant, error) {
+	name, err := a.domain(host)
+	if err != nil {
+		return Tenant{}, err
+	}
+	return a.edit(ctx, "add domain to", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		if t.hasDomain(name) {
+			return nil
+		}
+		if len(t.Domains) >= maxDomains {
+			return &FieldError{Field: "domain", Value: host, Rule: "the tenant has as many domains as it may have"}
+		}
+		if err := tx.insertDomain(ctx, t, name); err != nil {
+			return err
+		}
+		return tx.update(ctx, t, EventDomains, `name = name`)
+	})
+}
+
+func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string) error {
+	res, err := tx.ExecContext(ctx, `INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES ($1, $2, $3) ON CONFLICT (host) DO NOTHING`,
+		host, string(t.ID), t.PrimaryDomain() == "")
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil {
+		return err
+	} else if n == 0 {
+		if err := tx.domainConflict(ctx, t.ID, []string{host}); err != nil {
+			return err
+		}
+		return errRetry
+	}
+	return nil
+}
+
+// RemoveDomain makes host lead nowhere. When it was the primary one, the first of those left in order of host becomes
+// primary. It returns ErrUnknownHost when host is not the tenant's.
+func (a *App) RemoveDomain(ctx context.Context, slug, host string) (Tenant, error) {
+	name, err := a.domain(host)
+	if err != nil {
+		return Tenant{}, err
+	}
+	return a.edit(ctx, "remove domain from", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		if !t.hasDomain(name) {
+			return ErrUnknownHost
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM tenement_domains WHERE host = $1 AND tenant_id = $2`, name, string(t.ID)); err != nil {
+			return err
+		}
+		if err := tx.promote(ctx, t, name); err != nil {
+			return err
+		}
+		return tx.update(ctx, t, EventDomains, `name = name`)
+	})
+}
+
+// promote gives a tenant that lost a host another primary domain if it needs one.
+func (tx *registryTx) promote(ctx context.Context, t *Tenant, lost string) error {
+	if t.PrimaryDomain() != lost {
+		return nil
+	}
+	for _, d := range t.Domains {
+		if d.Host != lost {
+			_, err := tx.ExecContext(ctx, `UPDATE tenement_domains SET is_primary = TRUE WHERE host = $1 AND tenant_id = $2`, d.Host, string(t.ID))
+			return err
+		}
+	}
+	return nil
+}
+
+// SetPrimaryDomain makes one of a tenant's domains the one that its URLs are built with. It returns ErrUnknownHost when
+// host is not the tenant's.
+func (a *App) SetPrimaryDomain(ctx context.Context, slug, host string) (Tenant, error) {
+	name, err := a.domain(host)
+	if err != nil {
+		return Tenant{}, err
+	}
+	return a.edit(ctx, "set primary domain of", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		switch {
+		case !t.hasDomain(name):
+			return ErrUnknownHost
+		case t.PrimaryDomain() == name:
+			return nil
+		}
+		for _, set := range []string{
+			`UPDATE tenement_domains SET is_primary = FALSE WHERE tenant_id = $1 AND is_primary AND host <> $2`,
+			`UPDATE tenement_domains SET is_primary = TRUE WHERE tenant_id = $1 AND host = $2`,
+		} {
+			if _, err := tx.ExecContext(ctx, set, string(t.ID), name); err != nil {
+				return err
+			}
+		}
+		return tx.update(ctx, t, EventDomains, `name = name`)
+	})
+}
+
+// MoveDomain takes host from the tenant that has it and gives it to another, at once: at every moment it leads to one
+// of the two. It returns the tenant that has it now, and does nothing when that has it already. It returns
+// ErrUnknownHost when no tenant has it.
+func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, error) {
+	name, err := a.domain(host)
+	if err != nil {
+		return Tenant{}, err
+	}
+	var after *Tenant
+	err = a.write(Leave(ctx), EventDomains, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		from, err := one(ctx, tx, selectByHost, name)
+		if errors.Is(err, ErrNotFound) {
+			return nil, ErrUnknownHost
+		}
+		if err != nil {
+			return nil, err
+		}
+		to, err := one(ctx, tx, selectBySlug, toSlug)
+		if err != nil {
+			return nil, err
+		}
+		if after = to; from.ID == to.ID {
+			return nil, nil
+		}
+		if len(to.Domains) >= maxDomains {
+			return nil, &FieldError{Field: "domain", Value: host, Rule: "the tenant has as many domains as it may have"}
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE tenement_domains SET tenant_id = $2, is_primary = $3 WHERE host = $1 AND tenant_id = $4`,
+			name, string(to.ID), to.PrimaryDomain() == "", string(from.ID)); err != nil {
+			return nil, err
+		}
+		if err := tx.promote(ctx, from, name); err != nil {
+			return nil, err
+		}
+		changed := []*Tenant{from, to}
+		if to.ID < from.ID { // rows are locked in one order, or two moves could wait for each other
+			changed = []*Tenant{to, from}
+		}
+		for i, t := range changed {
+			if err := tx.update(ctx, t, EventDomains, `name = name`); err != nil {
+				return nil, err
+			}
+			if changed[i], err = one(ctx, tx, selectByID, string(t.ID)); err != nil {
+				return nil, err
+			}
+			if t.ID == to.ID {
+				after = changed[i]
+			}
+		}
+		return changed, nil
+	})
+	if err != nil {
+		return Tenant{}, opError("move domain to", toSlug, err)
+	}
+	return *after, nil
+}

@@ -1,0 +1,208 @@
+package tenancy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
+
+// ErrMalformedHost: the text cannot be the name of a host. A server answers 400.
+var ErrMalformedHost = errors.New("malformed host")
+
+// Lengths of a DNS name and of a label of it, in bytes.
+const (
+	maxHostLen  = 253
+	maxLabelLen = 63
+	// maxRawHostLen bounds what is looked at, before IDNA makes it shorter or longer.
+	maxRawHostLen = 4 * maxHostLen
+)
+
+// NormalizeHost returns the one spelling of host under which tenants are registered and looked up: lower case, without
+// port, trailing dot and the brackets of an IPv6 address, in ASCII (IDNA). Everything else is kept: "www.a.example" and
+// "a.example" are two hosts. It returns an error that wraps [ErrMalformedHost] for what cannot be a host name. A host
+// that is in that spelling already costs no allocation.
+func NormalizeHost(host string) (string, error) {
+	if name, ok := trimHost(host); ok && isNormal(name) {
+		return name, nil
+	}
+	return normalizeSlow(host)
+}
+
+// trimHost cuts port and trailing dot off; ok is false when host needs a closer look.
+func trimHost(host string) (name string, ok bool) {
+	if len(host) > maxHostLen+len(":65535.") {
+		return "", false
+	}
+	if i := strings.IndexByte(host, ':'); i >= 0 {
+		if !isPort(host[i+1:]) {
+			return "", false
+		}
+		host = host[:i]
+	}
+	return strings.TrimSuffix(host, "."), true
+}
+
+// isPort accepts the empty port too, as RFC 3986 does.
+func isPort(s string) bool {
+	if len(s) > 5 {
+		return false
+	}
+	n := 0
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+		n = n*10 + int(s[i]-'0')
+	}
+	return n <= 65535
+}
+
+// isNormal reports whether name is a DNS name in lower case whose labels follow the rules for host names, or an IPv4
+// address. A name that ends in a number is one or is refused, as in URLs: "1.2.3.4.5" is no host.
+func isNormal(name string) bool {
+	if name == "" || len(name) > maxHostLen {
+		return false
+	}
+	start, digits := 0, true
+	for i := range len(name) + 1 {
+		if i < len(name) {
+			c := name[i]
+			if c >= 'a' && c <= 'z' || c == '-' {
+				digits = false
+				continue
+			}
+			if c >= '0' && c <= '9' {
+				continue
+			}
+			if c != '.' {
+				return false
+			}
+		}
+		if n := i - start; n == 0 || n > maxLabelLen || name[start] == '-' || name[i-1] == '-' {
+			return false
+		}
+		if i == len(name) {
+			break
+		}
+		start, digits = i+1, true
+	}
+	if digits {
+		addr, err := netip.ParseAddr(name)
+		return err == nil && addr.Is4()
+	}
+	return true
+}
+
+func normalizeSlow(host string) (string, error) {
+	switch {
+	case host == "":
+		return "", malformed(host, "it is empty")
+	case len(host) > maxRawHostLen:
+		return "", malformed(host, "it is too long")
+	case !utf8.ValidString(host):
+		return "", malformed(host, "it is not UTF-8")
+	}
+	if host[0] == '[' || strings.Count(host, ":") > 1 {
+		return normalizeIPv6(host)
+	}
+	name, port, _ := strings.Cut(host, ":")
+	if !isPort(port) {
+		return "", malformed(host, "what follows the colon is not a port")
+	}
+	for i := range len(name) {
+		if c := name[i]; c < utf8.RuneSelf && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.') {
+			return "", malformed(host, fmt.Sprintf("byte %d is not a letter, a digit, '-' or '.'", i+1))
+		}
+	}
+	// The profile for looking names up maps case and width, and refuses what a browser refuses.
+	ascii, err := idna.Lookup.ToASCII(name)
+	if err != nil {
+		if isASCII(name) {
+			// Names such as "ab--cd" are no IDNs and not wrong as host names; they only need their case folded.
+			ascii = strings.ToLower(name)
+		} else {
+			return "", malformed(host, err.Error())
+		}
+	}
+	ascii = strings.TrimSuffix(ascii, ".")
+	if !isNormal(ascii) {
+		return "", malformed(host, fmt.Sprintf("its labels must have 1 to %d letters, digits and inner hyphens, and all of it at most %d bytes",
+			maxLabelLen, maxHostLen))
+	}
+	return ascii, nil
+}
+
+func normalizeIPv6(host string) (string, error) {
+	text := host
+	if host[0] == '[' {
+		inner, rest, found := strings.Cut(host[1:], "]")
+		if !found || rest != "" && (rest[0] != ':' || !isPort(rest[1:])) {
+			return "", malformed(host, "an address in brackets may only be followed by a port")
+		}
+		text = inner
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil || !addr.Is6() || addr.Zone() != "" {
+		return "", malformed(host, "it is not an IPv6 address")
+	}
+	return addr.String(), nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// parseDomain is [NormalizeHost] for a host that is to be registered. It is stricter: punycode must be what its
+// Unicode form encodes to, or the tenant could not be reached by the name that people type.
+func parseDomain(host string) (string, error) {
+	name, err := NormalizeHost(host)
+	if err != nil {
+		return "", &FieldError{Field: "domain", Value: host, Rule: "it must be a host name: " + reasonOf(err), err: err}
+	}
+	if strings.HasPrefix(name, "xn--") || strings.Contains(name, ".xn--") {
+		if again, err := idna.Lookup.ToASCII(name); err != nil || again != name {
+			return "", &FieldError{Field: "domain", Value: host, Rule: "it holds punycode that encodes no valid name", err: ErrMalformedHost}
+		}
+	}
+	return name, nil
+}
+
+// hostError is the refusal of a host.
+type hostError struct{ host, reason string }
+
+func malformed(host, reason string) error {
+	if len(host) > maxHostLen {
+		host = host[:maxHostLen] + "…"
+	}
+	return &hostError{host, reason}
+}
+
+func (e *hostError) Error() string {
+	return fmt.Sprintf("tenement: malformed host %q: %s", e.host, e.reason)
+}
+func (e *hostError) Is(target error) bool { return target == ErrMalformedHost }
+
+func reasonOf(err error) string {
+	var h *hostError
+	if errors.As(err, &h) {
+		return h.reason
+	}
+	return err.Error()
+}
+
+// stripWWW returns host without a leading "www.", unless nothing but a single label would be left.
+func stripWWW(host string) string {
+	if rest, ok := strings.CutPrefix(host, "www."); ok && strings.Contains(rest, ".") {
+		return rest
+	}
+	return host
+}

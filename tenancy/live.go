@@ -1,0 +1,101 @@
+package tenancy
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"weak"
+)
+
+// live is what this process knows about one tenant, shared by all copies of it. It is there for as long as someone
+// holds a copy: the cache, a context, the application.
+type live struct {
+	id    ID
+	cur   atomic.Pointer[Tenant] // the latest known; nil once purged
+	era   atomic.Pointer[era]
+	ready atomic.Bool // the store has been found at the version that this binary needs
+
+	mu     sync.Mutex // orders the changes of the above
+	purged bool
+}
+
+// learn takes t, which nobody else has yet, as the latest, unless something later is known already, and returns the latest (nil when purged).
+func (l *live) learn(t *Tenant) *Tenant {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.live = l
+	cur := l.cur.Load()
+	if l.purged || (cur != nil && cur.version >= t.version) {
+		return cur
+	}
+	l.cur.Store(t)
+	switch over := l.era.Load().Err() != nil; {
+	case t.Status != Active && !over:
+		l.era.Load().end(&NotActiveError{Slug: t.Slug, Status: t.Status, Reason: t.Reason})
+	case t.Status == Active && over:
+		l.era.Store(newEra())
+	}
+	return t
+}
+
+// forget notes that the tenant was purged.
+func (l *live) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.purged = true
+	if cur := l.cur.Swap(nil); cur != nil {
+		l.era.Load().end(&NotActiveError{Slug: cur.Slug, Status: Deleted})
+	}
+}
+
+// lives finds the live of a tenant without keeping it alive, so that memory is bounded by what is in use.
+type lives struct {
+	mu sync.Mutex
+	m  map[ID]weak.Pointer[live]
+}
+
+// find returns the live of a tenant, or nil when no one holds a copy.
+func (ls *lives) find(id ID) *live {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return ls.m[id].Value()
+}
+
+// learn makes t, just read from the registry, known, and returns the latest that is known of its tenant; nil when that
+// was purged.
+func (ls *lives) learn(t *Tenant) *Tenant {
+	ls.mu.Lock()
+	l := ls.m[t.ID].Value()
+	if l == nil {
+		l = &live{id: t.ID}
+		l.era.Store(newEra())
+		if ls.m == nil {
+			ls.m = map[ID]weak.Pointer[live]{}
+		}
+		ls.m[t.ID] = weak.Make(l)
+		runtime.AddCleanup(l, ls.drop, t.ID)
+	}
+	ls.mu.Unlock()
+	return l.learn(t)
+}
+
+func (ls *lives) drop(id ID) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if p, ok := ls.m[id]; ok && p.Value() == nil {
+		delete(ls.m, id)
+	}
+}
+
+// ids lists the tenants of which someone holds a copy.
+func (ls *lives) ids() []ID {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ids := make([]ID, 0, len(ls.m))
+	for id, p := range ls.m {
+		if p.Value() != nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
