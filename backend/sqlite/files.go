@@ -1,0 +1,388 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// What lies in the directory of the tenants. Names that begin with a dot cannot be a store's.
+const (
+	storeExt     = ".db"
+	tempExt      = ".tmp"     // .STORE.RANDOM.tmp: a store that is being made
+	tombstoneExt = ".dropped" // .STORE.RANDOM.dropped: one that was dropped, until it is removed
+)
+
+// sideExts are what SQLite puts behind a file's name. A -wal that is left behind would be taken for the next file's of
+// that name: its readers would see the old tenant's rows.
+var sideExts = []string{"-wal", "-shm", "-journal"}
+
+func removeSideFiles(path string) error {
+	for _, ext := range sideExts {
+		if err := remove(path + ext); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func storeKey(s backend.Store) string { return "store/" + s.String() }
+
+// hidden returns a new path for a file that belongs to store and is none.
+func (b *Backend) hidden(s backend.Store, ext string) string {
+	return filepath.Join(b.tenants(), "."+s.String()+"."+strings.ToLower(rand.Text()[:12])+ext)
+}
+
+// Create implements [backend.Backend].
+func (b *Backend) Create(ctx context.Context, rt backend.Route) error {
+	return b.create(ctx, rt, emptyTemplate, nil)
+}
+
+// CreateFrom implements [backend.Templater].
+func (b *Backend) CreateFrom(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error) error {
+	return b.create(ctx, rt, "t/"+key, build)
+}
+
+func (b *Backend) create(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error) error {
+	if rt.IsZero() {
+		return &backend.Error{Op: "create", Err: backend.ErrNoTenant}
+	}
+	if err := b.createFile(ctx, rt, key, build); err != nil {
+		return &backend.Error{Op: "create", Store: rt.Store, Err: err}
+	}
+	return nil
+}
+
+func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error) error {
+	stamp, err := encodeStamp(rt.Owner)
+	if err != nil {
+		return err
+	}
+	unlock, err := b.lock(ctx, storeKey(rt.Store))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := b.path(rt.Store)
+	if err := absent(path); err != nil {
+		return err
+	}
+	temp := b.hidden(rt.Store, tempExt)
+	for try := 0; ; try++ {
+		t, err := b.template(ctx, key, build)
+		if err != nil {
+			return err
+		}
+		err = t.copyTo(temp, stamp)
+		if err == nil {
+			break
+		}
+		_ = remove(temp)
+		// Somebody swept the templates: build it again, once.
+		if !errors.Is(err, fs.ErrNotExist) || try > 0 {
+			return err
+		}
+		b.templates.forget(key)
+	}
+	err = ctx.Err()
+	if err == nil {
+		err = removeSideFiles(path)
+	}
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = remove(temp)
+		return err
+	}
+	return syncDir(b.tenants())
+}
+
+// absent returns ErrStoreExists when there is something at path. The caller holds the store's lock, so it stays so.
+func absent(path string) error {
+	switch _, err := os.Lstat(path); {
+	case err == nil:
+		return backend.ErrStoreExists
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
+}
+
+// check returns ErrStoreMissing unless there is a store at path that rt may have meant.
+func (b *Backend) check(ctx context.Context, rt backend.Route) error {
+	info, err := b.stat(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
+	if rt.Owner != "" && rt.Owner != info.Owner {
+		return fmt.Errorf("%w: the one of that name belongs to another owner", backend.ErrStoreMissing)
+	}
+	return nil
+}
+
+// block keeps this process from opening the store; those who want to wait until unblock.
+func (b *Backend) block(s backend.Store) (unblock func()) {
+	wait := make(chan struct{})
+	b.mu.Lock()
+	b.blocked[s] = wait
+	st := b.stores[s]
+	b.mu.Unlock()
+	if st != nil {
+		<-st.ready
+		if st.err == nil {
+			st.seize(backend.ErrStoreMissing)
+		}
+	}
+	return func() {
+		b.mu.Lock()
+		delete(b.blocked, s)
+		b.mu.Unlock()
+		close(wait)
+	}
+}
+
+// Drop implements [backend.Backend].
+func (b *Backend) Drop(ctx context.Context, rt backend.Route) error {
+	if rt.IsZero() {
+		return &backend.Error{Op: "drop", Err: backend.ErrNoTenant}
+	}
+	if err := b.drop(ctx, rt); err != nil {
+		return &backend.Error{Op: "drop", Store: rt.Store, Err: err}
+	}
+	return nil
+}
+
+func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
+	unlock, err := b.lock(ctx, storeKey(rt.Store))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := b.path(rt.Store)
+	if err := b.check(ctx, rt); err != nil {
+		if _, lerr := os.Lstat(path); errors.Is(lerr, fs.ErrNotExist) {
+			return errors.Join(err, removeSideFiles(path)) // an earlier call died after the store was gone
+		}
+		return err
+	}
+	defer b.block(rt.Store)()
+	// From here on nobody opens it; those who have it open find, at their next write or within noticeWithin, that the
+	// name stands for nothing. The file is kept until its -wal is gone, so that it cannot come back half.
+	tombstone := b.hidden(rt.Store, tombstoneExt)
+	if err := os.Rename(path, tombstone); err != nil {
+		return err
+	}
+	return errors.Join(removeSideFiles(path), syncDir(b.tenants()), remove(tombstone))
+}
+
+// Rename implements [backend.Backend]. When another process has the store open it is asked to let go, which takes a
+// fraction of a second; when a unit of work there goes on for longer than Options.BusyTimeout (or ctx allows), Rename
+// fails and nothing is changed.
+func (b *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
+	if rt.IsZero() || to.IsZero() {
+		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrNoTenant}
+	}
+	if err := b.rename(ctx, rt, to); err != nil {
+		return &backend.Error{Op: "rename", Store: rt.Store, Err: err}
+	}
+	return nil
+}
+
+func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store) error {
+	names := []backend.Store{rt.Store, to}
+	slices.SortFunc(names, func(x, y backend.Store) int { return strings.Compare(x.String(), y.String()) })
+	for _, name := range slices.Compact(names) { // in one order, whoever renames what
+		unlock, err := b.lock(ctx, storeKey(name))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	if err := b.check(ctx, rt); err != nil {
+		return err
+	}
+	from, dest := b.path(rt.Store), b.path(to)
+	if err := absent(dest); err != nil {
+		return err
+	}
+	marker := filepath.Join(b.moving(), rt.Store.String())
+	if err := os.WriteFile(marker, nil, 0o600); err != nil {
+		return err
+	}
+	defer func() { _ = remove(marker) }()
+	defer b.block(rt.Store)()
+	if err := b.fold(ctx, from); err != nil {
+		return err
+	}
+	if err := removeSideFiles(dest); err != nil {
+		return err
+	}
+	if err := os.Rename(from, dest); err != nil {
+		return err
+	}
+	return syncDir(b.tenants())
+}
+
+// fold brings everything that is in the side files of a store into its main file and removes them, which SQLite does
+// when it leaves WAL mode. That works once nobody else has the file open; the next one to open it turns WAL on again.
+func (b *Backend) fold(ctx context.Context, path string) error {
+	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1")
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.NewTimer(b.opts.BusyTimeout)
+	defer limit.Stop()
+	for {
+		_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
+		if err == nil {
+			return nil
+		}
+		if !busy(err) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: it is in use: %w", ErrBusy, ctx.Err())
+		case <-limit.C:
+			return fmt.Errorf("%w: a transaction or another process has been using it for longer than %v; try again: %w",
+				ErrBusy, b.opts.BusyTimeout, err)
+		}
+	}
+}
+
+// waitForMove waits until no other process is renaming the store. A marker without somebody who holds the store's lock
+// was left by a process that died.
+func (b *Backend) waitForMove(ctx context.Context, s backend.Store) error {
+	marker := filepath.Join(b.moving(), s.String())
+	if _, err := os.Lstat(marker); err != nil {
+		return nil
+	}
+	unlock, err := b.lock(ctx, storeKey(s))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return remove(marker)
+}
+
+func (b *Backend) stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {
+	if b.isClosed() {
+		return backend.StoreInfo{}, backend.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return backend.StoreInfo{}, err
+	}
+	path := b.path(s)
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && !fi.Mode().IsRegular():
+		return backend.StoreInfo{}, backend.ErrStoreMissing
+	case err != nil:
+		return backend.StoreInfo{}, err
+	}
+	info := backend.StoreInfo{Store: s, Bytes: fi.Size()}
+	if wal, err := os.Lstat(path + "-wal"); err == nil {
+		info.Bytes += wal.Size()
+	}
+	h, err := readHead(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = backend.ErrStoreMissing
+		}
+		return backend.StoreInfo{}, err
+	}
+	info.Owner = h.owner
+	if !h.found {
+		info.Owner, err = b.slowOwner(ctx, path)
+	}
+	return info, err
+}
+
+// slowOwner asks the database.
+func (b *Backend) slowOwner(ctx context.Context, path string) (string, error) {
+	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1&_busy_timeout=1000")
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	return (&conn{raw: r}).readStamp(ctx)
+}
+
+// Stores implements [backend.Backend].
+func (b *Backend) Stores(ctx context.Context) iter.Seq2[backend.StoreInfo, error] {
+	return func(yield func(backend.StoreInfo, error) bool) {
+		names, err := b.names()
+		if err != nil {
+			yield(backend.StoreInfo{}, &backend.Error{Op: "list", Err: err})
+			return
+		}
+		for _, name := range names {
+			info, err := b.stat(ctx, name)
+			if errors.Is(err, backend.ErrStoreMissing) {
+				continue // dropped meanwhile
+			}
+			if err != nil {
+				yield(backend.StoreInfo{}, &backend.Error{Op: "list", Store: name, Err: err})
+				return
+			}
+			if !yield(info, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (b *Backend) names() ([]backend.Store, error) {
+	if b.isClosed() {
+		return nil, backend.ErrClosed
+	}
+	entries, err := os.ReadDir(b.tenants())
+	if err != nil {
+		return nil, err
+	}
+	var names []backend.Store
+	for _, e := range entries {
+		text, ok := strings.CutSuffix(e.Name(), storeExt)
+		if !ok || !e.Type().IsRegular() {
+			continue
+		}
+		if name, err := backend.ParseStore(text); err == nil {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(x, y backend.Store) int { return strings.Compare(x.String(), y.String()) })
+	return names, nil
+}
+
+// copyFile copies a file that does not change. The operating system does it where it can (a clone on file systems that
+// have it).
+func copyFile(dst *os.File, src string) error {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	_, err = io.Copy(dst, in)
+	return err
+}
+
+func hexName(sum []byte) string { return hex.EncodeToString(sum[:16]) }

@@ -1,0 +1,147 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// locks excludes callers in this process, in order of arrival, and other processes by locking a file per key. The
+// operating system lets go of the file when the process ends.
+type locks struct {
+	dir string
+	mu  sync.Mutex
+	m   map[string]*keyLock
+}
+
+type keyLock struct {
+	sem  *semaphore.Weighted
+	refs int // those who hold it or wait for it
+}
+
+// errLocked is what tryLockFile returns when another process (or another Backend of this one) has the lock.
+var errLocked = errors.New("locked by another process")
+
+// Lock implements [backend.Locker]. Callers of this process are served in order of arrival; other processes ask again
+// every few milliseconds.
+func (b *Backend) Lock(ctx context.Context, key string) (unlock func(), err error) {
+	unlock, err = b.lock(ctx, "user/"+key)
+	if err != nil {
+		return nil, &backend.Error{Op: "lock", Err: err}
+	}
+	return unlock, nil
+}
+
+func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err error) {
+	if b.isClosed() {
+		return nil, backend.ErrClosed
+	}
+	return b.locks.lock(ctx, key, true)
+}
+
+// tryLock is lock without waiting: it returns errLocked when somebody has the key.
+func (b *Backend) tryLock(ctx context.Context, key string) (unlock func(), err error) {
+	return b.locks.lock(ctx, key, false)
+}
+
+func (l *locks) lock(ctx context.Context, key string, wait bool) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	k := l.m[key]
+	if k == nil {
+		k = &keyLock{sem: semaphore.NewWeighted(1)}
+		l.m[key] = k
+	}
+	k.refs++
+	l.mu.Unlock()
+	leave := func() {
+		l.mu.Lock()
+		if k.refs--; k.refs == 0 {
+			delete(l.m, key)
+		}
+		l.mu.Unlock()
+	}
+	if wait {
+		err = k.sem.Acquire(ctx, 1)
+	} else if !k.sem.TryAcquire(1) {
+		err = errLocked
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	free, err := l.lockFile(ctx, key, wait)
+	if err != nil {
+		k.sem.Release(1)
+		leave()
+		return nil, err
+	}
+	return sync.OnceFunc(func() {
+		free()
+		k.sem.Release(1)
+		leave()
+	}), nil
+}
+
+// lockFile locks the key's file. The file is removed by whoever unlocks it, so those who wait look again whether what
+// they locked is still the file of that name.
+func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock func(), err error) {
+	sum := sha256.Sum256([]byte(key))
+	path := filepath.Join(l.dir, hex.EncodeToString(sum[:16])+".lock")
+	pause := time.Millisecond
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock file: %w", err)
+		}
+		if err = tryLockFile(f); err == nil {
+			if sameFile(f, path) {
+				return func() { unlockFile(f, path) }, nil
+			}
+			_ = f.Close()
+			continue
+		}
+		_ = f.Close()
+		if !errors.Is(err, errLocked) || !wait {
+			return nil, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+			pause = min(2*pause, 20*time.Millisecond)
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func sameFile(f *os.File, path string) bool {
+	have, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Lstat(path)
+	return err == nil && os.SameFile(have, named)
+}
+
+// remove removes a file; one that is gone already is fine.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
