@@ -5,27 +5,28 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# A function of the same name would be found too, hence have_… below.
 have() { command -v "$1" >/dev/null 2>&1; }
 
-postgres() {
+have_postgres() {
 	have initdb && return
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return
 	have pg_config && [ -x "$(pg_config --bindir)/initdb" ]
 }
-pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ] || [ -x /usr/local/sbin/pgbouncer ]; }
-compiler() {
+have_pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ] || [ -x /usr/local/sbin/pgbouncer ]; }
+have_compiler() {
 	echo '#include <stdlib.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 || echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1
 }
-browser() { have chromium || have chromium-browser || have google-chrome; }
+have_browser() { have chromium || have chromium-browser || have google-chrome; }
 browser_tests() {
 	find . -name go.mod -not -path './.cache/*' -exec grep -lE 'chromedp|go-rod|playwright' {} + | grep -q .
 }
 
 missing=()
-postgres || missing+=(postgresql)
-pgbouncer || missing+=(pgbouncer)
-compiler || missing+=(gcc libc6-dev)
-if browser_tests && ! browser; then missing+=(chromium); fi
+have_postgres || missing+=(postgresql)
+have_pgbouncer || missing+=(pgbouncer)
+have_compiler || missing+=(gcc libc6-dev)
+if browser_tests && ! have_browser; then missing+=(chromium); fi
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
 
 if ! have apt-get; then
@@ -58,4 +59,4 @@ if [[ " ${missing[*]} " == *' pgbouncer '* ]] && [ -d /run/systemd/system ]; the
 	"${root[@]}" systemctl disable --now pgbouncer >/dev/null 2>&1 || true
 fi
 
-postgres && pgbouncer && compiler || { echo "still missing after installing ${missing[*]}" >&2; exit 1; }
+have_postgres && have_pgbouncer && have_compiler || { echo "still missing after installing ${missing[*]}" >&2; exit 1; }
