@@ -1,6 +1,7 @@
 package httpx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -262,7 +264,7 @@ func (g *Gate) admit(r *http.Request) stay {
 	var t *tenancy.Tenant
 	switch c.kind {
 	case bySlug:
-		t, err = g.dir.ResolveSlug(ctx, c.value)
+		t, err = g.resolveSlug(ctx, c.value)
 	case byHost:
 		t, err = g.dir.Resolve(ctx, q.host)
 	case malformed:
@@ -293,6 +295,28 @@ func (g *Gate) admit(r *http.Request) stay {
 	}
 	s.decision = Decision{Outcome: Tenant, Tenant: t, Prefix: r.URL.Path[:c.prefix]}
 	return s
+}
+
+// resolveSlug does not trouble the registry with what no tenant can be called, and tells it from what none is called.
+func (g *Gate) resolveSlug(ctx context.Context, slug string) (*tenancy.Tenant, error) {
+	if !maybeSlug(slug) {
+		return nil, cmp.Or(tenancy.ValidateSlug(slug), error(tenancy.ErrInvalid))
+	}
+	t, err := g.dir.ResolveSlug(ctx, slug)
+	if errors.Is(err, tenancy.ErrNotFound) {
+		return nil, cmp.Or(tenancy.ValidateSlug(slug), err)
+	}
+	return t, err
+}
+
+// maybeSlug is the part of tenancy.ValidateSlug that is cheap enough for every request.
+func maybeSlug(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return len(s) >= 1 && len(s) <= backend.MaxNameLen
 }
 
 // stay is what admit found out about one request, and what its handler needs.

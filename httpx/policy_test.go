@@ -65,9 +65,6 @@ func (reg *registry) Resolve(_ context.Context, host string) (*tenancy.Tenant, e
 }
 
 func (reg *registry) ResolveSlug(_ context.Context, slug string) (*tenancy.Tenant, error) {
-	if err := tenancy.ValidateSlug(slug); err != nil {
-		return nil, err
-	}
 	if reg.down != nil {
 		return nil, reg.down
 	}

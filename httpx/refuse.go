@@ -82,10 +82,9 @@ func DecisionFrom(ctx context.Context) (d Decision, ok bool) {
 // for a fault of ours that may pass: never for an unknown tenant.
 func (g *Gate) refusal(t *tenancy.Tenant, err error) Decision {
 	d := Decision{Tenant: t, Err: err}
-	var field *tenancy.FieldError
 	var inactive *tenancy.NotActiveError
 	switch {
-	case errors.Is(err, tenancy.ErrMalformedHost), errors.As(err, &field), errors.Is(err, backend.ErrTenantMismatch):
+	case errors.Is(err, tenancy.ErrMalformedHost), errors.Is(err, tenancy.ErrInvalid), errors.Is(err, backend.ErrTenantMismatch):
 		d.Outcome, d.Code = Malformed, http.StatusBadRequest
 	case errors.Is(err, tenancy.ErrUnknownHost), errors.Is(err, tenancy.ErrNotFound):
 		d.Outcome, d.Code = Unknown, http.StatusNotFound
