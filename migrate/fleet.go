@@ -467,8 +467,6 @@ func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []ta
 				f.settling(p, t)
 			}
 			f.record(t.store, &outcome{touched: p.todo})
-		case errors.Is(err, backend.ErrStoreMissing):
-			f.record(t.store, &outcome{failure: &StoreError{Store: t.store, Set: f.set.kind, Err: err}})
 		case f.putOff(t, err):
 		case sqlState(err) == notNullViolation:
 			again = append(again, *t)
@@ -588,7 +586,7 @@ func worthAnotherTry(sqlState string) bool {
 
 // putOff puts a store aside when it failed for a lock, or for a connection that was lost, and reports whether it did.
 func (f *fleet) putOff(t *task, err error) bool {
-	lost := errors.Is(err, backend.ErrOutcomeUnknown) || f.m.dialect.name == backend.Postgres && sqlState(err) == ""
+	lost := errors.Is(err, backend.ErrOutcomeUnknown) || f.m.dialect.name == backend.Postgres && sqlState(err) == "" && !errors.Is(err, backend.ErrStoreMissing)
 	if !(worthAnotherTry(sqlState(err)) || lost) || t.tries >= f.m.cfg.LockRetries {
 		return false
 	}

@@ -224,7 +224,9 @@ func (m *Migrator) hold(ctx context.Context, rt backend.Route) (*hold, error) {
 			return nil, err
 		}
 		var one int
-		err = tx.QueryRowContext(ctx, `SELECT 1 FROM tenement_ledger WHERE store = $1 FOR UPDATE`, rt.Store.String()).Scan(&one)
+		if _, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err == nil {
+			err = tx.QueryRowContext(ctx, `SELECT 1 FROM tenement_ledger WHERE store = $1 FOR UPDATE`, rt.Store.String()).Scan(&one)
+		}
 		if err == nil {
 			h.db, h.tx = tx, tx
 			return h, nil
