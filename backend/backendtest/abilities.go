@@ -1,0 +1,369 @@
+package backendtest
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// able returns the backend's ability, or skips the case.
+func able[A any](e *env, be backend.Backend) A {
+	e.Helper()
+	a, ok := be.(A)
+	if !ok {
+		e.Skipf("the backend has no %T", *new(A))
+	}
+	return a
+}
+
+var scriptCases = []testCase{
+	{
+		id: "script", name: "each in its store",
+		rule: "RunScripts runs each script in its own store and returns one error per script, nil for those that were committed.",
+		run: func(e *env) {
+			runner := able[backend.ScriptRunner](e, e.be)
+			e.sharedNotes("shared")
+			var scripts []backend.Script
+			var routes []backend.Route
+			for i := range 40 {
+				rt := e.tenant(fmt.Sprintf("t%02d", i))
+				routes = append(routes, rt)
+				scripts = append(scripts, backend.Script{Route: rt, SQL: fmt.Sprintf(`
+					CREATE TABLE extra (mark text); -- a comment; with a semicolon
+					INSERT INTO extra (mark) VALUES ('it''s; %[1]s');
+					INSERT INTO notes (mark) SELECT '%[1]s'`, rt.Store)})
+			}
+			for _, err := range runner.RunScripts(e.ctx, scripts, backend.ScriptOptions{Async: true}) {
+				require.NoError(e, err)
+			}
+			require.NoError(e, runner.Flush(e.ctx))
+			for _, rt := range routes {
+				e.holds(rt, rt.Store.String())
+				got, err := readStrings(e.in(rt), e.be.DB(), `SELECT mark FROM extra`)
+				require.NoError(e, err)
+				require.Equal(e, []string{"it's; " + rt.Store.String()}, got)
+			}
+			e.sharedHolds("shared")
+			require.Empty(e, runner.RunScripts(e.ctx, nil, backend.ScriptOptions{}))
+		},
+	},
+	{
+		id: "script", name: "a failing one does not stop the rest",
+		rule: "A script is a transaction of its own: when it fails nothing of it is kept, the database's error is in the chain, and those after it run.",
+		run: func(e *env) {
+			runner := able[backend.ScriptRunner](e, e.be)
+			a, b, c := e.tenant("a"), e.tenant("b"), e.tenant("c")
+			const add = `INSERT INTO notes (mark) VALUES ('1'); INSERT INTO notes (mark) VALUES ('2')`
+			errs := runner.RunScripts(e.ctx, []backend.Script{
+				{Route: a, SQL: add},
+				{Route: b, SQL: add + `; CREATE TABLE half (id integer); INSERT INTO no_such_table VALUES (1); CREATE TABLE rest (id integer)`},
+				{Route: route("ghost"), SQL: add},
+				{Route: backend.Route{Store: a.Store, Owner: "somebody else"}, SQL: add},
+				{Route: b, SQL: `this is not SQL`},
+				{Route: c, SQL: add},
+			}, backend.ScriptOptions{LockTimeout: 5 * time.Second})
+			require.Len(e, errs, 6)
+			require.NoError(e, errs[0])
+			require.Error(e, errs[1])
+			require.ErrorIs(e, errs[2], backend.ErrStoreMissing)
+			require.ErrorIs(e, errs[3], backend.ErrStoreMissing)
+			require.Error(e, errs[4])
+			require.NoError(e, errs[5])
+			for _, i := range []int{1, 4} {
+				require.NotErrorIs(e, errs[i], backend.ErrOutcomeUnknown)
+				require.NotErrorIs(e, errs[i], backend.ErrStoreMissing)
+			}
+			e.holds(a, "1", "2")
+			e.holds(b)
+			e.holds(c, "1", "2")
+			for _, table := range []string{"half", "rest"} {
+				_, err := readStrings(e.in(b), e.be.DB(), `SELECT id FROM `+table)
+				require.Error(e, err, "table %s of the script that failed", table)
+			}
+		},
+	},
+	{
+		id: "script", name: "one that makes its store",
+		rule: "A script with Create makes the store and what the text says, or, when it fails, neither; it fails with ErrStoreExists, and changes nothing, when the store is there already.",
+		run: func(e *env) {
+			runner := able[backend.ScriptRunner](e, e.be)
+			b := e.tenant("b", "b1")
+			script := func(rt backend.Route) backend.Script {
+				return backend.Script{Route: rt, Create: true, SQL: e.notesTable() + `; INSERT INTO notes (mark) VALUES ('made')`}
+			}
+			bad := script(route("bad"))
+			bad.SQL += `; SELECT * FROM no_such_table`
+			errs := runner.RunScripts(e.ctx, []backend.Script{
+				script(route("a")), script(backend.Route{Store: b.Store, Owner: "somebody else"}), bad, script(route("a")), script(route("c")),
+			}, backend.ScriptOptions{})
+			require.Len(e, errs, 5)
+			require.NoError(e, errs[0])
+			require.ErrorIs(e, errs[1], backend.ErrStoreExists)
+			require.Error(e, errs[2])
+			require.ErrorIs(e, errs[3], backend.ErrStoreExists)
+			require.NoError(e, errs[4])
+			require.Equal(e, []string{"a", "b", "c"}, e.stores())
+			e.holds(route("a"), "made")
+			e.holds(route("c"), "made")
+			e.holds(b, "b1")
+			info, err := e.be.Stat(e.ctx, route("a").Store)
+			require.NoError(e, err)
+			require.Equal(e, route("a").Owner, info.Owner)
+			e.add(route("a"), "more")
+			require.NoError(e, runner.RunScripts(e.ctx, []backend.Script{script(route("bad"))}, backend.ScriptOptions{})[0], "the name is free")
+		},
+	},
+	{
+		id: "script", name: "the wait for a lock is bounded",
+		rule: "LockTimeout bounds the wait for each lock; past it the script fails and nothing of it is kept.",
+		run: func(e *env) {
+			runner := able[backend.ScriptRunner](e, e.be)
+			a, b := e.tenant("a", "a1"), e.tenant("b")
+			tx := e.tx(a)
+			_, err := tx.Exec(`UPDATE notes SET mark = 'a1'`)
+			require.NoError(e, err)
+			errs := runner.RunScripts(e.ctx, []backend.Script{
+				{Route: a, SQL: `CREATE TABLE half (id integer); ALTER TABLE notes ADD COLUMN x text`},
+				{Route: b, SQL: `INSERT INTO notes (mark) VALUES ('b1')`},
+			}, backend.ScriptOptions{LockTimeout: 50 * time.Millisecond})
+			require.Len(e, errs, 2)
+			require.Error(e, errs[0])
+			require.NoError(e, errs[1])
+			require.NoError(e, tx.Rollback())
+			_, err = readStrings(e.in(a), e.be.DB(), `SELECT id FROM half`)
+			require.Error(e, err, "nothing of the script is kept")
+			e.holds(b, "b1")
+			require.NoError(e, runner.RunScripts(e.ctx, []backend.Script{{Route: a, SQL: `ALTER TABLE notes ADD COLUMN x text`}}, backend.ScriptOptions{})[0])
+		},
+	},
+	{
+		id: "script", name: "many at once",
+		rule: "RunScripts is safe for concurrent use.",
+		run: func(e *env) {
+			runner := able[backend.ScriptRunner](e, e.be)
+			routes := make([]backend.Route, 6)
+			for i := range routes {
+				routes[i] = e.tenant(fmt.Sprintf("t%d", i))
+			}
+			failures := newTally()
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					var scripts []backend.Script
+					for _, rt := range routes {
+						scripts = append(scripts, backend.Script{Route: rt, SQL: `INSERT INTO notes (mark) VALUES ('` + rt.Store.String() + `')`})
+					}
+					for _, err := range runner.RunScripts(e.ctx, scripts, backend.ScriptOptions{LockTimeout: e.patience}) {
+						failures.add(err)
+					}
+				})
+			}
+			wg.Wait()
+			require.NoError(e, failures.err())
+			for _, rt := range routes {
+				name := rt.Store.String()
+				e.holds(rt, name, name, name, name)
+			}
+		},
+	},
+	{
+		id: "script", name: "what it does to its connection",
+		rule:  "Whatever a script does to search_path or other settings, the scripts and units of work after it are in their own stores.",
+		conns: 2,
+		run: func(e *env) {
+			runner := able[backend.ScriptRunner](e, e.be)
+			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
+			e.sharedNotes("shared")
+			for _, statement := range e.hostile() {
+				switch statement {
+				case `BEGIN`, `BEGIN IMMEDIATE`, `COMMIT`, `ROLLBACK`, `SAVEPOINT mine`, `DISCARD ALL`:
+					continue // a script has no transaction control of its own
+				}
+				errs := runner.RunScripts(e.ctx, []backend.Script{
+					{Route: a, SQL: statement},
+					{Route: b, SQL: `INSERT INTO notes (mark) VALUES ('b2')`},
+				}, backend.ScriptOptions{})
+				require.NoError(e, errs[1], "after %q", statement)
+				e.holds(a, "a1")
+				e.holds(b, "b1", "b2")
+				_, err := e.be.DB().ExecContext(e.in(b), `DELETE FROM notes WHERE mark = 'b2'`)
+				require.NoError(e, err, "after %q", statement)
+				e.holds(b, "b1")
+				e.sharedHolds("shared")
+			}
+		},
+	},
+}
+
+var templateCases = []testCase{
+	{
+		id: "template", name: "built once per key",
+		rule: "CreateFrom makes a store with the template's tables and rows; concurrent calls with one key build once.",
+		run: func(e *env) {
+			templater := able[backend.Templater](e, e.be)
+			var built atomic.Int32
+			build := func(ctx context.Context, db *sql.DB) error {
+				built.Add(1)
+				if _, err := db.ExecContext(ctx, e.notesTable()); err != nil {
+					return err
+				}
+				_, err := db.ExecContext(ctx, insertNote, "seed")
+				return err
+			}
+			failures := newTally()
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() { failures.add(templater.CreateFrom(e.ctx, route(fmt.Sprintf("t%d", i)), "v1", build)) })
+			}
+			wg.Wait()
+			require.NoError(e, failures.err())
+			require.EqualValues(e, 1, built.Load(), "times that the template was built")
+			for i := range 8 {
+				rt := route(fmt.Sprintf("t%d", i))
+				e.holds(rt, "seed")
+				e.add(rt, rt.Store.String())
+				e.holds(rt, "seed", rt.Store.String())
+				info, err := e.be.Stat(e.ctx, rt.Store)
+				require.NoError(e, err)
+				require.Equal(e, rt.Owner, info.Owner)
+			}
+			require.Len(e, e.stores(), 8, "the template is no store")
+			require.NoError(e, templater.CreateFrom(e.ctx, route("other"), "v2", build))
+			require.EqualValues(e, 2, built.Load(), "another key is another template")
+			again := able[backend.Templater](e, e.open(0))
+			require.NoError(e, again.CreateFrom(e.ctx, route("later"), "v1", build))
+			require.EqualValues(e, 2, built.Load(), "the template is kept across restarts")
+			e.holds(route("later"), "seed")
+			require.ErrorIs(e, templater.CreateFrom(e.ctx, route("t0"), "v1", build), backend.ErrStoreExists)
+			e.holds(route("t0"), "seed", "t0")
+		},
+	},
+	{
+		id: "template", name: "an error of build",
+		rule: "An error of build is returned, no store is left, and the next call builds again.",
+		run: func(e *env) {
+			templater := able[backend.Templater](e, e.be)
+			a := route("a")
+			broken := errors.New("broken")
+			err := templater.CreateFrom(e.ctx, a, "v1", func(ctx context.Context, db *sql.DB) error {
+				_, err := db.ExecContext(ctx, e.notesTable())
+				return errors.Join(broken, err)
+			})
+			require.ErrorIs(e, err, broken)
+			require.Empty(e, e.stores())
+			require.NoError(e, templater.CreateFrom(e.ctx, a, "v1", func(ctx context.Context, db *sql.DB) error {
+				_, err := db.ExecContext(ctx, e.notesTable())
+				return err
+			}))
+			e.add(a, "a1")
+			e.holds(a, "a1")
+		},
+	},
+}
+
+var lockCases = []testCase{
+	{
+		id: "lock", name: "excludes",
+		rule: "Lock waits until no other caller, in this or another process, holds the key.",
+		run: func(e *env) {
+			lockers := []backend.Locker{able[backend.Locker](e, e.be), able[backend.Locker](e, e.open(0))}
+			inside, total := 0, 0 // guarded by the lock under test; the race detector sees when it fails
+			var overlapping atomic.Int32
+			var now atomic.Int32
+			failures := newTally()
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					for range 5 {
+						unlock, err := lockers[i%2].Lock(e.ctx, "key")
+						if err != nil {
+							failures.add(err)
+							return
+						}
+						if now.Add(1) > 1 {
+							overlapping.Add(1)
+						} else {
+							inside++
+							total++
+							inside--
+						}
+						time.Sleep(time.Millisecond) // long enough to be overlapped
+						now.Add(-1)
+						unlock()
+					}
+				})
+			}
+			wg.Wait()
+			require.NoError(e, failures.err())
+			require.Zero(e, overlapping.Load(), "times that two held the lock")
+			require.Equal(e, 40, total)
+			require.Zero(e, inside)
+		},
+	},
+	{
+		id: "lock", name: "one key at a time",
+		rule: "Different keys do not exclude each other, and waiting ends with the context.",
+		run: func(e *env) {
+			locker := able[backend.Locker](e, e.be)
+			unlockA, err := locker.Lock(e.ctx, "a")
+			require.NoError(e, err)
+			unlockB, err := locker.Lock(e.ctx, "b/ with 'quotes'\x00 and more")
+			require.NoError(e, err, "another key")
+			ctx, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
+			defer cancel()
+			_, err = locker.Lock(ctx, "a")
+			require.ErrorIs(e, err, context.DeadlineExceeded)
+			unlockB()
+			unlockA()
+			unlockA, err = locker.Lock(e.ctx, "a")
+			require.NoError(e, err, "after it was given back")
+			unlockA()
+		},
+	},
+}
+
+var sweepCases = []testCase{
+	{
+		id: "sweep", name: "removes what is left over and nothing else",
+		rule: "Sweep removes what Leftovers lists; doing it again is fine; no store, and nothing that is in use, is listed.",
+		run: func(e *env) {
+			sweeper := able[backend.Sweeper](e, e.be)
+			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
+			require.NoError(e, e.be.Rename(e.ctx, b, backend.MustParseStore("c")))
+			tx := e.tx(a)
+			_, err := tx.Exec(insertNote, "a2")
+			require.NoError(e, err)
+			c := backend.Route{Store: backend.MustParseStore("c"), Owner: b.Owner}
+			e.holds(c, "b1")
+			e.tenant("gone", "x")
+			require.NoError(e, e.be.Drop(e.ctx, route("gone")))
+			left, err := sweeper.Leftovers(e.ctx)
+			require.NoError(e, err)
+			for _, l := range left {
+				assert.NotEmpty(e, l.Name)
+				assert.NotEmpty(e, l.Kind)
+				assert.NotEmpty(e, l.Detail)
+				require.NoError(e, sweeper.Sweep(e.ctx, l))
+				require.NoError(e, sweeper.Sweep(e.ctx, l), "a second time")
+			}
+			left, err = sweeper.Leftovers(e.ctx)
+			require.NoError(e, err)
+			require.Empty(e, left)
+			require.NoError(e, tx.Commit())
+			e.holds(a, "a1", "a2")
+			e.holds(c, "b1")
+			require.Equal(e, []string{"a", "c"}, e.stores())
+			e.tenant("gone", "new")
+			e.holds(route("gone"), "new")
+		},
+	},
+}

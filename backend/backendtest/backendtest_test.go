@@ -1,0 +1,216 @@
+package backendtest
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The model without faults passes: what fails with one fails because of it.
+func TestModelPasses(t *testing.T) {
+	t.Parallel()
+	Run(t, modelConfig())
+}
+
+// faultsFor says for each case which faults it must notice.
+var faultsFor = map[string][]fault{
+	"S01/every call without a tenant is refused":                   {defaultTenant},
+	"S01/no store is touched":                                      {defaultTenant},
+	"S01/a held connection does not lend its tenant":               {heldLends},
+	"S01/ping needs no tenant":                                     {pingNeedsTenant},
+	"S02/each write lands where its context says":                  {stickyRoute, misroutes},
+	"S02/in parallel":                                              {stickyRoute, misroutes},
+	"S03/many goroutines, many tenants, few connections":           {misroutes, stickyRoute, commitLoses, rollbackKeeps},
+	"S04/a transaction refuses another tenant":                     {mismatchIgnored, mismatchFollowed},
+	"S04/a transaction stays usable for its own":                   {mismatchAborts},
+	"S04/transactions of two tenants at once":                      {rollbackKeeps, commitLoses, readsOutside},
+	"S05/a held connection is one session":                         {sessionPerStatement},
+	"S05/a held connection refuses a second tenant":                {mismatchIgnored, mismatchFollowed},
+	"S05/a released connection keeps nothing":                      {reused},
+	"S06/after a savepoint rolled back":                            {rollbackStrays},
+	"S06/after a savepoint that a failure was rolled back to":      {rollbackStrays},
+	"S06/after a failed statement":                                 {errorStrays},
+	"S06/after a transaction rolled back":                          {rollbackKeeps},
+	"S06/a transaction whose context ended":                        {cancelLeaks, rollbackKeeps},
+	"S07/by a statement":                                           {reused},
+	"S07/by a query":                                               {reused},
+	"S07/by a prepared statement":                                  {reused},
+	"S07/by a committed transaction":                               {reused},
+	"S07/by a held connection":                                     {reused},
+	"S07/on a pinned handle":                                       {reused},
+	"S07/transaction control in the text":                          {endStrays},
+	"S08/a store that never was":                                   {missingIsShared},
+	"S08/a store that was dropped":                                 {missingIsShared, dropKeeps, goneServed},
+	"S08/a store of another owner":                                 {ownerUnchecked},
+	"S08/a store dropped by another process":                       {staleCache},
+	"S09/the tenant's own table wins":                              {sharedWins},
+	"S09/shared tables are readable from a tenant":                 {sharedAbsent},
+	"S09/shared tables are not writable from a tenant":             {sharedWritable},
+	"S09/the shared handle":                                        {sharedFollows},
+	"S10/prepare once, execute for two tenants":                    {preparedSticks},
+	"S10/a prepared statement inside a transaction":                {mismatchIgnored, preparedSticks},
+	"S11/rows stay their tenant's":                                 {oneCursor},
+	"S11/rows left open and cancelled":                             {cancelLeaks},
+	"S11/rows of several stores closed in any order":               {oneCursor},
+	"S12/valid names round-trip":                                   {namesFolded, unstamped},
+	"S12/valid names can be dropped and renamed":                   {namesFolded, renameCopies},
+	"S12/what is beside the stores is not listed":                  {listsAll},
+	"S12/the zero store":                                           {zeroIsShared},
+	"S13/SELECT * while one tenant has a new column":               {planCached},
+	"S13/the first statement of a transaction":                     {planCached},
+	"S14/statements that refuse to run in a transaction":           {vacuumRefused},
+	"S17/another tenant's store cannot be named":                   {attachesAll},
+	"S24/created by eight at once":                                 {createAgain},
+	"S25/rename keeps data and owner":                              {renameCopies},
+	"S25/what was open when it was renamed":                        {followsName},
+	"S26/calls under way when the store is dropped":                {goneServed, dropKeeps},
+	"S27/a new store under an old name":                            {followsName, ownerUnchecked},
+	"S27/seen from another process":                                {staleCache, ownerUnchecked},
+	"S27/again and again":                                          {dropKeeps, ownerUnchecked},
+	"transaction/nesting is refused":                               {nestedBegin},
+	"transaction/read only":                                        {readOnlyIgnored},
+	"transaction/the isolation level is honoured":                  {isolationFixed},
+	"transaction/waiting ends with the context":                    {contextIgnored},
+	"store/create makes an empty one":                              {unstamped, listsAll},
+	"store/create refuses what exists":                             {createAgain},
+	"store/drop removes it":                                        {dropKeeps, ownerUnchecked},
+	"pin/goes to its store without a context":                      {pinFollows},
+	"pin/refuses another tenant's context":                         {pinIgnores, pinFollows},
+	"pin/costs nothing while idle":                                 {idleHolds},
+	"owner/changes the store's tables":                             {ownerFollows},
+	"owner/the tenant fills what the owner made":                   {ownersOnly},
+	"close/calls after it fail":                                    {closeIgnored},
+	"close/waits for no one":                                       {closeWaits, closeIgnored},
+	"script/each in its store":                                     {scriptsFirst},
+	"script/a failing one does not stop the rest":                  {scriptsStop},
+	"script/one that makes its store":                              {scriptsKeep, createAgain},
+	"script/the wait for a lock is bounded":                        {scriptsWait},
+	"script/many at once":                                          {scriptsSingle},
+	"script/what it does to its connection":                        {reused},
+	"template/built once per key":                                  {buildsAlways},
+	"template/an error of build":                                   {buildsHalf},
+	"lock/excludes":                                                {locksNothing},
+	"lock/one key at a time":                                       {locksAll},
+	"sweep/removes what is left over and nothing else":             {sweepsNothing},
+	"sql/values round-trip":                                        {valuesAsText},
+	"sql/results of a statement":                                   {countsNothing},
+	"sql/no rows":                                                  {errorsAsText},
+	"sql/columns":                                                  {columnsUnnamed},
+	"sql/arguments":                                                {argumentsPadded},
+	"sql/a large result":                                           {resultsCut},
+	"sql/a large value":                                            {valuesCut},
+	"sql/a held connection":                                        {noPrepare},
+	"sql/readers in parallel":                                      {oneSession},
+	"sql/a statement inside a transaction that reads its own rows": {readsOutside, noPrepare},
+	"native/follows the routing rules":                             {defaultTenant, mismatchIgnored, missingIsShared, ownerUnchecked},
+	"native/beside the routed handle":                              {misroutes},
+	"native/a store dropped and made anew":                         {ownerUnchecked, dropKeeps},
+	"native/what a statement does to its connection":               {reused},
+}
+
+// Every case has a fault that it notices, and every fault listed for it is noticed.
+func TestEachCaseCanFail(t *testing.T) {
+	t.Parallel()
+	listed := map[string]bool{}
+	for _, c := range cases() {
+		require.False(t, listed[c.path()], "two cases are called %s", c.path())
+		listed[c.path()] = true
+		require.NotEmpty(t, c.rule, "%s states no rule", c.path())
+		require.NotEmpty(t, faultsFor[c.path()], "no fault is known that %s would notice", c.path())
+		for _, f := range faultsFor[c.path()] {
+			t.Run(c.path()+"/"+string(f), func(t *testing.T) {
+				t.Parallel()
+				r := watch(t, modelConfig(f), c)
+				assert.True(t, r.failed, "the case passed although %s", f)
+				assert.True(t, r.explained(c.rule), "the failure did not state its rule")
+			})
+		}
+	}
+	for path := range faultsFor {
+		require.True(t, listed[path], "there is no case called %s", path)
+	}
+}
+
+// watch runs a case and reports what became of it instead of failing t.
+func watch(t *testing.T, cfg Config, c testCase) *recorder {
+	r := &recorder{TB: t}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runCase(r, cfg, c, 3*time.Second)
+	}()
+	<-done
+	r.cleanUp()
+	return r
+}
+
+// recorder is a testing.TB that remembers a failure.
+type recorder struct {
+	testing.TB
+	mu       sync.Mutex
+	failed   bool
+	log      []string
+	cleanups []func()
+}
+
+func (r *recorder) Fail() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed = true
+}
+
+func (r *recorder) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+func (r *recorder) Logf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log = append(r.log, fmt.Sprintf(format, args...))
+}
+
+func (r *recorder) FailNow() {
+	r.Fail()
+	runtime.Goexit()
+}
+
+func (r *recorder) Skip(args ...any) {
+	r.Logf("%s", fmt.Sprint(args...))
+	runtime.Goexit()
+}
+
+func (r *recorder) Skipf(format string, args ...any)  { r.Skip(fmt.Sprintf(format, args...)) }
+func (r *recorder) Log(args ...any)                   { r.Logf("%s", fmt.Sprint(args...)) }
+func (r *recorder) Error(args ...any)                 { r.Log(args...); r.Fail() }
+func (r *recorder) Errorf(format string, args ...any) { r.Logf(format, args...); r.Fail() }
+func (r *recorder) Fatal(args ...any)                 { r.Log(args...); r.FailNow() }
+func (r *recorder) Fatalf(format string, args ...any) { r.Logf(format, args...); r.FailNow() }
+
+func (r *recorder) Cleanup(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleanups = append(r.cleanups, fn)
+}
+
+func (r *recorder) cleanUp() {
+	for len(r.cleanups) > 0 {
+		last := len(r.cleanups) - 1
+		fn := r.cleanups[last]
+		r.cleanups = r.cleanups[:last]
+		fn()
+	}
+}
+
+func (r *recorder) explained(rule string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Contains(strings.Join(r.log, "\n"), rule)
+}
