@@ -9,6 +9,8 @@ const (
 	// sticky: it changes the server's session beyond the transaction (SET, LISTEN, temporary tables, session-level
 	// advisory locks). The connection is not pooled again after it.
 	sticky traits = 1 << iota
+	// control: BEGIN, COMMIT and the like are among its statements.
+	control
 	// ownTx: text of several statements that ends transactions on its own. What follows would no longer be covered by
 	// a search_path set for one transaction.
 	ownTx
@@ -22,7 +24,6 @@ func classify(text string) traits {
 	var (
 		t          traits
 		statements int
-		control    bool // BEGIN, COMMIT, … is among the statements
 		s          = scanner{text: text}
 	)
 	for {
@@ -38,7 +39,9 @@ func classify(text string) traits {
 			}
 		case "reset", "discard", "listen", "unlisten", "prepare", "deallocate", "load", "declare":
 			t |= sticky
-			control = control || word == "prepare" // PREPARE TRANSACTION
+			if word == "prepare" { // … TRANSACTION
+				t |= control
+			}
 		case "create":
 			for range 4 { // CREATE [OR REPLACE] [LOCAL | GLOBAL] TEMP
 				w, _ := s.word()
@@ -47,11 +50,11 @@ func classify(text string) traits {
 				}
 			}
 		case "begin", "start", "commit", "rollback", "end", "abort", "call":
-			control = true
+			t |= control
 		}
 		s.rest()
 	}
-	if statements > 1 && control {
+	if statements > 1 && t&control != 0 {
 		t |= ownTx
 	}
 	if s.star {
@@ -67,10 +70,12 @@ func classify(text string) traits {
 type scanner struct {
 	text     string
 	pos      int
-	star     bool // a '*' that is a column list, not count(*) or a product
-	advisory bool // a session-level advisory lock is mentioned
-	temp     bool // SELECT … INTO TEMP
-	ended    bool // the statement's ';' was read
+	star     bool   // a '*' that is a column list, not count(*) or a product
+	advisory bool   // a session-level advisory lock is mentioned
+	temp     bool   // SELECT … INTO TEMP
+	last     string // the last word, while looking for BEGIN ATOMIC
+	atomic   bool   // in the body of a routine in standard SQL: its ';' do not end the statement
+	cases    int    // CASE … END open in it
 }
 
 // first returns the first word of the next statement, in lower case; ok is false at the end of the text.
@@ -81,7 +86,6 @@ func (s *scanner) first() (word string, ok bool) {
 	if s.pos >= len(s.text) {
 		return "", false
 	}
-	s.ended = false
 	word, _ = s.word()
 	return word, true
 }
@@ -110,7 +114,9 @@ func (s *scanner) rest() {
 		switch c := s.text[s.pos]; {
 		case c == ';':
 			s.pos++
-			return
+			if !s.atomic {
+				return
+			}
 		case c == '\'':
 			s.quoted('\'', prev == 'e' || prev == 'E')
 		case c == '"':
@@ -140,6 +146,17 @@ func (s *scanner) rest() {
 }
 
 func (s *scanner) note(word string) {
+	switch {
+	case strings.EqualFold(word, "atomic") && strings.EqualFold(s.last, "begin"):
+		s.atomic, s.cases = true, 0
+	case s.atomic && strings.EqualFold(word, "case"):
+		s.cases++
+	case s.atomic && strings.EqualFold(word, "end"):
+		if s.cases--; s.cases < 0 {
+			s.atomic = false
+		}
+	}
+	s.last = word
 	switch {
 	case len(word) < 4:
 	case strings.EqualFold(word, "temp"), strings.EqualFold(word, "temporary"):

@@ -1,10 +1,445 @@
 package postgres
 
-import "github.com/tenement-go/tenement/backend"
+import (
+	"context"
+	"errors"
+	"strconv"
 
-// Native is a handle that speaks pgx, routed by context or bound to a store.
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// Native is a handle that speaks pgx. It routes as the [database/sql] handles do: by the context, call by call, or to
+// the store that it is bound to. It has what sqlc's DBTX for pgx asks for. It is safe for concurrent use, draws on the
+// backend's one pool, and needs no closing.
 type Native struct {
 	be     *Backend
-	fixed  backend.Route
+	fixed  backend.Route // zero: the context decides
 	access backend.Access
 }
+
+// DBTX is what [Native] and the transactions that it begins have in common, and what sqlc generates for pgx.
+type DBTX interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+	CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error)
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+var (
+	_ DBTX   = (*Native)(nil)
+	_ DBTX   = (*tx)(nil)
+	_ pgx.Tx = (*tx)(nil)
+)
+
+// route decides where a call belongs.
+func (n *Native) route(ctx context.Context) (backend.Route, error) {
+	rt, ok := backend.RouteFrom(ctx)
+	if n.fixed.IsZero() {
+		if !ok {
+			return backend.Route{}, &backend.Error{Op: "route", Err: backend.ErrNoTenant}
+		}
+		return rt, nil
+	}
+	if ok && !permits(n.fixed, rt) {
+		return backend.Route{}, &backend.Error{Op: "use pinned", Store: n.fixed.Store, Err: backend.ErrTenantMismatch}
+	}
+	return n.fixed, nil
+}
+
+// permits reports whether a context that names rt may use what is bound to r. An owner that either leaves open matches
+// any.
+func permits(r, rt backend.Route) bool {
+	return r.Store == rt.Store && (r.Owner == "" || rt.Owner == "" || r.Owner == rt.Owner)
+}
+
+func (n *Native) session(ctx context.Context) (*session, error) {
+	rt, err := n.route(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return n.be.acquire(ctx, rt, n.access)
+}
+
+// Exec runs sql; without arguments it may be several statements. See [pgxpool.Pool.Exec].
+func (n *Native) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	s, err := n.session(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer s.Release()
+	return s.exec(ctx, sql, args)
+}
+
+// Query runs sql and returns its rows, which hold a connection until they are closed or read to the end. See
+// [pgxpool.Pool.Query].
+func (n *Native) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	s, err := n.session(ctx)
+	if err != nil {
+		return &rows{err: err, closed: true}, err
+	}
+	return s.nativeQuery(ctx, sql, args, true)
+}
+
+// QueryRow runs sql for its first row. Errors, [backend.ErrNoTenant] too, come from Scan, which must be called. See
+// [pgxpool.Pool.QueryRow].
+func (n *Native) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	s, err := n.session(ctx)
+	if err != nil {
+		return (*row)(&rows{err: err, closed: true})
+	}
+	r, _ := s.nativeQuery(ctx, sql, args, true)
+	return (*row)(r)
+}
+
+// SendBatch sends the batch as one transaction, in the round trips that pgx needs for it. See [pgx.Conn.SendBatch].
+// A batch that begins a transaction ([pgx.Batch.BeginTx]) is refused: use [Native.Begin] and the transaction's SendBatch.
+func (n *Native) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	s, err := n.session(ctx)
+	if err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	return s.sendBatch(ctx, b)
+}
+
+// CopyFrom copies rows into a table, in a transaction of its own: two round trips, BEGIN and COMMIT, more than pgx spends.
+// See [pgx.Conn.CopyFrom].
+func (n *Native) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+	t, err := n.Begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	count, err := t.CopyFrom(ctx, table, columns, source)
+	if err != nil {
+		_ = t.Rollback(ctx)
+		return 0, err
+	}
+	return count, t.Commit(ctx)
+}
+
+// Begin begins a transaction with the default options; see [Native.BeginTx].
+func (n *Native) Begin(ctx context.Context) (pgx.Tx, error) {
+	return n.BeginTx(ctx, pgx.TxOptions{})
+}
+
+// BeginTx begins a transaction in the context's store. Its calls may use any context that names the same store or none;
+// another gets [backend.ErrTenantMismatch], and the transaction stays usable. Commit or Rollback must be called. As with
+// pgx, ctx is for the beginning only: its end does not roll back.
+//
+// Large objects belong to the whole database rather than to a tenant, so LargeObjects returns one whose calls fail.
+func (n *Native) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
+	s, err := n.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.begin(ctx, beginSQL(options)); err != nil {
+		s.Release()
+		return nil, err
+	}
+	return &tx{s: s, n: n, bound: s.c.unit.rt, commit: options.CommitQuery}, nil
+}
+
+// AcquireFunc lends f a connection whose whole server session is bound to the context's store: for LISTEN, session-level
+// settings and whatever else needs one. The connection is closed afterwards, so this is not for the hot path. It fails
+// behind a transaction-mode pooler, which has no such sessions. f must not keep the connection.
+func (n *Native) AcquireFunc(ctx context.Context, f func(*pgx.Conn) error) error {
+	s, err := n.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Release()
+	_, err = s.retrying(ctx, "", func(c *conn) (cursor, stage, error) {
+		return nil, stagePrefix, c.settle(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	return f(s.c.pg)
+}
+
+// nativeQuery runs a query. own says that the rows are to release the session.
+func (s *session) nativeQuery(ctx context.Context, sql string, args []any, own bool) (*rows, error) {
+	cur, more, err := s.query(ctx, sql, args, true)
+	if err != nil {
+		if own {
+			s.Release()
+		}
+		return &rows{err: err, closed: true}, err
+	}
+	r := &rows{base: cur.(pgx.Rows), s: s, ahead: more, own: own}
+	if !more {
+		r.Close()
+	}
+	return r, nil
+}
+
+// rows are pgx.Rows whose first row has been read ahead.
+type rows struct {
+	base   pgx.Rows // nil when the query failed
+	s      *session // nil for a result of a batch
+	ahead  bool     // the row read ahead has not been asked for
+	own    bool
+	closed bool
+	err    error
+}
+
+var _ pgx.Rows = (*rows)(nil)
+
+func (r *rows) Close() {
+	if r.closed {
+		return
+	}
+	r.closed = true
+	r.base.Close()
+	if r.err = r.base.Err(); r.err != nil && r.s != nil {
+		r.err = r.s.fault("query", r.err)
+	}
+	if r.own {
+		r.s.Release()
+	}
+}
+
+func (r *rows) Next() bool {
+	if r.closed {
+		return false
+	}
+	if r.ahead {
+		r.ahead = false
+		return true
+	}
+	if r.base.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *rows) Scan(dest ...any) error {
+	if r.base == nil {
+		return r.err
+	}
+	err := r.base.Scan(dest...)
+	if err != nil {
+		r.Close()
+	}
+	return err
+}
+
+func (r *rows) Values() ([]any, error) {
+	if r.base == nil {
+		return nil, r.err
+	}
+	values, err := r.base.Values()
+	if err != nil {
+		r.Close()
+	}
+	return values, err
+}
+
+func (r *rows) Err() error { return r.err }
+
+func (r *rows) CommandTag() pgconn.CommandTag {
+	if r.base == nil {
+		return pgconn.CommandTag{}
+	}
+	return r.base.CommandTag()
+}
+
+func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
+	if r.base == nil {
+		return nil
+	}
+	return r.base.FieldDescriptions()
+}
+
+func (r *rows) RawValues() [][]byte {
+	if r.base == nil {
+		return nil
+	}
+	return r.base.RawValues()
+}
+
+// Conn returns nil: the connection serves other tenants too, and is not to be used past the router.
+func (r *rows) Conn() *pgx.Conn { return nil }
+
+func (r *rows) TypeMap() *pgtype.Map {
+	if r.base == nil {
+		return nil
+	}
+	return r.base.TypeMap()
+}
+
+// row is the first of rows.
+type row rows
+
+func (r *row) Scan(dest ...any) error {
+	rs := (*rows)(r)
+	defer rs.Close() // survives a Scanner that panics
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok {
+			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
+		}
+	}
+	if !rs.Next() {
+		if rs.err != nil {
+			return rs.err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := rs.Scan(dest...); err != nil {
+		return err
+	}
+	rs.Close()
+	return rs.err
+}
+
+// tx is a transaction or, nested, a savepoint in one.
+type tx struct {
+	s      *session
+	n      *Native
+	bound  backend.Route
+	commit string // text to commit with, when not the usual
+	outer  *tx    // nil: the transaction itself
+	point  int    // the savepoint's number
+	points int    // savepoints made so far, counted by the outermost
+	closed bool
+}
+
+// use refuses a call that is too late or whose context names another tenant.
+func (t *tx) use(ctx context.Context) error {
+	for o := t; o != nil; o = o.outer {
+		if o.closed {
+			return pgx.ErrTxClosed
+		}
+	}
+	rt, ok := backend.RouteFrom(ctx)
+	if !ok || rt == t.bound || !t.n.fixed.IsZero() && permits(t.bound, rt) {
+		return nil
+	}
+	return &backend.Error{Op: "use", Store: t.bound.Store, Err: backend.ErrTenantMismatch}
+}
+
+func (t *tx) outermost() *tx {
+	for t.outer != nil {
+		t = t.outer
+	}
+	return t
+}
+
+func (t *tx) Begin(ctx context.Context) (pgx.Tx, error) {
+	if err := t.use(ctx); err != nil {
+		return nil, err
+	}
+	o := t.outermost()
+	o.points++
+	inner := &tx{s: t.s, n: t.n, bound: t.bound, outer: t, point: o.points}
+	if _, err := t.s.exec(ctx, "savepoint "+inner.savepoint(), nil); err != nil {
+		return nil, err
+	}
+	return inner, nil
+}
+
+func (t *tx) savepoint() string { return "tenement_" + strconv.Itoa(t.point) }
+
+func (t *tx) Commit(ctx context.Context) error {
+	if err := t.use(ctx); err != nil {
+		return err
+	}
+	t.closed = true
+	if t.outer != nil {
+		_, err := t.s.exec(ctx, "release savepoint "+t.savepoint(), nil)
+		return err
+	}
+	defer t.s.Release()
+	text := t.commit
+	if text == "" {
+		text = "commit"
+	}
+	return t.s.commit(ctx, text)
+}
+
+func (t *tx) Rollback(ctx context.Context) error {
+	for o := t; o != nil; o = o.outer {
+		if o.closed {
+			return pgx.ErrTxClosed
+		}
+	}
+	// Whatever the context says about the tenant: undoing is always right.
+	t.closed = true
+	if t.outer != nil {
+		_, err := t.s.exec(ctx, "rollback to savepoint "+t.savepoint(), nil)
+		return err
+	}
+	defer t.s.Release()
+	return t.s.rollback(ctx)
+}
+
+func (t *tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if err := t.use(ctx); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	return t.s.exec(ctx, sql, args)
+}
+
+func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if err := t.use(ctx); err != nil {
+		return &rows{err: err, closed: true}, err
+	}
+	return t.s.nativeQuery(ctx, sql, args, false)
+}
+
+func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	if err := t.use(ctx); err != nil {
+		return (*row)(&rows{err: err, closed: true})
+	}
+	r, _ := t.s.nativeQuery(ctx, sql, args, false)
+	return (*row)(r)
+}
+
+func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+	if err := t.use(ctx); err != nil {
+		return 0, err
+	}
+	count, err := t.s.c.pg.CopyFrom(ctx, table, columns, source)
+	if err != nil {
+		return 0, t.s.fault("copy", err)
+	}
+	return count, nil
+}
+
+func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if err := t.use(ctx); err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	if beginsTx(b) {
+		return pgx.FailedBatchResults(b, errors.New("Batch.BeginTx cannot be used within a transaction"))
+	}
+	return t.s.c.pg.SendBatch(ctx, b)
+}
+
+// Prepare prepares a statement on the transaction's connection under a name of the caller's.
+func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	if err := t.use(ctx); err != nil {
+		return nil, err
+	}
+	t.s.c.doomed = true // the name must not meet the next one who chooses it
+	return t.s.c.pg.Prepare(ctx, name, sql)
+}
+
+// LargeObjects returns one whose calls fail with [pgx.ErrTxClosed]: see [Native.BeginTx].
+func (t *tx) LargeObjects() pgx.LargeObjects {
+	var b pgx.Batch
+	b.BeginTx(pgx.TxOptions{})
+	return pgx.FailedBatchResults(&b, errors.ErrUnsupported).Tx().LargeObjects()
+}
+
+// Conn returns nil: the connection serves other tenants too, and is not to be used past the router.
+func (t *tx) Conn() *pgx.Conn { return nil }
+
+// beginsTx reports whether a batch was told to begin a transaction.
+func beginsTx(b *pgx.Batch) bool { return pgx.FailedBatchResults(b, errors.ErrUnsupported).Tx() != nil }

@@ -53,10 +53,10 @@ const DefaultMaxTenantsPerConn = 1024
 
 // Backend is a Postgres database whose schemas are stores. It is safe for concurrent use.
 type Backend struct {
-	cfg    config
-	pool   *pgxpool.Pool
-	lent   bool // the pool is the caller's
-	mode   pgx.QueryExecMode
+	cfg  config
+	pool *pgxpool.Pool
+	lent bool // the pool is the caller's
+	mode pgx.QueryExecMode
 
 	// How many statements a connection remembers; 0 means none.
 	statementCapacity, descriptionCapacity int
@@ -250,6 +250,9 @@ func leaks(connString, reason string) bool {
 // check makes sure that the database answers.
 func (be *Backend) check(ctx context.Context) error {
 	err := be.pool.Ping(ctx)
+	if err == nil && be.cfg.roles {
+		return be.prepareRoles(ctx)
+	}
 	if err == nil {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,8 +27,8 @@ func formatKey(k int64) string { return strconv.FormatInt(k, 10) }
 
 // RunScripts sends scripts in messages of many; see [backend.ScriptRunner].
 //
-// A script's text is trusted to contain no COMMIT or ROLLBACK of its own; where it does all the same, no script of its
-// message is reported as committed when it was not, since each transaction is told by its own command tag.
+// A script should contain no COMMIT or ROLLBACK of its own. One that does is sent by itself, and what it left open is
+// committed after it; it is on its own as to what it did when it fails.
 func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
 	faults := make([]error, len(scripts))
 	if len(scripts) == 0 {
@@ -46,8 +47,16 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			}
 			end, size := next, 0
 			for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
+				// One that ends its transaction itself would upset the counting of the others.
+				lone := classify(scripts[end].SQL)&control != 0
+				if lone && end > next {
+					break
+				}
 				size += len(scripts[end].SQL)
 				end++
+				if lone {
+					break
+				}
 			}
 			done, err := be.runMessage(ctx, c, scripts[next:end], opt)
 			next += done
@@ -94,29 +103,53 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 // runMessage sends scripts as one message, and returns how many of them were committed before the error.
 func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backend.Script, opt backend.ScriptOptions) (done int, err error) {
 	var b strings.Builder
-	// One transaction's worth of prefix is part of the text of each script, so that the results can be counted off: marks
-	// holds what the message's command tags are expected to be.
+	starts := make([]int, len(scripts)) // where each script's own text begins
 	for i := range scripts {
-		be.writeScript(&b, &scripts[i], opt)
+		starts[i] = be.writeScript(&b, &scripts[i], opt)
 	}
-	mrr := c.PgConn().Exec(ctx, b.String())
-	// Each script ends with a "commit" that answers COMMIT, or ROLLBACK where its transaction had been aborted without
-	// an error, which does not happen.
-	var commits int
+	message := b.String()
+	mrr := c.PgConn().Exec(ctx, message)
+	// Each script's transaction ends with a command tag of its own, which is how they are counted.
+	var results, commits int
 	for mrr.NextResult() {
+		results++
 		tag, err := mrr.ResultReader().Close()
 		if err == nil && tag.String() == "COMMIT" {
 			commits++
 		}
 	}
-	if err = mrr.Close(); err == nil && commits < len(scripts) {
-		err = errors.New("the script ended its transaction itself")
+	err = mrr.Close()
+	var pe *pgconn.PgError
+	switch {
+	case err == nil && commits == len(scripts):
+		return commits, nil
+	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.IsClosed():
+		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
+		for i := range scripts {
+			if _, err := be.runMessage(ctx, c, scripts[i:i+1], opt); err != nil {
+				return i, err
+			}
+		}
+		return len(scripts), nil
+	case len(scripts) == 1 && err == nil:
+		// It ended its transaction itself. What was to be committed is.
+		return 1, nil
+	case err == nil:
+		err = errNoAnswer
+	}
+	if errors.As(err, &pe) && pe.Position > 0 && commits < len(scripts) {
+		// Characters, of the message: make it of the script's text.
+		if before := int32(utf8.RuneCountInString(message[:starts[commits]])); pe.Position > before {
+			pe.Position -= before
+		} else {
+			pe.Position = 0
+		}
 	}
 	return min(commits, len(scripts)), err
 }
 
-// writeScript writes one script with its transaction around it.
-func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) {
+// writeScript writes one script with its transaction around it, and returns where its own text begins.
+func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
@@ -137,9 +170,11 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 	} else {
 		b.WriteString(scriptGuard(s.Route))
 	}
+	start = b.Len()
 	b.WriteString(s.SQL)
 	// The newline ends a comment, the first semicolon a statement that has none.
 	b.WriteString("\n;commit;\n")
+	return start
 }
 
 // scriptGuard fails unless the store is there, and is the owner's where the route has one.

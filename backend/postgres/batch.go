@@ -1,0 +1,354 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// sendBatch sends a batch outside a transaction, the prefix ahead of it. The results release the session.
+func (s *session) sendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	fail := func(err error) pgx.BatchResults {
+		s.Release()
+		return pgx.FailedBatchResults(b, err)
+	}
+	if beginsTx(b) {
+		return fail(errors.New("a batch that begins a transaction cannot be routed; use BeginTx, and SendBatch of the transaction"))
+	}
+	if len(b.QueuedQueries) == 0 {
+		s.Release()
+		return pgx.FailedBatchResults(b, nil)
+	}
+	for _, q := range b.QueuedQueries {
+		if len(q.Arguments) == 0 {
+			continue
+		}
+		if rewriter, ok := q.Arguments[0].(pgx.QueryRewriter); ok {
+			sql, args, err := rewriter.RewriteQuery(ctx, s.c.pg, q.SQL, q.Arguments[1:])
+			if err != nil {
+				return fail(fmt.Errorf("rewrite query failed: %w", err))
+			}
+			q.SQL, q.Arguments = sql, args
+		}
+	}
+	var br pgx.BatchResults
+	_, err := s.retrying(ctx, "", func(c *conn) (cursor, stage, error) {
+		var (
+			at  stage
+			err error
+		)
+		if c.be.mode == pgx.QueryExecModeSimpleProtocol {
+			br, err = c.simpleBatch(ctx, b)
+		} else {
+			br, at, err = c.extendedBatch(watched(ctx), b)
+		}
+		return nil, at, err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return &batchResults{BatchResults: br, s: s}
+}
+
+// simpleBatch has pgx write the prefix and the batch into one text.
+func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, error) {
+	var all pgx.Batch
+	values := make([]any, 0, 4)
+	for _, p := range c.params() {
+		values = append(values, string(p))
+	}
+	all.Queue(prefixSQL[c.unit.role][c.unit.kind], values...)
+	for _, q := range b.QueuedQueries {
+		c.doomed = c.doomed || classify(q.SQL)&sticky != 0
+	}
+	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
+	br := c.pg.SendBatch(ctx, &all)
+	prefix, err := br.Query()
+	if err == nil && prefix.Next() {
+		c.prefixDone(false, prefix.RawValues())
+	}
+	prefix.Close()
+	if err = errors.Join(err, prefix.Err()); err != nil {
+		_ = br.Close()
+		return nil, err
+	}
+	return br, nil
+}
+
+// extendedBatch sends the batch with prepared or described statements, in pgx's round trips: one more when there are
+// statements that this connection has not seen.
+func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, stage, error) {
+	known := make(map[string]*statement, len(b.QueuedQueries))
+	if c.be.mode != pgx.QueryExecModeExec {
+		if at, err := c.prepareAll(ctx, b, known); err != nil {
+			return nil, at, err
+		}
+	}
+	u := &c.unit
+	var batch pgconn.Batch
+	batch.ExecParams(prefixSQL[u.role][u.kind], c.params(), nil, nil, nil)
+	for i, q := range b.QueuedQueries {
+		st := known[q.SQL]
+		var err error
+		if st == nil {
+			c.doomed = c.doomed || classify(q.SQL)&sticky != 0
+			err = c.eqb.Build(c.types, nil, q.Arguments)
+		} else {
+			c.doomed = c.doomed || st.traits&sticky != 0
+			if len(st.sd.ParamOIDs) != len(q.Arguments) {
+				err = fmt.Errorf("expected %d arguments, got %d", len(st.sd.ParamOIDs), len(q.Arguments))
+			} else {
+				err = c.eqb.Build(c.types, st.sd, q.Arguments)
+			}
+		}
+		if err != nil {
+			return nil, stageStatement, fmt.Errorf("query %d of the batch: %w", i+1, err)
+		}
+		switch {
+		case st == nil:
+			batch.ExecParams(q.SQL, c.eqb.ParamValues, nil, c.eqb.ParamFormats, nil)
+		case st.varied:
+			batch.ExecParams(q.SQL, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, nil)
+		case st.sd.Name == "":
+			batch.ExecParams(q.SQL, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, c.eqb.ResultFormats)
+		default:
+			// The batch keeps the formats, and the builder uses its slice again.
+			formats := append([]int16(nil), c.eqb.ResultFormats...)
+			batch.ExecStatement(st.sd, c.eqb.ParamValues, c.eqb.ParamFormats, formats)
+		}
+	}
+	mrr := c.pc.ExecBatch(ctx, &batch)
+	if !mrr.NextResult() {
+		return nil, stagePrefix, errorOr(mrr.Close(), errNoAnswer)
+	}
+	rr := mrr.ResultReader()
+	if rr.NextRow() {
+		c.prefixDone(false, rr.Values())
+	}
+	if _, err := rr.Close(); err != nil {
+		_ = mrr.Close()
+		return nil, stagePrefix, err
+	}
+	return &extendedResults{c: c, b: b, mrr: mrr}, 0, nil
+}
+
+var errNoAnswer = errors.New("the server ended the message without an answer")
+
+func errorOr(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
+}
+
+// prepareAll finds the batch's statements, and has those that are new prepared or described in one round trip.
+func (c *conn) prepareAll(ctx context.Context, b *pgx.Batch, known map[string]*statement) (stage, error) {
+	set, capacity, named := &c.described, 0, false
+	switch c.be.mode {
+	case pgx.QueryExecModeCacheStatement:
+		set, capacity = &c.statements, c.be.statementCapacity
+		named = capacity > 0
+	case pgx.QueryExecModeCacheDescribe:
+		capacity = c.be.descriptionCapacity
+	}
+	var fresh []string
+	for _, q := range b.QueuedQueries {
+		if _, ok := known[q.SQL]; ok {
+			continue
+		}
+		var st *statement
+		if capacity > 0 {
+			st = set.get(q.SQL)
+		}
+		if st == nil {
+			fresh = append(fresh, q.SQL)
+		}
+		known[q.SQL] = st
+	}
+	if len(fresh) == 0 {
+		return 0, nil
+	}
+	p := c.pc.StartPipeline(ctx)
+	for _, old := range c.statements.drop {
+		p.SendDeallocate(old)
+	}
+	p.SendQueryParams(prefixSQL[c.unit.role][c.unit.kind], c.params(), nil, nil, nil)
+	for _, sql := range fresh {
+		name := ""
+		if named {
+			name = statementName(sql)
+		}
+		p.SendPrepare(name, sql, nil)
+	}
+	at, err := c.readPrepared(p, fresh, known)
+	if closeErr := p.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		if named {
+			for _, sql := range fresh {
+				if set.m[sql] == nil {
+					c.statements.drop = append(c.statements.drop, statementName(sql))
+				}
+			}
+		}
+		return at, err
+	}
+	c.statements.drop = c.statements.drop[:0]
+	for _, sql := range fresh {
+		if capacity > 0 {
+			set.put(sql, known[sql], capacity)
+		}
+	}
+	return 0, nil
+}
+
+// readPrepared reads the answers to what prepareAll sent.
+func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string]*statement) (stage, error) {
+	if err := p.Sync(); err != nil {
+		return stagePrefix, err
+	}
+	at, next := stagePrefix, 0
+	for {
+		result, err := p.GetResults()
+		if err != nil {
+			return at, err
+		}
+		switch r := result.(type) {
+		case *pgconn.ResultReader:
+			if r.NextRow() {
+				c.prefixDone(false, r.Values())
+			}
+			if _, err := r.Close(); err != nil {
+				return at, err
+			}
+			at = stageStatement
+		case *pgconn.StatementDescription:
+			sql := fresh[next]
+			next++
+			r.SQL = sql
+			if c.be.mode == pgx.QueryExecModeCacheStatement && c.be.statementCapacity > 0 {
+				r.Name = statementName(sql)
+			}
+			st := &statement{sd: r, traits: classify(sql), store: c.unit.rt.Store, formats: make([]int16, len(r.Fields))}
+			for i := range r.Fields {
+				st.formats[i] = sqlFormat(r.Fields[i].DataTypeOID)
+			}
+			known[sql] = st
+		case *pgconn.PipelineSync:
+			return 0, nil
+		case nil:
+			return at, errNoAnswer
+		}
+	}
+}
+
+// batchResults releases the session when it is closed.
+type batchResults struct {
+	pgx.BatchResults
+	s *session
+}
+
+func (r *batchResults) Close() error {
+	err := r.BatchResults.Close()
+	if r.s != nil {
+		if err != nil {
+			err = r.s.fault("send batch", err)
+		}
+		r.s.Release()
+		r.s = nil
+	}
+	return err
+}
+
+// extendedResults reads a batch's results from a pgconn message.
+type extendedResults struct {
+	c      *conn
+	b      *pgx.Batch
+	mrr    *pgconn.MultiResultReader
+	next   int
+	err    error
+	closed bool
+}
+
+var _ pgx.BatchResults = (*extendedResults)(nil)
+
+// advance goes to the next result.
+func (r *extendedResults) advance() (*pgconn.ResultReader, error) {
+	switch {
+	case r.err != nil:
+		return nil, r.err
+	case r.closed:
+		return nil, errors.New("batch already closed")
+	}
+	r.next++
+	if !r.mrr.NextResult() {
+		r.err = errorOr(r.mrr.Close(), errors.New("no more results in batch"))
+		if r.next <= len(r.b.QueuedQueries) {
+			var pe *pgconn.PgError
+			if errors.As(r.err, &pe) {
+				r.c.restate(r.b.QueuedQueries[r.next-1].SQL, pe.Code)
+			}
+		}
+		return nil, r.err
+	}
+	return r.mrr.ResultReader(), nil
+}
+
+func (r *extendedResults) Exec() (pgconn.CommandTag, error) {
+	rr, err := r.advance()
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	tag, err := rr.Close()
+	if err != nil {
+		r.err = err
+		_ = r.mrr.Close()
+	}
+	return tag, err
+}
+
+func (r *extendedResults) Query() (pgx.Rows, error) {
+	rr, err := r.advance()
+	if err != nil {
+		return &rows{err: err, closed: true}, err
+	}
+	return &rows{base: pgx.RowsFromResultReader(r.c.types, rr)}, nil
+}
+
+func (r *extendedResults) QueryRow() pgx.Row {
+	rs, err := r.Query()
+	if err != nil {
+		return (*row)(&rows{err: err, closed: true})
+	}
+	return (*row)(rs.(*rows))
+}
+
+func (r *extendedResults) Close() error {
+	if r.closed {
+		return r.err
+	}
+	for r.err == nil && r.next < len(r.b.QueuedQueries) {
+		if fn := r.b.QueuedQueries[r.next].Fn; fn != nil {
+			before := r.next
+			if err := fn(r); err != nil && r.err == nil {
+				r.err = err
+			}
+			if r.next == before {
+				break // the callback read nothing
+			}
+			continue
+		}
+		_, _ = r.Exec()
+	}
+	r.closed = true
+	if err := r.mrr.Close(); r.err == nil {
+		r.err = err
+	}
+	return r.err
+}
+
+func (r *extendedResults) Tx() pgx.Tx { return nil }
