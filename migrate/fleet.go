@@ -58,7 +58,7 @@ func (m *Migrator) runShared(ctx context.Context, opt Options, fn storeFunc, isD
 	}
 	r.res.Total = 1
 	r.event(EventStarted, backend.Store{}, nil)
-	out, err := m.inStore(ctx, m.shared, backend.Route{}, fn)
+	out, err := m.insist(ctx, m.shared, backend.Route{}, fn)
 	if err != nil {
 		return r.res, r.finish(err)
 	}
@@ -159,8 +159,9 @@ type run struct {
 	opt   Options
 	start time.Time
 
-	mu  sync.Mutex
-	res *Result
+	mu     sync.Mutex
+	res    *Result
+	verify bool // report where the ledger was wrong
 }
 
 func newRun(s Set, opt Options) *run {
@@ -191,6 +192,9 @@ func (r *run) record(store backend.Store, out *outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.res.Migrations += len(out.touched)
+	if r.verify && out.have != nil {
+		r.res.Drift = ledgerDrift(store, out.ledger, out.have, r.res.Drift)
+	}
 	switch {
 	case out.failure != nil:
 		r.res.Failed++
@@ -592,8 +596,7 @@ func (f *fleet) putOff(t *task, err error) bool {
 	}
 	next := *t
 	next.tries++
-	pause := min(100*time.Millisecond<<min(next.tries, 8), 5*time.Second)
-	next.notYet = time.Now().Add(pause/2 + rand.N(pause/2))
+	next.notYet = time.Now().Add(retryPause(t.tries))
 	f.queueMu.Lock()
 	f.deferred = append(f.deferred, next)
 	f.queueMu.Unlock()

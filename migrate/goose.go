@@ -1,12 +1,14 @@
 package migrate
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,14 +22,18 @@ import (
 type dialect struct {
 	name  backend.Dialect
 	goose goose.Dialect
+	// begin is what a transaction of goose's has to begin with, or empty: a bound on the wait for locks, behind which the
+	// tenant's own statements queue.
+	begin string
 }
 
-func dialectOf(d backend.Dialect) (dialect, error) {
+func dialectOf(d backend.Dialect, lockTimeout time.Duration) (dialect, error) {
 	switch d {
 	case backend.SQLite:
 		return dialect{name: d, goose: goose.DialectSQLite3}, nil
 	case backend.Postgres:
-		return dialect{name: d, goose: goose.DialectPostgres}, nil
+		begin := fmt.Sprintf("SET LOCAL lock_timeout = %d;", max(lockTimeout.Milliseconds(), 1))
+		return dialect{name: d, goose: goose.DialectPostgres, begin: begin}, nil
 	}
 	return dialect{}, fmt.Errorf("tenement: migrate: backend speaks %q; migrations need %s or %s", d, backend.SQLite, backend.Postgres)
 }
@@ -59,20 +65,86 @@ func (d dialect) hasTable() string {
 	return `SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?)`
 }
 
+// providerOptions are what a provider is made of, beside the source.
+type providerOptions struct {
+	store      database.Store
+	files      fileSet
+	log        *slog.Logger
+	outOfOrder bool
+	begin      string
+}
+
 // provider returns a goose provider of the source over db, which stays the caller's.
-func (s *source) provider(db *sql.DB, store database.Store, log *slog.Logger, outOfOrder bool) (*goose.Provider, error) {
+func (s *source) provider(db *sql.DB, o providerOptions) (*goose.Provider, error) {
 	opts := []goose.ProviderOption{
-		goose.WithStore(store),
+		goose.WithStore(o.store),
 		goose.WithDisableGlobalRegistry(true),
-		goose.WithAllowOutofOrder(outOfOrder),
+		goose.WithAllowOutofOrder(o.outOfOrder),
 	}
 	if s.goFunc != nil {
-		opts = append(opts, goose.WithGoMigrations(s.goFunc()...))
+		list := s.goFunc()
+		if o.begin != "" {
+			for i, g := range list {
+				list[i] = beginning(g, o.begin)
+			}
+		}
+		opts = append(opts, goose.WithGoMigrations(list...))
 	}
-	if log != nil {
-		opts = append(opts, goose.WithSlog(log), goose.WithVerbose(true))
+	if o.log != nil {
+		opts = append(opts, goose.WithSlog(o.log), goose.WithVerbose(true))
 	}
-	return goose.NewProvider(goose.DialectCustom, db, s.files, opts...)
+	return goose.NewProvider(goose.DialectCustom, db, o.files, opts...)
+}
+
+// beginning returns a Go migration that does what g does, after a statement of ours in its transaction.
+func beginning(g *goose.Migration, statement string) *goose.Migration {
+	if g.UpFnContext == nil && g.DownFnContext == nil {
+		return g
+	}
+	wrap := func(inTx goose.GoMigrationContext, noTx goose.GoMigrationNoTxContext) *goose.GoFunc {
+		f := &goose.GoFunc{RunDB: noTx}
+		if inTx != nil {
+			f.RunTx = func(ctx context.Context, tx *sql.Tx) error {
+				if _, err := tx.ExecContext(ctx, statement); err != nil {
+					return err
+				}
+				return inTx(ctx, tx)
+			}
+		}
+		return f
+	}
+	wrapped := goose.NewGoMigration(g.Version, wrap(g.UpFnContext, g.UpFnNoTxContext), wrap(g.DownFnContext, g.DownFnNoTxContext))
+	wrapped.Source = g.Source
+	return wrapped
+}
+
+// beginningText returns the text of a migration file with a statement of ours at the beginning of both directions, or the
+// text as it is when that cannot be done without changing anything else.
+func (m *migration) beginningText(text []byte, statement string) []byte {
+	if statement == "" || !m.tx {
+		return text
+	}
+	var b bytes.Buffer
+	for line := range bytes.Lines(text) {
+		b.Write(line)
+		if annotation, ok := bytes.CutPrefix(bytes.TrimRight(line, "\r\n"), []byte("--")); ok {
+			switch string(bytes.ToLower(bytes.Join(bytes.Fields(annotation), []byte(" ")))) {
+			case "+goose up", "+goose down":
+				if !bytes.HasSuffix(line, []byte("\n")) {
+					b.WriteByte('\n')
+				}
+				b.WriteString(statement + "\n")
+			}
+		}
+	}
+	changed := &migration{version: m.version, file: m.file}
+	same := func(now, before []string) bool {
+		return slices.Equal(now, append([]string{statement}, before...)) || len(now) == 0 && len(before) == 0
+	}
+	if err := changed.parse(b.Bytes()); err != nil || changed.tx != m.tx || !same(changed.up, m.up) || !same(changed.down, m.down) {
+		return text
+	}
+	return b.Bytes()
 }
 
 // versionTable is goose's own store, with two differences: it never takes a version table of the shared store, which a
@@ -147,8 +219,6 @@ func (l *statementLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 
 // WithGroup implements slog.Handler.
 func (l *statementLog) WithGroup(string) slog.Handler { return l }
-
-func slogger(l *statementLog) *slog.Logger { return slog.New(l) }
 
 // recorder is a database that runs nothing and takes note of what it was asked to run: goose's parser is not exported,
 // and what goose would send is the only definition of a migration that goose agrees with.

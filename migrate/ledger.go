@@ -149,7 +149,7 @@ func (l *ledger) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := l.source.provider(l.db, table, nil, false)
+	p, err := l.source.provider(l.db, providerOptions{store: table, files: l.source.running})
 	if err != nil {
 		return err
 	}

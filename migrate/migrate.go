@@ -123,7 +123,7 @@ func New(be backend.Backend, cfg Config) (*Migrator, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d, err := dialectOf(be.Dialect())
+	d, err := dialectOf(be.Dialect(), cfg.LockTimeout)
 	if err != nil {
 		return nil, err
 	}

@@ -94,6 +94,9 @@ type Result struct {
 	// Failures are the first 1,000.
 	Failures []*StoreError `json:"-"`
 
+	// Drift is where the ledger was wrong, in the result of Verify.
+	Drift []Drift `json:"drift,omitempty"`
+
 	// Shared is the result of the shared set, in that of Up.
 	Shared *Result `json:"shared,omitempty"`
 }

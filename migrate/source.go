@@ -78,7 +78,8 @@ type set struct {
 
 type source struct {
 	name, table string
-	files       fileSet // what this dialect sees, under the names that goose sees
+	files       fileSet // what this dialect sees
+	running     fileSet // the same as goose is to run it
 	migrations  []*migration
 	goFunc      func() []*goose.Migration
 }
@@ -189,7 +190,7 @@ type variant struct {
 // should be refused on the developer's machine.
 func (s *source) load(d dialect, in Source, fault func(SourceError)) {
 	versions := map[int64][]variant{}
-	s.files = fileSet{}
+	s.files, s.running = fileSet{}, fileSet{}
 	if in.FS != nil {
 		names, err := fs.Glob(in.FS, "*")
 		if err != nil {
@@ -206,7 +207,7 @@ func (s *source) load(d dialect, in Source, fault func(SourceError)) {
 			}
 			if path.Ext(name) == ".go" {
 				// Only there to be counted: goose wants each to be registered.
-				s.files[name] = nil
+				s.files[name], s.running[name] = nil, nil
 				continue
 			}
 			text, err := fs.ReadFile(in.FS, name)
@@ -258,7 +259,7 @@ func (s *source) load(d dialect, in Source, fault func(SourceError)) {
 			if chosen != nil && v.file == chosen.file {
 				m.text, m.varies = m.traits(d, v.text)
 				s.migrations = append(s.migrations, m)
-				s.files[v.file] = v.text
+				s.files[v.file], s.running[v.file] = v.text, m.beginningText(v.text, d.begin)
 			}
 		}
 	}
@@ -275,7 +276,7 @@ func (s *source) load(d dialect, in Source, fault func(SourceError)) {
 	// goose has the last word on the whole.
 	db := (&recorder{}).open()
 	defer func() { _ = db.Close() }()
-	if _, err := s.provider(db, &scriptedStore{}, nil, false); err != nil {
+	if _, err := s.provider(db, providerOptions{store: &scriptedStore{}, files: s.files}); err != nil {
 		fault(SourceError{Reason: reason(err), Err: err})
 	}
 }
@@ -331,8 +332,8 @@ func (m *migration) parse(text []byte) error {
 	rec := &recorder{}
 	db := rec.open()
 	defer func() { _ = db.Close() }()
-	src := &source{files: fileSet{m.file: text}}
-	p, err := src.provider(db, &scriptedStore{}, nil, false)
+	src, file := &source{}, fileSet{m.file: text}
+	p, err := src.provider(db, providerOptions{store: &scriptedStore{}, files: file})
 	if err != nil {
 		return err
 	}
@@ -341,7 +342,7 @@ func (m *migration) parse(text []byte) error {
 	}
 	m.up, m.tx = rec.statements, rec.began
 	rec.statements = nil
-	if p, err = src.provider(db, &scriptedStore{applied: true}, nil, false); err != nil {
+	if p, err = src.provider(db, providerOptions{store: &scriptedStore{applied: true}, files: file}); err != nil {
 		return err
 	}
 	if _, err := p.ApplyVersion(context.Background(), m.version, false); err != nil {

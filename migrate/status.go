@@ -2,8 +2,11 @@ package migrate
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 // Status says how far the stores are. It marshals to JSON.
@@ -65,7 +68,7 @@ type DriftKind string
 const (
 	DriftEdited  DriftKind = "edited"  // the file was changed after it was applied
 	DriftUnknown DriftKind = "unknown" // a version is applied that this binary does not have
-	DriftLedger  DriftKind = "ledger"  // the store has other versions than the ledger says
+	DriftLedger  DriftKind = "ledger"  // the store has the version and the ledger says it has not, or the reverse
 )
 
 // Drift is one disagreement.
@@ -129,18 +132,78 @@ func pendingList(todo []*migration) []PendingMigration {
 	return list
 }
 
+func addDrift(list []Drift, d Drift) []Drift {
+	for i := range list {
+		if l := &list[i]; l.Kind == d.Kind && l.Set == d.Set && l.Source == d.Source && l.Version == d.Version {
+			l.Stores += d.Stores
+			l.First = min(l.First, d.First)
+			return list
+		}
+	}
+	return append(list, d)
+}
+
+// ledgerDrift adds to list what differs between the ledger and a store. A ledger that did not know was not wrong.
+func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift {
+	if ledger == nil {
+		return list
+	}
+	for _, pair := range [][2]state{{ledger, have}, {have, ledger}} {
+		for name, versions := range pair[0] {
+			for _, a := range versions {
+				if !pair[1].has(name, a.Version) {
+					list = addDrift(list, Drift{Kind: DriftLedger, Set: SetTenant, Source: name, Version: a.Version, Stores: 1, First: store.String()})
+				}
+			}
+		}
+	}
+	return list
+}
+
+// Verify asks every store, or Options.Stores, which versions it has, and corrects the ledger. Stores of the backend that
+// are not in the ledger are entered. The result's Drift says where the ledger was wrong; a row whose store is gone counts
+// as failed, with backend.ErrStoreMissing (see Forget). Unlike Status it visits each store.
+func (m *Migrator) Verify(ctx context.Context, opt Options) (*Result, error) {
+	if err := m.ledger.ensure(ctx); err != nil {
+		return nil, err
+	}
+	if len(opt.Stores) == 0 {
+		var found []backend.Route
+		for info, err := range m.be.Stores(ctx) {
+			if err != nil {
+				return nil, err
+			}
+			if found = append(found, backend.Route{Store: info.Store, Owner: info.Owner}); len(found) == pageSize {
+				if err := m.ledger.enter(ctx, found); err != nil {
+					return nil, err
+				}
+				found = found[:0]
+			}
+		}
+		if err := m.ledger.enter(ctx, found); err != nil {
+			return nil, err
+		}
+	}
+	groups, _, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f := &fleet{
+		run: newRun(SetTenant, opt), m: m, set: m.tenant, plans: map[string]*plan{}, anywhere: true,
+		slow: func(context.Context, *sql.DB, state) ([]*migration, *StoreError) { return nil, nil },
+	}
+	f.verify = true
+	for _, g := range groups {
+		f.group(g, true)
+	}
+	return f.do(ctx)
+}
+
 // drift adds to list what differs between a group of stores and the binary.
 func (s *set) drift(g group, list []Drift) []Drift {
 	add := func(d Drift) {
 		d.Set, d.Stores, d.First = s.kind, g.stores, g.first
-		for i := range list {
-			if l := &list[i]; l.Kind == d.Kind && l.Set == d.Set && l.Source == d.Source && l.Version == d.Version {
-				l.Stores += d.Stores
-				l.First = min(l.First, d.First)
-				return
-			}
-		}
-		list = append(list, d)
+		list = addDrift(list, d)
 	}
 	for name, versions := range g.state {
 		src := s.find(name)

@@ -5,9 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -271,6 +274,7 @@ func (h *hold) release() {
 // outcome is what became of a store.
 type outcome struct {
 	touched []*migration // applied, or undone
+	ledger  state        // what the ledger said before
 	have    state        // afterwards; nil when it could not be read
 	failure *StoreError
 }
@@ -299,7 +303,7 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, fn sto
 		db = m.be.Owner(rt)
 		defer func() { _ = db.Close() }()
 	}
-	out := &outcome{}
+	out := &outcome{ledger: known.state}
 	fail := func(err error) *StoreError {
 		return &StoreError{Store: rt.Store, Set: s.kind, SQLState: sqlState(err), Err: err}
 	}
@@ -327,6 +331,34 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, fn sto
 	}
 	m.gate.forget(rt.Store)
 	return out, h.put(ctx, rt, out.have, out.failure)
+}
+
+// insist is inStore, again at growing intervals while the store's tables are locked.
+func (m *Migrator) insist(ctx context.Context, s *set, rt backend.Route, fn storeFunc) (*outcome, error) {
+	var done []*migration
+	for tries := 0; ; tries++ {
+		out, err := m.inStore(ctx, s, rt, fn)
+		if err != nil {
+			return nil, err
+		}
+		done = append(done, out.touched...)
+		out.touched = done
+		if out.failure == nil || !worthAnotherTry(out.failure.SQLState) || tries >= m.cfg.LockRetries {
+			return out, nil
+		}
+		m.log.InfoContext(ctx, "tables are locked; trying again", "store", rt.Store.String(), "error", out.failure.Err)
+		select {
+		case <-time.After(retryPause(tries)):
+		case <-ctx.Done():
+			return out, nil
+		}
+	}
+}
+
+// retryPause is how long to wait after having failed for a lock for the nth time, counted from 0.
+func retryPause(n int) time.Duration {
+	pause := min(200*time.Millisecond<<min(n, 8), 5*time.Second)
+	return pause/2 + rand.N(pause/2)
 }
 
 func storeTitle(rt backend.Route) string {
@@ -401,7 +433,9 @@ func (m *Migrator) goose(src *source, db *sql.DB, fn func(*goose.Provider) ([]*g
 	if err != nil {
 		return nil, failed(err)
 	}
-	p, err := src.provider(db, table, slogger(&at), m.cfg.AllowOutOfOrder)
+	p, err := src.provider(db, providerOptions{
+		store: table, files: src.running, log: slog.New(&at), outOfOrder: m.cfg.AllowOutOfOrder, begin: m.dialect.begin,
+	})
 	if err != nil {
 		return nil, failed(err)
 	}
