@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -190,15 +191,10 @@ var scriptCases = []testCase{
 				}
 				errs := runner.RunScripts(e.ctx, []backend.Script{
 					{Route: a, SQL: statement},
-					{Route: b, SQL: `INSERT INTO notes (mark) VALUES ('b2')`},
+					{Route: b, SQL: `INSERT INTO notes (mark) VALUES ('b2'); DELETE FROM notes WHERE mark = 'b2'`},
 				}, backend.ScriptOptions{})
 				require.NoError(e, errs[1], "after %q", statement)
-				e.holds(a, "a1")
-				e.holds(b, "b1", "b2")
-				_, err := e.be.DB().ExecContext(e.in(b), `DELETE FROM notes WHERE mark = 'b2'`)
-				require.NoError(e, err, "after %q", statement)
-				e.holds(b, "b1")
-				e.sharedHolds("shared")
+				e.unaffected(fmt.Sprintf("after the script %q in a", statement), a, b)
 			}
 		},
 	},
@@ -276,9 +272,7 @@ var lockCases = []testCase{
 		rule: "Lock waits until no other caller, in this or another process, holds the key.",
 		run: func(e *env) {
 			lockers := []backend.Locker{able[backend.Locker](e, e.be), able[backend.Locker](e, e.open(0))}
-			inside, total := 0, 0 // guarded by the lock under test; the race detector sees when it fails
-			var overlapping atomic.Int32
-			var now atomic.Int32
+			var inside, overlapping atomic.Int32
 			failures := newTally()
 			var wg sync.WaitGroup
 			for i := range 8 {
@@ -289,15 +283,13 @@ var lockCases = []testCase{
 							failures.add(err)
 							return
 						}
-						if now.Add(1) > 1 {
+						if inside.Add(1) > 1 {
 							overlapping.Add(1)
-						} else {
-							inside++
-							total++
-							inside--
 						}
-						time.Sleep(time.Millisecond) // long enough to be overlapped
-						now.Add(-1)
+						for range 1000 {
+							runtime.Gosched() // let others in, if they can
+						}
+						inside.Add(-1)
 						unlock()
 					}
 				})
@@ -305,8 +297,6 @@ var lockCases = []testCase{
 			wg.Wait()
 			require.NoError(e, failures.err())
 			require.Zero(e, overlapping.Load(), "times that two held the lock")
-			require.Equal(e, 40, total)
-			require.Zero(e, inside)
 		},
 	},
 	{

@@ -277,32 +277,37 @@ func (e *env) survives(do func(a backend.Route, statement string)) {
 	for _, statement := range e.hostile() {
 		for range 2 {
 			do(a, statement)
-			what := fmt.Sprintf("after %q inside a", statement)
-			for _, rt := range []backend.Route{a, b} {
-				name := rt.Store.String()
-				got, err := readMarks(e.in(rt), e.be.DB())
-				require.NoError(e, err, "read %s %s", name, what)
-				require.Equal(e, []string{name + "1"}, got, "notes of %s %s", name, what)
-				result, err := e.be.DB().ExecContext(e.in(rt), `INSERT INTO notes (id, mark) VALUES (100, 'new')`)
-				require.NoError(e, err, "write to %s %s", name, what)
-				n, err := result.RowsAffected()
-				require.NoError(e, err)
-				require.EqualValues(e, 1, n, "rows written to %s %s", name, what)
-				tx := e.tx(rt)
-				got, err = readMarks(e.in(rt), tx)
-				require.NoError(e, err, "read %s in a transaction %s", name, what)
-				require.Equal(e, []string{name + "1", "new"}, got, "notes of %s in a transaction %s", name, what)
-				_, err = tx.Exec(`DELETE FROM notes WHERE id = 100`)
-				require.NoError(e, err, "write to %s in a transaction %s", name, what)
-				require.NoError(e, tx.Commit(), "commit in %s %s", name, what)
-			}
-			got, err := readMarks(e.ctx, e.be.Shared())
-			require.NoError(e, err, "read the shared store %s", what)
-			require.Equal(e, []string{"shared"}, got, "shared notes %s", what)
+			e.unaffected(fmt.Sprintf("after %q inside a", statement), a, b)
 		}
 	}
 	e.holds(a, "a1")
 	e.holds(b, "b1")
+}
+
+// unaffected checks that units of work in stores with one note each, and in the shared store, read and write their own.
+func (e *env) unaffected(what string, routes ...backend.Route) {
+	e.Helper()
+	for _, rt := range routes {
+		name := rt.Store.String()
+		got, err := readMarks(e.in(rt), e.be.DB())
+		require.NoError(e, err, "read %s %s", name, what)
+		require.Equal(e, []string{name + "1"}, got, "notes of %s %s", name, what)
+		result, err := e.be.DB().ExecContext(e.in(rt), `INSERT INTO notes (id, mark) VALUES (100, 'new')`)
+		require.NoError(e, err, "write to %s %s", name, what)
+		n, err := result.RowsAffected()
+		require.NoError(e, err)
+		require.EqualValues(e, 1, n, "rows written to %s %s", name, what)
+		tx := e.tx(rt)
+		got, err = readMarks(e.in(rt), tx)
+		require.NoError(e, err, "read %s in a transaction %s", name, what)
+		require.Equal(e, []string{name + "1", "new"}, got, "notes of %s in a transaction %s", name, what)
+		_, err = tx.Exec(`DELETE FROM notes WHERE id = 100`)
+		require.NoError(e, err, "write to %s in a transaction %s", name, what)
+		require.NoError(e, tx.Commit(), "commit in %s %s", name, what)
+	}
+	got, err := readMarks(e.ctx, e.be.Shared())
+	require.NoError(e, err, "read the shared store %s", what)
+	require.Equal(e, []string{"shared"}, got, "shared notes %s", what)
 }
 
 // missing checks that no way leads to the store that rt names, nor from there into the shared one.

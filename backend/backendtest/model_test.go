@@ -584,7 +584,7 @@ func (s *modelSession) connect() error {
 
 func (m *model) connect(path string, access backend.Access) (driver.Conn, error) {
 	conn, err := (&sqlite.Driver{}).Open("file:" + path + "?_txlock=immediate&_time_format=sqlite" +
-		"&_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&_pragma=journal_mode(wal)&_pragma=synchronous(off)")
+		"&_pragma=busy_timeout(10000)&_pragma=synchronous(off)&_pragma=foreign_keys(1)&_pragma=journal_mode(wal)")
 	if err != nil {
 		return nil, err
 	}
