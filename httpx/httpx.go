@@ -226,9 +226,9 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		}
 		switch s.decision.Outcome {
 		case Tenant:
-			next.ServeHTTP(w, s.request(r))
+			next.ServeHTTP(w, g.request(r, &s))
 		case Public:
-			public.ServeHTTP(w, s.request(r))
+			public.ServeHTTP(w, g.request(r, &s))
 		default:
 			g.refuse(w, r, s)
 		}
@@ -247,19 +247,17 @@ func (g *Gate) Check(r *http.Request) Decision {
 // admit is the policy: what becomes of r.
 func (g *Gate) admit(r *http.Request) stay {
 	ctx := r.Context()
-	s := stay{ctx: ctx, byHost: g.byHost}
-	raw, secure, err := g.proxies.origin(r)
+	s := stay{ctx: ctx}
+	host, _, err := g.proxies.origin(r)
 	if err == nil {
-		s.secure = secure
-		s.host, s.port, err = splitHost(raw)
+		host, err = tenancy.NormalizeHost(host)
 	}
 	if err != nil {
 		s.decision = Decision{Outcome: Malformed, Code: http.StatusBadRequest, Err: err}
 		return s
 	}
 
-	q := query{r: r, host: s.host, public: len(g.public) > 0 && g.public[s.host]}
-
+	q := query{r: r, host: host, public: len(g.public) > 0 && g.public[host]}
 	c := g.strategy.read(q)
 	var t *tenancy.Tenant
 	switch c.kind {
@@ -324,23 +322,19 @@ type stay struct {
 	decision Decision
 	ctx      context.Context
 	leave    context.CancelFunc
-	host     string // normalised
-	port     string // with its colon, or ""
-	secure   bool
-	byHost   bool
 }
 
 // request returns r as the handler is to see it. The request, its context and its URL, where that changes, are one
 // allocation.
-func (s *stay) request(r *http.Request) *http.Request {
+func (g *Gate) request(r *http.Request, s *stay) *http.Request {
 	n := len(s.decision.Prefix)
 	if n == 0 {
 		in := new(inside)
-		in.fill(s, r)
+		in.fill(g, r, s)
 		return &in.req
 	}
 	in := new(insidePath)
-	in.fill(s, r)
+	in.fill(g, r, s)
 	in.url = *r.URL
 	in.url.Path = strip(r.URL.Path, n)
 	if r.URL.RawPath != "" {
@@ -360,14 +354,11 @@ type insidePath struct {
 	url url.URL
 }
 
-func (in *inside) fill(s *stay, r *http.Request) {
-	in.ctx = reqContext{
-		Context:  s.ctx,
-		decision: s.decision,
-		host:     s.host,
-		port:     s.port,
-		secure:   s.secure,
-		byHost:   s.byHost,
+func (in *inside) fill(g *Gate, r *http.Request, s *stay) {
+	in.ctx = reqContext{Context: s.ctx, gate: g, came: r, tenant: s.decision.Tenant, prefix: s.decision.Prefix}
+	if s.decision.Code != 0 {
+		d := s.decision
+		in.ctx.refused = &d
 	}
 	in.req = *r.WithContext(&in.ctx) // inlined, the copy in between stays on the stack
 }
@@ -380,13 +371,26 @@ func strip(path string, n int) string {
 	return path[n:]
 }
 
-// reqContext is the context of a request that came through a gate.
+// reqContext is the context of a request that came through a gate. It is part of every request's one allocation, so
+// what few handlers ask for is worked out when they do.
 type reqContext struct {
 	context.Context
-	decision   Decision
-	host, port string
-	secure     bool
-	byHost     bool // a tenant's domains lead to it
+	gate    *Gate
+	came    *http.Request // as it came to the gate
+	tenant  *tenancy.Tenant
+	refused *Decision // nil unless it was
+	prefix  string
+}
+
+func (c *reqContext) decision() Decision {
+	switch {
+	case c.refused != nil:
+		return *c.refused
+	case c.tenant != nil:
+		return Decision{Outcome: Tenant, Tenant: c.tenant, Prefix: c.prefix}
+	default:
+		return Decision{Outcome: Public}
+	}
 }
 
 type reqKey struct{}

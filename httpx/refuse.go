@@ -75,7 +75,7 @@ func DecisionFrom(ctx context.Context) (d Decision, ok bool) {
 	if c == nil {
 		return Decision{}, false
 	}
-	return c.decision, true
+	return c.decision(), true
 }
 
 // refusal is the decision for a tenant that could not be resolved (t is nil) or served. What it does not know, it takes
@@ -120,7 +120,7 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, s stay) {
 			logger = slog.Default()
 		}
 		logger.LogAttrs(r.Context(), slog.LevelError, "tenant cannot be served",
-			slog.String("outcome", d.Outcome.String()), slog.String("host", s.host), slog.Any("error", d.Err))
+			slog.String("outcome", d.Outcome.String()), slog.String("host", r.Host), slog.Any("error", d.Err))
 	}
 	// An address that is refused now may be a tenant's in a moment: nothing on the way is to remember the answer.
 	w.Header().Set("Cache-Control", "no-store")
@@ -128,7 +128,7 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, s stay) {
 		// Rounded up, so that nobody comes back before the time.
 		w.Header().Set("Retry-After", strconv.Itoa(int((d.RetryAfter+time.Second-1)/time.Second)))
 	}
-	r = s.request(r)
+	r = g.request(r, &s)
 	if h := g.refusals[d.Outcome]; h != nil {
 		h.ServeHTTP(w, r)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/tenement-go/tenement/tenancy"
@@ -19,10 +20,10 @@ var ErrNoAddress = errors.New("no address to build the URL from")
 // it returns path as it is.
 func URL(ctx context.Context, path string) string {
 	c := from(ctx)
-	if c == nil || c.decision.Prefix == "" || !absolute(path) {
+	if c == nil || c.prefix == "" || !absolute(path) {
 		return path
 	}
-	return c.decision.Prefix + path
+	return c.prefix + path
 }
 
 // AbsoluteURL returns path, which begins with one slash, as a URL that leads to it from anywhere: in a mail, say. The host
@@ -30,7 +31,7 @@ func URL(ctx context.Context, path string) string {
 // tenant has one; else it is the one that the request came to, and the path prefix is put back. The scheme is the
 // request's own, or what a trusted proxy said that it was.
 //
-// It returns ErrNoAddress for a context that did not come through a [Gate].
+// It returns ErrNoAddress for a context that did not come through a [Gate], and for a request without a proper host.
 func AbsoluteURL(ctx context.Context, path string) (string, error) {
 	c := from(ctx)
 	if c == nil {
@@ -39,25 +40,33 @@ func AbsoluteURL(ctx context.Context, path string) (string, error) {
 	if !absolute(path) {
 		return "", pathError(path)
 	}
+	raw, secure, err := c.gate.proxies.origin(c.came)
+	if err != nil {
+		return "", fmt.Errorf("httpx: %w: %w", ErrNoAddress, err)
+	}
+	host, port, err := splitHost(raw)
+	if err != nil {
+		return "", fmt.Errorf("httpx: %w: %w", ErrNoAddress, err)
+	}
 	scheme := "http"
-	if c.secure {
+	if secure {
 		scheme = "https"
 	}
-	host := c.host
-	if d := c.decision; d.Outcome == Tenant && c.byHost {
-		if primary := d.Tenant.PrimaryDomain(); primary != "" {
-			return join(scheme, primary, c.port, path), nil
+	if c.tenant != nil && c.refused == nil && c.gate.byHost {
+		if primary := c.tenant.PrimaryDomain(); primary != "" {
+			return join(scheme, primary, port, path), nil
 		}
 	}
-	return join(scheme, host, c.port, c.decision.Prefix+path), nil
+	return join(scheme, host, port, c.prefix+path), nil
 }
 
 // TenantURL returns path, which begins with one slash, as a URL on t's primary domain, for where there is no request (jobs,
 // commands). The origin gives the scheme and, where it is not the scheme's own, the port: "https", "http:8000". It returns
 // ErrNoAddress when t has no domain.
 func TenantURL(t *tenancy.Tenant, origin, path string) (string, error) {
-	scheme, port, found := strings.Cut(origin, ":")
-	if scheme != "http" && scheme != "https" || found && !isPort(port) {
+	scheme, digits, found := strings.Cut(origin, ":")
+	port := parsePort(digits)
+	if scheme != "http" && scheme != "https" || found && port == 0 {
 		return "", fmt.Errorf(`httpx: origin %q is not of the form "https" or "http:8000"`, origin)
 	}
 	if !absolute(path) {
@@ -67,20 +76,17 @@ func TenantURL(t *tenancy.Tenant, origin, path string) (string, error) {
 	if primary == "" {
 		return "", fmt.Errorf("httpx: %w: tenant %s has no domain; add one", ErrNoAddress, t.Slug)
 	}
-	if found {
-		port = ":" + port
-	}
 	return join(scheme, primary, port, path), nil
 }
 
-func join(scheme, host, port, path string) string {
-	if scheme == "http" && port == ":80" || scheme == "https" && port == ":443" {
-		port = ""
-	}
+func join(scheme, host string, port uint16, path string) string {
 	if strings.IndexByte(host, ':') >= 0 {
 		host = "[" + host + "]"
 	}
-	return scheme + "://" + host + port + path
+	if port != 0 && !(scheme == "http" && port == 80) && !(scheme == "https" && port == 443) {
+		host += ":" + strconv.Itoa(int(port))
+	}
+	return scheme + "://" + host + path
 }
 
 // absolute reports whether path is one within a site. A browser takes "//" and "/\" for the beginning of a host.
@@ -93,26 +99,23 @@ func pathError(path string) error {
 }
 
 // splitHost takes a host as a request gives it apart into its normalised name (an IPv6 address without brackets) and its
-// port, with the colon.
-func splitHost(raw string) (host, port string, err error) {
+// port, 0 when there is none.
+func splitHost(raw string) (host string, port uint16, err error) {
 	host, err = tenancy.NormalizeHost(raw)
 	if err != nil {
-		return "", "", err
+		return "", 0, err
 	}
-	if i := strings.LastIndexByte(raw, ':'); i > strings.LastIndexByte(raw, ']') && isPort(raw[i+1:]) {
-		port = raw[i:]
+	if i := strings.LastIndexByte(raw, ':'); i > strings.LastIndexByte(raw, ']') {
+		port = parsePort(raw[i+1:])
 	}
 	return host, port, nil
 }
 
-func isPort(s string) bool {
-	if s == "" || len(s) > 5 {
-		return false
+// parsePort returns 0 for what is no port.
+func parsePort(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return 0
 	}
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-	}
-	return true
+	return uint16(n)
 }
