@@ -11,7 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
-	)
+)
 
 //go:embed shared/*.sql auth/*.sql polls/*.sql
 var files embed.FS

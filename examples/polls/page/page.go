@@ -163,7 +163,7 @@ var functions = template.FuncMap{
 	"maxlength":    func(n int, f Field) Field { f.MaxLength = n; return f },
 	"optional":     func(f Field) Field { f.Optional = true; return f },
 
-	"add":          func(a, b int) int { return a + b },
+	"add": func(a, b int) int { return a + b },
 
 	"count": func(n int64, one, many string) string {
 		if n == 1 {

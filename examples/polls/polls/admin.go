@@ -153,7 +153,12 @@ type userList struct {
 }
 
 func (h *handler) adminUsers(w http.ResponseWriter, r *http.Request, viewer *User) {
-	all, err := h.store.Users(r.Context(), r.URL.Query().Get("after"), pageSize+1)
+	after := r.URL.Query().Get("after")
+	if after != "" && CheckUsername(after) != "" {
+		h.fail(w, r, &problem{Status: http.StatusBadRequest, Message: "This list goes on behind a username.", Field: "after"})
+		return
+	}
+	all, err := h.store.Users(r.Context(), after, pageSize+1)
 	if err != nil {
 		h.fail(w, r, err)
 		return

@@ -151,23 +151,7 @@ func Handler(store *Store, cfg Config) http.Handler {
 		mux.HandleFunc(path+exact(path), h.dispatch(known))
 	}
 	mux.Handle("/static/", page.Static())
-	// Whatever has no route. A path without the slash at its end is sent to the one with it.
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasSuffix(r.URL.Path, "/") {
-			slashed := r.Clone(r.Context())
-			slashed.URL.Path += "/"
-			slashed.URL.RawPath = ""
-			if _, pattern := mux.Handler(slashed); pattern != "/" {
-				target := h.cfg.URL(r.Context(), slashed.URL.EscapedPath())
-				if r.URL.RawQuery != "" {
-					target += "?" + r.URL.RawQuery
-				}
-				http.Redirect(w, r, target, http.StatusPermanentRedirect)
-				return
-			}
-		}
-		h.fail(w, r, ErrNotFound)
-	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, ErrNotFound) })
 
 	csrf := http.NewCrossOriginProtection()
 	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -175,9 +159,17 @@ func Handler(store *Store, cfg Config) http.Handler {
 	}))
 	return page.Protect(csrf.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Accept, Authorization, Cookie")
-		// The mux would redirect an unclean path to a clean one, and knows nothing of prefixes.
+		// The mux would redirect to a clean path, and to one with a slash at its end, but knows nothing of prefixes.
 		if !clean(r.URL.Path) {
 			h.fail(w, r, ErrNotFound)
+			return
+		}
+		if _, pattern := mux.Handler(r); strings.HasSuffix(pattern, "/{$}") && !strings.HasSuffix(r.URL.Path, "/") {
+			target := h.cfg.URL(r.Context(), r.URL.EscapedPath()+"/")
+			if r.URL.RawQuery != "" {
+				target += "?" + r.URL.RawQuery
+			}
+			http.Redirect(w, r, target, http.StatusPermanentRedirect)
 			return
 		}
 		mux.ServeHTTP(w, r)
