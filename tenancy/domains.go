@@ -135,6 +135,7 @@ func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, erro
 			return nil, err
 		}
 		if after = to; from.ID == to.ID {
+			a.lives.learn(to)
 			return nil, nil
 		}
 		if len(to.Domains) >= maxDomains {

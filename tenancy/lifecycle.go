@@ -53,35 +53,51 @@ func (k *keyedLocks) lock(ctx context.Context, key string) (unlock func(), err e
 	}
 }
 
+// maxLocks is how many operations of one process hold the backend's locks at once: on Postgres each costs a connection.
+const maxLocks = 8
+
 // lock excludes other lifecycle operations on these slugs, in all processes. It dies with the process, so who gets it
 // and finds an operation begun knows that nobody is working on that.
 func (a *App) lock(ctx context.Context, slugs ...string) (unlock func(), err error) {
 	slugs = slices.Clone(slugs)
 	slices.Sort(slugs) // one order for all, or two renames could wait for each other
+	slugs = slices.Compact(slugs)
 	var held []func()
-	unlock = func() {
+	release := func() {
 		for _, u := range slices.Backward(held) {
 			u()
 		}
 	}
-	locker, _ := a.be.(backend.Locker)
-	for _, slug := range slices.Compact(slugs) {
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	for _, slug := range slugs {
 		u, err := a.locks.lock(ctx, slug)
 		if err != nil {
-			unlock()
-			return nil, err
-		}
-		held = append(held, u)
-		if locker == nil {
-			continue
-		}
-		if u, err = locker.Lock(ctx, "tenement/tenant/"+slug); err != nil {
-			unlock()
 			return nil, err
 		}
 		held = append(held, u)
 	}
-	return unlock, nil
+	locker, ok := a.be.(backend.Locker)
+	if !ok {
+		return release, nil
+	}
+	select {
+	case a.lockSlots <- struct{}{}:
+		held = append(held, func() { <-a.lockSlots })
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	for _, slug := range slugs {
+		u, err := locker.Lock(ctx, "tenement/tenant/"+slug)
+		if err != nil {
+			return nil, err
+		}
+		held = append(held, u)
+	}
+	return release, nil
 }
 
 // write changes the registry and makes this process act on it. fn returns the tenants as they are after the change.
@@ -91,11 +107,11 @@ func (a *App) write(ctx context.Context, kind EventKind, fn func(ctx context.Con
 		changed, err = fn(ctx, tx)
 		return err
 	})
-	if err != nil {
+	if err != nil || len(changed) == 0 {
 		return err
 	}
 	a.ownMu.Lock()
-	for r := first; r <= last && r > 0; r++ {
+	for r := first; r <= last; r++ {
 		a.own[r] = struct{}{}
 	}
 	a.ownMu.Unlock()
@@ -341,15 +357,14 @@ func (a *App) setStatus(ctx context.Context, t *Tenant, to Status, reason string
 
 // edit reads the tenant of a slug, lets fn change it in the same transaction, and returns it as it is then.
 func (a *App) edit(ctx context.Context, op string, kind EventKind, query, key string, fn func(ctx context.Context, tx *registryTx, t *Tenant) error) (Tenant, error) {
-	var after *Tenant
+	var after *Tenant // nil when there was nothing to do
 	err := a.write(Leave(ctx), kind, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		after = nil
 		t, err := one(ctx, tx, query, key)
 		if err != nil {
 			return nil, err
 		}
-		after = t
-		before := len(tx.touched)
-		if err := fn(ctx, tx, t); err != nil || len(tx.touched) == before {
+		if err := fn(ctx, tx, t); err != nil || len(tx.touched) == 0 {
 			return nil, err
 		}
 		if after, err = one(ctx, tx, selectByID, string(t.ID)); err != nil {
@@ -357,6 +372,11 @@ func (a *App) edit(ctx context.Context, op string, kind EventKind, query, key st
 		}
 		return []*Tenant{after}, nil
 	})
+	if err == nil && after == nil {
+		var t Tenant
+		t, err = a.read(ctx, query, key)
+		after = &t
+	}
 	if err != nil {
 		return Tenant{}, opError(op, key, err)
 	}

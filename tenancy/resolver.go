@@ -28,17 +28,11 @@ func (a *App) Resolve(ctx context.Context, host string) (*Tenant, error) {
 
 // ResolveSlug is [App.Resolve] for a slug. It returns ErrNotFound for one that no tenant has or could have.
 func (a *App) ResolveSlug(ctx context.Context, slug string) (*Tenant, error) {
-	if len(slug) == 0 || len(slug) > maxLabelLen {
-		return nil, ErrNotFound
-	}
 	return a.resolve(ctx, a.slugs, slug)
 }
 
 // ResolveID is [App.Resolve] for a tenant's ID. It returns ErrNotFound for one that no tenant has.
 func (a *App) ResolveID(ctx context.Context, id ID) (*Tenant, error) {
-	if _, err := ParseID(string(id)); err != nil {
-		return nil, ErrNotFound
-	}
 	return a.resolve(ctx, a.ids, string(id))
 }
 
@@ -48,6 +42,8 @@ type table struct {
 	query   string
 	unknown error
 	has     func(t *Tenant, key string) bool // whether key leads to t
+	// possible refuses what can lead to none, before anyone is asked; nil when only such keys arrive.
+	possible func(key string) bool
 
 	// found has tenants that may since have changed: a hit counts when it is still the latest its live knows. absent
 	// has the time until which a key is taken to lead to none. They are apart so that a scan of random hosts drives
@@ -78,6 +74,9 @@ func (a *App) resolveSlow(ctx context.Context, tb *table, key string, old *Tenan
 			tb.found.Set(key, t)
 			return t, nil
 		}
+	}
+	if tb.possible != nil && !tb.possible(key) {
+		return nil, tb.unknown
 	}
 	if until, ok := tb.absent.GetIfPresent(key); ok && time.Now().Before(until) {
 		return nil, tb.unknown
@@ -154,6 +153,7 @@ func (a *App) ask(ctx context.Context, tb *table, key string) (*Tenant, error) {
 			return nil, ErrNotFound
 		}
 	}
+	a.reg.queries()
 	t, err := one(ctx, a.reg.db, tb.query, key)
 	if paid && err == nil {
 		a.misses.refund()
@@ -261,6 +261,7 @@ func (k *knownNames) has(ctx context.Context, a *App, kind, key string) (bool, e
 func (k *knownNames) build(a *App, s *nameSet, built chan struct{}) {
 	ctx, cancel := context.WithTimeout(a.ctx, max(a.cfg.LookupTimeout, 30*time.Second))
 	defer cancel()
+	a.reg.queries()
 	sorted, err := readNames(ctx, a.reg.db, s)
 	k.mu.Lock()
 	defer k.mu.Unlock()

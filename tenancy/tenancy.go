@@ -120,6 +120,8 @@ type App struct {
 	migrator *migrate.Migrator
 	reg      registry
 	locks    keyedLocks
+	// lockSlots has a value for each operation that holds locks of the backend.
+	lockSlots chan struct{}
 
 	hosts, slugs, ids *table
 	lives             lives
@@ -171,14 +173,19 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
 	}
 	a := &App{
 		be: be, cfg: cfg, log: cfg.Logger, migrator: migrator,
-		reg:  registry{db: be.Shared()},
+		reg:  registry{db: be.Shared(), queries: func() {}},
 		own:  map[int64]struct{}{},
 		step: func(string) {},
+
+		lockSlots: make(chan struct{}, maxLocks),
 	}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.hosts = newTable("host", selectByHost, cfg.CacheSize, ErrUnknownHost, (*Tenant).hasDomain)
 	a.slugs = newTable("slug", selectBySlug, cfg.CacheSize, ErrNotFound, func(t *Tenant, slug string) bool { return t.Slug == slug })
 	a.ids = newTable("id", selectByID, cfg.CacheSize, ErrNotFound, func(t *Tenant, id string) bool { return t.ID == ID(id) })
+
+	a.slugs.possible = func(slug string) bool { return ValidateSlug(slug) == nil }
+	a.ids.possible = func(id string) bool { _, err := ParseID(id); return err == nil }
 
 	if err := a.bootstrap(Leave(ctx)); err != nil {
 		return nil, fmt.Errorf("tenement: open the registry: %w", err)
