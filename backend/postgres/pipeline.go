@@ -265,7 +265,7 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 	switch {
 	case st == nil:
 		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, nil, c.eqb.ParamFormats, c.eqb.ResultFormats)
-	case st.varied, st.traits&star != 0 && !prefixed && st.store != c.unit.rt.Store:
+	case st.varied, st.traits&star != 0 && !prefixed:
 		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
 		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, nil)
 	case st.sd.Name == "":
@@ -398,6 +398,9 @@ func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
 		c.doomed = true
 	}
 	prefixed := !c.settled && c.idle()
+	if t&ownTx != 0 && !c.idle() {
+		return nil, stageStatement, errOwnTx
+	}
 	if prefixed && t&ownTx != 0 {
 		if err := c.settle(ctx); err != nil {
 			return nil, stagePrefix, err
@@ -436,6 +439,10 @@ func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
 	c.reader = reader{tag: tag, closed: true}
 	return &c.reader, 0, nil
 }
+
+// errOwnTx: what comes after the COMMIT or ROLLBACK would no longer be bound to the store.
+var errOwnTx = errors.New("text of several statements cannot end the transaction that it runs in; " +
+	"send what comes after COMMIT or ROLLBACK by itself")
 
 // moved puts the position that a database error gives back to where it is in the caller's text.
 func moved(err error, shift int) error {
@@ -534,9 +541,15 @@ func (c *conn) settle(ctx context.Context) error {
 	u := &c.unit
 	c.doomed = true
 	// A pooler makes up its own process numbers.
-	pooled := fmt.Sprintf("(pg_catalog.pg_backend_pid() operator(pg_catalog.<>) %d))", c.pc.PID())
-	mrr := c.pc.Exec(watched(ctx), c.prefixText(pooled)+
-		fmt.Sprintf("select pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d", c.pc.PID()))
+	pooled := fmt.Sprintf("(pg_catalog.pg_backend_pid() operator(pg_catalog.<>) %d)", c.pc.PID())
+	// The share of the store that the prefix takes ends with this message. The one that follows it lasts as long as the
+	// connection.
+	message := c.prefixText(pooled) + fmt.Sprintf("select pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d;", c.pc.PID())
+	if u.kind != prefixShared {
+		message += fmt.Sprintf("select case when pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d "+
+			"then pg_catalog.pg_advisory_lock_shared(%s,%s) end", c.pc.PID(), storeSpace, u.key)
+	}
+	mrr := c.pc.Exec(watched(ctx), message)
 	direct := false
 	for i := 0; mrr.NextResult(); i++ {
 		rr := mrr.ResultReader()

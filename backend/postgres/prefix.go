@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"strconv"
 	"strings"
 
@@ -13,8 +15,12 @@ import (
 )
 
 // The prefix is a SELECT of exactly one row that travels ahead of each unit of work and, in the same transaction, binds
-// it to its store: it sets search_path until the end of the transaction, and fails, which makes the server skip what
-// follows, unless the schema exists and is the owner's.
+// it to its store: it sets search_path until the end of the transaction, takes a share of the store, and fails, which
+// makes the server skip what follows, unless the schema exists and is the owner's.
+//
+// The share is an advisory lock that Drop and Rename want for themselves. Without it a statement that was let in, and
+// then had to wait for a table that was being dropped or renamed, would look for its name again when the wait is over,
+// and find the shared table of that name.
 //
 // Everything in it is qualified with pg_catalog: it runs under whatever search_path the connection's last user left,
 // where an operator or function of the same name could be lying in wait.
@@ -25,43 +31,51 @@ type prefixKind uint8
 const (
 	// prefixShared sets the path of the shared store: $1 path.
 	prefixShared prefixKind = iota
-	// prefixName checks that the schema is there (3F000): $1 path, $2 schema.
+	// prefixName checks that the schema is there (3F000): $1 path, $2 schema, $3 lock key.
 	prefixName
-	// prefixOID checks that the schema is still the one that was found to be the owner's (22012): $3 OID.
+	// prefixOID checks that the schema is still the one that was found to be the owner's (22012): $4 OID.
 	prefixOID
-	// prefixStamp checks that the schema carries the owner's stamp, and returns its OID: $3 stamp.
+	// prefixStamp checks that the schema carries the owner's stamp, and returns its OID: $4 stamp.
 	prefixStamp
 	prefixKinds
 )
 
 const (
 	setPath = "select pg_catalog.set_config('search_path',$1,true)"
+	// The columns are evaluated in their order, and the schema looked up when the lock is held. (As a parameter of type
+	// regnamespace it would be when the values are bound.)
+	sqlSchema = "($2::pg_catalog.text)::pg_catalog.regnamespace"
+	sqlShare  = ",pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",$3)"
 	// A division by zero is the plainest way to make a SELECT fail or not.
-	sqlOID = `,1 operator(pg_catalog./) (($2::pg_catalog.regnamespace)::pg_catalog.oid operator(pg_catalog.=) ` +
-		`$3::pg_catalog.oid)::pg_catalog.int4`
-	sqlStamp = `,($2::pg_catalog.regnamespace)::pg_catalog.oid,1 operator(pg_catalog./) ` +
-		`(coalesce(pg_catalog.obj_description(($2::pg_catalog.regnamespace)::pg_catalog.oid,'pg_namespace'),'') ` +
-		`operator(pg_catalog.=) $3::pg_catalog.text)::pg_catalog.int4`
+	sqlOID = sqlShare + ",1 operator(pg_catalog./) ((" + sqlSchema + ")::pg_catalog.oid operator(pg_catalog.=) " +
+		"$4::pg_catalog.oid)::pg_catalog.int4"
+	sqlStamp = sqlShare + ",(" + sqlSchema + ")::pg_catalog.oid,1 operator(pg_catalog./) " +
+		"(coalesce(pg_catalog.obj_description((" + sqlSchema + ")::pg_catalog.oid,'pg_namespace'),'') " +
+		"operator(pg_catalog.=) $4::pg_catalog.text)::pg_catalog.int4"
+
+	// storeSpace is the first half of the advisory locks that stand for stores.
+	storeSpace = "1953394286"
+	// stampColumn is where prefixStamp returns the OID.
+	stampColumn = 2
 )
 
-// prefixSQL holds the text of each kind, without and with a role to assume (the last parameter). The OID of the stamp
-// kind is the second column.
+// prefixSQL holds the text of each kind, without and with a role to assume (the last parameter).
 var prefixSQL = [2][prefixKinds]string{
 	{
 		prefixShared: setPath,
-		prefixName:   setPath + ",$2::pg_catalog.regnamespace",
+		prefixName:   setPath + sqlShare + "," + sqlSchema,
 		prefixOID:    setPath + sqlOID,
 		prefixStamp:  setPath + sqlStamp,
 	},
 	{
 		prefixShared: setPath + ",pg_catalog.set_config('role',$2,true)",
-		prefixName:   setPath + ",$2::pg_catalog.regnamespace,pg_catalog.set_config('role',$3,true)",
-		prefixOID:    setPath + sqlOID + ",pg_catalog.set_config('role',$4,true)",
-		prefixStamp:  setPath + sqlStamp + ",pg_catalog.set_config('role',$4,true)",
+		prefixName:   setPath + sqlShare + "," + sqlSchema + ",pg_catalog.set_config('role',$4,true)",
+		prefixOID:    setPath + sqlOID + ",pg_catalog.set_config('role',$5,true)",
+		prefixStamp:  setPath + sqlStamp + ",pg_catalog.set_config('role',$5,true)",
 	},
 }
 
-// prefixName returns the name under which a connection keeps the prefix prepared. The name says what the text is, so
+// prefixNames are the names under which a connection keeps the prefix prepared. The name says what the text is, so
 // that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
 var prefixNames = [2][prefixKinds]string{
 	{"tenement_p1_shared", "tenement_p1_name", "tenement_p1_oid", "tenement_p1_stamp"},
@@ -91,6 +105,7 @@ type unit struct {
 	role   int    // 1 when a role is set too
 	path   []byte // search_path
 	schema []byte // quoted; part of path
+	key    []byte // of the lock
 	check  []byte // OID or stamp
 	assume []byte // role
 }
@@ -110,6 +125,7 @@ func (c *conn) bindUnit(rt backend.Route, access backend.Access) {
 			n := len(u.path)
 			u.path = append(u.path, ", public, pg_temp"...)
 			u.schema = u.path[:n:n]
+			u.key = strconv.AppendInt(u.key[:0], int64(storeKey(rt.Store)), 10)
 		}
 		u.rt = rt
 		c.identify()
@@ -149,7 +165,7 @@ func (c *conn) params() [][]byte {
 	u := &c.unit
 	p := append(c.prefixParams[:0], u.path)
 	if u.kind != prefixShared {
-		p = append(p, u.schema)
+		p = append(p, u.schema, u.key)
 	}
 	if u.kind == prefixOID || u.kind == prefixStamp {
 		p = append(p, u.check)
@@ -195,8 +211,8 @@ func (c *conn) prefixDone(named bool, row [][]byte) {
 	if named {
 		c.prefixes[u.role][u.kind] = isPrepared
 	}
-	if u.kind == prefixStamp && len(row) > 1 {
-		c.learn(row[1])
+	if u.kind == prefixStamp && len(row) > stampColumn {
+		c.learn(row[stampColumn])
 	}
 }
 
@@ -206,6 +222,24 @@ func (c *conn) learn(text []byte) {
 		c.be.remember(c.unit.rt, uint32(oid))
 		c.identify()
 	}
+}
+
+// storeKey returns the second half of the advisory lock that stands for a store. Two stores that share one only wait
+// for each other's Drop and Rename.
+func storeKey(s backend.Store) int32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(s.String()))
+	return int32(h.Sum32())
+}
+
+// shareSQL returns the statement that takes a share of a store, as the prefix does; claimSQL the one that waits until
+// nobody has one and keeps others from getting one.
+func shareSQL(s backend.Store) string {
+	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock_shared(%s,%d);", storeSpace, storeKey(s))
+}
+
+func claimSQL(s backend.Store) string {
+	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d);", storeSpace, storeKey(s))
 }
 
 // prefixText returns the prefix with its values written into it, for the simple protocol, with ';' at its end. local is
@@ -259,8 +293,6 @@ func refusedByPrefix(err error) bool {
 	switch pe.Code {
 	case "3F000", // no such schema
 		"22012": // another owner's, or another schema than before
-		return true
-	case "22023", "42704": // role does not exist: roles are created and dropped with their store
 		return true
 	}
 	return false

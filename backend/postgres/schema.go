@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -57,12 +60,12 @@ func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
 }
 
 // Drop removes the schema and all that is in it; see [backend.Backend]. It waits for the statements and transactions that
-// are using the store's tables. A schema that is not a store is not touched: ErrStoreMissing.
+// are using the store, without holding up others for long. A schema that is not a store is not touched: ErrStoreMissing.
 func (be *Backend) Drop(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "drop", Err: backend.ErrStoreMissing}
 	}
-	sql := "begin;" + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;"
+	sql := "begin;" + claimSQL(rt.Store) + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;"
 	if be.cfg.roles {
 		sql += be.roles.dropSQL(rt.Store)
 	}
@@ -97,21 +100,26 @@ func (be *Backend) thin(ctx context.Context, rt backend.Route) error {
 		if err != nil || len(names) == 0 {
 			return err
 		}
-		if err := be.upkeep(ctx, "drop", rt, "begin;"+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
+		if err := be.upkeep(ctx, "drop", rt, "begin;"+claimSQL(rt.Store)+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
 			return err
 		}
 	}
 }
 
-// Rename renames the schema and, with tenant roles, its role; see [backend.Backend].
+// Rename renames the schema and, with tenant roles, its role; see [backend.Backend]. It waits as [Backend.Drop] does.
 func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
 	if rt.IsZero() || to.IsZero() {
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
 	}
-	sql := "begin;" + guardSQL(rt)
 	if rt.Store == to {
-		return be.upkeep(ctx, "rename", rt, sql+"commit")
+		return be.upkeep(ctx, "rename", rt, "begin;"+guardSQL(rt)+"commit")
 	}
+	// Always in the same order, so that two renames in opposite directions do not wait for each other.
+	first, second := rt.Store, to
+	if storeKey(first) > storeKey(second) {
+		first, second = second, first
+	}
+	sql := "begin;" + claimSQL(first) + claimSQL(second) + guardSQL(rt)
 	sql += "alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";"
 	if be.cfg.roles {
 		sql += be.roles.renameSQL(rt.Store, to)
@@ -134,10 +142,36 @@ func guardSQL(rt backend.Route) string {
 	return "select 1/(" + cond + ")::int;"
 }
 
+// How upkeep waits for locks: for a short while each time, since all who come after it have to wait with it, and then
+// again after a longer pause, until the context is done.
+const (
+	upkeepLockTimeout = 250 * time.Millisecond
+	upkeepMaxPause    = 2 * time.Second
+)
+
 // upkeep sends a message of statements of our own, a transaction, with the log-in's rights.
 func (be *Backend) upkeep(ctx context.Context, op string, rt backend.Route, sql string) error {
 	// Whatever settings the connection's last user left, a role above all, must not count.
-	sql = strings.Replace(sql, "begin;", "begin;set local search_path=pg_catalog,pg_temp;"+be.roles.resetSQL(be), 1)
+	sql = strings.Replace(sql, "begin;", "begin;set local search_path=pg_catalog,pg_temp;set local lock_timeout="+
+		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10)+";"+be.roles.resetSQL(be), 1)
+	for pause := upkeepLockTimeout; ; pause = min(2*pause, upkeepMaxPause) {
+		err := be.upkeepOnce(ctx, op, rt, sql)
+		var pe *pgconn.PgError
+		// Not available in time, or one of two that waited for each other.
+		if !errors.As(err, &pe) || (pe.Code != "55P03" && pe.Code != "40P01") {
+			return err
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause/2))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return &backend.Error{Op: op, Store: rt.Store, Err: fmt.Errorf("%w while the store was in use: %w", ctx.Err(), pe)}
+		}
+	}
+}
+
+func (be *Backend) upkeepOnce(ctx context.Context, op string, rt backend.Route, sql string) error {
 	return be.withConn(ctx, op, rt, func(c *pgx.Conn) error {
 		err := c.PgConn().Exec(ctx, sql).Close()
 		if err == nil {

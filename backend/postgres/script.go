@@ -165,6 +165,7 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 	b.WriteString(";set local search_path=")
 	b.WriteString(schema)
 	b.WriteString(",public,pg_temp;")
+	b.WriteString(shareSQL(s.Route.Store))
 	if s.Create {
 		b.WriteString(be.createSQL(s.Route))
 	} else {
