@@ -412,3 +412,32 @@ func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
 	m.gate.forget(s)
 	return nil
 }
+
+// Stores lists the stores that the ledger has, in order of name; there need not be one of each name.
+func (m *Migrator) Stores(ctx context.Context) ([]backend.Store, error) {
+	if exists, err := m.ledger.exists(ctx); err != nil || !exists {
+		return nil, err
+	}
+	fault := func(err error) error { return fmt.Errorf("tenement: migrate: reading the ledger: %w", err) }
+	rows, err := m.ledger.db.QueryContext(ctx, `SELECT store FROM tenement_ledger WHERE store <> '' ORDER BY store`)
+	if err != nil {
+		return nil, fault(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var stores []backend.Store
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, fault(err)
+		}
+		s, err := backend.ParseStore(name)
+		if err != nil {
+			return nil, fault(err)
+		}
+		stores = append(stores, s)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fault(err)
+	}
+	return stores, nil
+}
