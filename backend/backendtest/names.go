@@ -33,9 +33,11 @@ var nameCases = []testCase{
 			for _, name := range oddNames {
 				rt := route(name)
 				e.holds(rt, name+"!")
-				got, err := readMarks(e.in(rt), e.tx(rt))
+				tx := e.tx(rt)
+				got, err := readMarks(e.in(rt), tx)
 				require.NoError(e, err)
 				require.Equal(e, []string{name + "!"}, got)
+				require.NoError(e, tx.Rollback(), "the backend has fewer connections than there are names")
 				info, err := e.be.Stat(e.ctx, rt.Store)
 				require.NoError(e, err)
 				require.Equal(e, rt.Store, info.Store)

@@ -85,6 +85,9 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 			return nil, s.fault("query", err)
 		}
 		alone := c.idle()
+		if alone && c.be.closed.Load() {
+			return nil, &backend.Error{Op: "query", Store: c.unit.rt.Store, Err: backend.ErrClosed}
+		}
 		cur, at, err := attempt(c)
 		if err == nil {
 			return cur, nil

@@ -34,35 +34,61 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
-	fail := func(from int, err error) {
-		for i := from; i < len(scripts); i++ {
-			faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: err}
+	for next := 0; next < len(scripts); {
+		err := be.withConn(ctx, "run scripts", backend.Route{}, func(c *pgx.Conn) error {
+			next = be.runOn(ctx, c, scripts, next, opt, faults)
+			return nil
+		})
+		if err != nil {
+			var wrapped *backend.Error
+			if errors.As(err, &wrapped) {
+				err = wrapped.Err
+			}
+			failFrom(scripts, faults, next, err)
+			break
 		}
 	}
-	err := be.withConn(ctx, "run scripts", backend.Route{}, func(c *pgx.Conn) error {
-		for next := 0; next < len(scripts); {
-			if err := ctx.Err(); err != nil {
-				fail(next, err)
-				return nil
+	for i, s := range scripts {
+		if s.Create && faults[i] == nil {
+			be.forgetStore(s.Route.Store)
+		}
+	}
+	return faults
+}
+
+func failFrom(scripts []backend.Script, faults []error, from int, err error) {
+	for i := from; i < len(scripts); i++ {
+		faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: err}
+	}
+}
+
+// runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
+// more. It returns which is the next.
+func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
+	for next < len(scripts) {
+		if err := ctx.Err(); err != nil {
+			failFrom(scripts, faults, next, err)
+			return len(scripts)
+		}
+		end, size, changed := next, 0, false
+		for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
+			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
+			// than its transaction would change them for those after it.
+			t := classify(scripts[end].SQL)
+			lone := t&(control|sticky) != 0
+			if lone && end > next {
+				break
 			}
-			end, size := next, 0
-			for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
-				// One that ends its transaction itself would upset the counting of the others.
-				lone := classify(scripts[end].SQL)&control != 0
-				if lone && end > next {
-					break
-				}
-				size += len(scripts[end].SQL)
-				end++
-				if lone {
-					break
-				}
+			size += len(scripts[end].SQL)
+			end++
+			if lone {
+				changed = t&sticky != 0
+				break
 			}
-			done, err := be.runMessage(ctx, c, scripts[next:end], opt)
-			next += done
-			if err == nil {
-				continue
-			}
+		}
+		done, err := be.runMessage(ctx, c, scripts[next:end], opt)
+		next += done
+		if err != nil {
 			// The script at next failed, and its transaction with it.
 			var pe *pgconn.PgError
 			if c.IsClosed() || !errors.As(err, &pe) {
@@ -71,33 +97,23 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 					unknown = err
 				}
 				faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: unknown}
-				fail(next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
+				failFrom(scripts, faults, next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
 				closeConn(c)
-				return nil
+				return len(scripts)
 			}
 			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: scriptFault(scripts[next], pe)}
 			next++
 			if err := c.PgConn().Exec(context.WithoutCancel(ctx), "rollback").Close(); err != nil {
-				fail(next, fmt.Errorf("not run: %w", err))
 				closeConn(c)
-				return nil
+				return next
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		var wrapped *backend.Error
-		if errors.As(err, &wrapped) {
-			err = wrapped.Err
-		}
-		fail(0, err)
-	}
-	for i, s := range scripts {
-		if s.Create && faults[i] == nil {
-			be.forgetStore(s.Route.Store)
+		if changed {
+			closeConn(c)
+			return next
 		}
 	}
-	return faults
+	return next
 }
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error.
