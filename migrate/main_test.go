@@ -128,7 +128,7 @@ func query(t testing.TB, be backend.Backend, rt backend.Route, text string) stri
 	return strings.Join(list, ",")
 }
 
-func exec(t testing.TB, be backend.Backend, rt backend.Route, text string) {
+func run(t testing.TB, be backend.Backend, rt backend.Route, text string) {
 	t.Helper()
 	db := be.Shared()
 	if !rt.IsZero() {

@@ -238,11 +238,8 @@ func plain(d backend.Dialect, statement string) bool {
 			case ")":
 				depth--
 			case ";":
-				if depth != 0 {
-					return false
-				}
-				if body && last != "end" {
-					continue // between two statements of the body
+				if depth != 0 || body && last != "end" {
+					continue // between two statements of a rule, a trigger or a function
 				}
 				begin, body, creates = true, false, false
 				continue

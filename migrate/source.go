@@ -117,6 +117,7 @@ func (s *set) find(name string) *source {
 
 var (
 	sourceName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
+	hasUp      = regexp.MustCompile(`(?mi)^--\s*\+goose\s+up\s*$`)
 	tableName  = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 )
 
@@ -253,7 +254,11 @@ func (s *source) load(d dialect, in Source, fault func(SourceError)) {
 			m := &migration{source: s, version: version, file: v.file, sql: true, sum: checksum(v.text)}
 			if err := m.parse(v.text); err != nil {
 				ok = false
-				fault(SourceError{File: v.file, Line: faultyLine(v, err), Reason: reason(err), Err: err})
+				why := reason(err)
+				if !hasUp.Match(v.text) {
+					why = "there is no line '-- +goose Up' ahead of the first statement: " + why
+				}
+				fault(SourceError{File: v.file, Line: faultyLine(v, err), Reason: why, Err: err})
 				continue
 			}
 			if chosen != nil && v.file == chosen.file {

@@ -1,0 +1,2 @@
+-- +goose Up
+-- There is nothing to do.

@@ -1,0 +1,5 @@
+-- +goose Up
+CREATE VIEW named AS
+    SELECT id, upper(name) AS loud
+    FROM users
+    WHERE name <> '';

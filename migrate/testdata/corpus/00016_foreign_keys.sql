@@ -1,0 +1,6 @@
+-- +goose Up
+CREATE TABLE child (
+    id INTEGER PRIMARY KEY,
+    parent INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE ON UPDATE CASCADE
+);
+INSERT INTO child (id, parent) VALUES (1, 1), (2, 2);

@@ -1,0 +1,3 @@
+-- +goose Up
+CREATE TABLE rect (w INTEGER, h INTEGER, area INTEGER GENERATED ALWAYS AS (w * h) STORED);
+INSERT INTO rect (w, h) VALUES (2, 3);

@@ -1,0 +1,5 @@
+-- +goose Up
+	CREATE TABLE tabs (
+	x	INTEGER
+		);   
+  INSERT INTO tabs (x) VALUES (20);

@@ -1,0 +1,2 @@
+-- +goose Up
+UPDATE users SET age = 30 + id, note = 'n' || id;

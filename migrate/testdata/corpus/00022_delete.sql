@@ -1,0 +1,2 @@
+-- +goose Up
+DELETE FROM comments WHERE id IN (3, 4);

@@ -1,0 +1,3 @@
+-- +goose Up
+DROP TABLE a2;
+DROP INDEX users_name;

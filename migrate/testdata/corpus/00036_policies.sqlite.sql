@@ -1,0 +1,5 @@
+-- +goose Up
+CREATE UNIQUE INDEX child_once ON child (parent) WHERE id < 1000;
+CREATE TABLE collated (t TEXT COLLATE NOCASE UNIQUE ON CONFLICT REPLACE);
+INSERT INTO collated VALUES ('a');
+INSERT INTO collated VALUES ('A');

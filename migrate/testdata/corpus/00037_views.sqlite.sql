@@ -1,0 +1,4 @@
+-- +goose Up
+CREATE VIEW countdown (n) AS
+WITH RECURSIVE c (n) AS (VALUES (5) UNION ALL SELECT n - 1 FROM c WHERE n > 1)
+SELECT n FROM c;

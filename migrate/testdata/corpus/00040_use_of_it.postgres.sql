@@ -1,0 +1,2 @@
+-- +goose Up
+INSERT INTO moods (id, m) VALUES (2, 'content');
