@@ -185,7 +185,7 @@ var closeCases = []testCase{
 		run: func(e *env) {
 			a := e.tenant("a", "a1")
 			be := e.open(0)
-			h := (&env{TB: e.TB, cfg: e.cfg, be: be, ctx: e.ctx, open: e.open, patience: e.patience}).hold(a)
+			h := (&env{TB: e.TB, cfg: e.cfg, be: be, ctx: e.ctx, open: e.open, patience: e.patience}).hold(a, true)
 			require.NoError(e, e.within("Close", func() error { _ = be.Close(); return nil }))
 			var wg sync.WaitGroup
 			wg.Go(func() {

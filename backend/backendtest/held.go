@@ -14,16 +14,17 @@ import (
 // held is everything that can be open on a store when it is renamed or dropped.
 type held struct {
 	rt     backend.Route
-	tx     *sql.Tx // has read
-	rows   *sql.Rows
+	tx     *sql.Tx   // has read when rows is there, else has done nothing yet
+	rows   *sql.Rows // nil: none
 	conn   *sql.Conn
 	stmt   *sql.Stmt
 	pinned *sql.DB
 	owner  *sql.DB
 }
 
-// hold opens all of it on rt, which has one note. rows has one row read and more to come.
-func (e *env) hold(rt backend.Route) *held {
+// hold opens all of it on rt, which has one note. busy says that rows are open and that the transaction has read, so
+// that the database may hold locks for them; without, the transaction has begun and no more.
+func (e *env) hold(rt backend.Route, busy bool) *held {
 	e.Helper()
 	h := &held{rt: rt, pinned: e.pin(rt), owner: e.be.Owner(rt)}
 	e.Cleanup(func() { _ = h.owner.Close() })
@@ -41,6 +42,11 @@ func (e *env) hold(rt backend.Route) *held {
 	h.tx, err = e.be.DB().BeginTx(e.in(rt), &sql.TxOptions{ReadOnly: true})
 	require.NoError(e, err)
 	e.Cleanup(func() { _ = h.tx.Rollback() })
+	if !busy {
+		return h
+	}
+	_, err = readMarks(e.ctx, h.tx)
+	require.NoError(e, err)
 	h.rows, err = e.be.DB().QueryContext(e.in(rt), manyRows("mark"), 5000)
 	require.NoError(e, err)
 	e.Cleanup(func() { _ = h.rows.Close() })
@@ -57,10 +63,12 @@ func (e *env) duringLock(h *held, change func(ctx context.Context) error) error 
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(100 * time.Millisecond): // it waits, or is slow: either way what follows is allowed
+	case <-time.After(time.Second): // it waits, or is slow: either way what follows is allowed
 	}
 	h.useTx(e, "a")
-	_ = h.rows.Close()
+	if h.rows != nil {
+		_ = h.rows.Close()
+	}
 	_ = h.tx.Rollback()
 	select {
 	case err := <-done:
@@ -75,7 +83,7 @@ func (e *env) duringLock(h *held, change func(ctx context.Context) error) error 
 func (h *held) use(e *env, prefix string) {
 	e.Helper()
 	h.useTx(e, prefix)
-	for h.rows.Next() {
+	for h.rows != nil && h.rows.Next() {
 		var mark string
 		var n int
 		if h.rows.Scan(&mark, &n) == nil {

@@ -137,60 +137,32 @@ var storeCases = []testCase{
 	{
 		id: "S25", name: "what was open when it was renamed",
 		rule: "Handles, statements, held connections, transactions and rows that were open when a store was renamed fail or go on with its data; they never reach the store that takes the old name, nor the shared one.",
-		run: func(e *env) {
-			e.sharedNotes("shared")
-			a := e.tenant("a", "a1")
-			old := e.hold(a)
-			require.NoError(e, e.duringLock(old, func(ctx context.Context) error {
-				return e.be.Rename(ctx, a, backend.MustParseStore("b"))
-			}))
-			b := backend.Route{Store: backend.MustParseStore("b"), Owner: a.Owner}
-			old.use(e, "a")
-			e.create(backend.Route{Store: a.Store, Owner: "the next one"}, "new")
-			old.use(e, "a")
-			e.holds(backend.Route{Store: a.Store, Owner: "the next one"}, "new")
-			e.sharedHolds("shared")
-			got, err := readMarks(e.in(b), e.be.DB())
-			require.NoError(e, err)
-			for _, mark := range got {
-				require.Contains(e, []string{"a1", "a-late"}, mark)
-			}
-		},
+		run:  func(e *env) { openWhenRenamed(e, true) },
+	},
+	{
+		id: "S25", name: "what was open when it was renamed, with a transaction that has done nothing yet",
+		rule: "Handles, statements, held connections, transactions and rows that were open when a store was renamed fail or go on with its data; they never reach the store that takes the old name, nor the shared one.",
+		run:  func(e *env) { openWhenRenamed(e, false) },
 	},
 	{
 		id: "S26", name: "calls under way when the store is dropped",
 		rule: "Calls under way on a store that is dropped fail, and nothing of it is read or written afterwards; Drop comes to an end.",
-		run: func(e *env) {
-			e.sharedNotes("shared")
-			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
-			old := e.hold(a)
-			require.NoError(e, e.duringLock(old, func(ctx context.Context) error { return e.be.Drop(ctx, a) }))
-			old.use(e, "a")
-			old.gone(e)
-			e.sharedHolds("shared")
-			e.holds(b, "b1")
-			e.missing(a)
-		},
+		run:  func(e *env) { openWhenDropped(e, true) },
+	},
+	{
+		id: "S26", name: "calls under way when the store is dropped, with a transaction that has done nothing yet",
+		rule: "Calls under way on a store that is dropped fail, and nothing of it is read or written afterwards; Drop comes to an end.",
+		run:  func(e *env) { openWhenDropped(e, false) },
 	},
 	{
 		id: "S27", name: "a new store under an old name",
 		rule: "A new tenant's store under the name of a dropped one shows none of the old data, and nothing that is older than the drop (routes, handles, prepared statements, held connections, open rows) reaches the new one.",
-		run: func(e *env) {
-			e.sharedNotes("shared")
-			a := e.tenant("a", "a1")
-			old := e.hold(a)
-			require.NoError(e, e.duringLock(old, func(ctx context.Context) error { return e.be.Drop(ctx, a) }))
-			next := backend.Route{Store: a.Store, Owner: "the next one"}
-			e.create(next)
-			e.holds(next)
-			e.add(next, "new")
-			old.use(e, "a")
-			old.gone(e)
-			e.missing(a)
-			e.holds(next, "new")
-			e.holds(backend.Route{Store: a.Store}, "new")
-			e.sharedHolds("shared")
-		},
+		run:  func(e *env) { openWhenReplaced(e, true) },
+	},
+	{
+		id: "S27", name: "a new store under an old name, with a transaction that has done nothing yet",
+		rule: "A new tenant's store under the name of a dropped one shows none of the old data, and nothing that is older than the drop (routes, handles, prepared statements, held connections, open rows) reaches the new one.",
+		run:  func(e *env) { openWhenReplaced(e, false) },
 	},
 	{
 		id: "S27", name: "seen from another process",
@@ -200,7 +172,7 @@ var storeCases = []testCase{
 			for range 7 {
 				e.holds(a, "a1")
 			}
-			old := e.hold(a)
+			old := e.hold(a, true)
 			require.NoError(e, old.rows.Close())
 			require.NoError(e, old.tx.Rollback())
 			other := e.open(0)
@@ -252,4 +224,53 @@ func (e *env) refused(rt backend.Route) {
 	for _, call := range routedCalls(e.be.DB()) {
 		assert.ErrorIs(e, call.do(e.in(rt)), backend.ErrStoreMissing, call.name)
 	}
+}
+
+func openWhenRenamed(e *env, busy bool) {
+	e.sharedNotes("shared")
+	a := e.tenant("a", "a1")
+	old := e.hold(a, busy)
+	require.NoError(e, e.duringLock(old, func(ctx context.Context) error {
+		return e.be.Rename(ctx, a, backend.MustParseStore("b"))
+	}))
+	b := backend.Route{Store: backend.MustParseStore("b"), Owner: a.Owner}
+	old.use(e, "a")
+	e.create(backend.Route{Store: a.Store, Owner: "the next one"}, "new")
+	old.use(e, "a")
+	e.holds(backend.Route{Store: a.Store, Owner: "the next one"}, "new")
+	e.sharedHolds("shared")
+	got, err := readMarks(e.in(b), e.be.DB())
+	require.NoError(e, err)
+	for _, mark := range got {
+		require.Contains(e, []string{"a1", "a-late"}, mark)
+	}
+}
+
+func openWhenDropped(e *env, busy bool) {
+	e.sharedNotes("shared")
+	a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
+	old := e.hold(a, busy)
+	require.NoError(e, e.duringLock(old, func(ctx context.Context) error { return e.be.Drop(ctx, a) }))
+	old.use(e, "a")
+	old.gone(e)
+	e.sharedHolds("shared")
+	e.holds(b, "b1")
+	e.missing(a)
+}
+
+func openWhenReplaced(e *env, busy bool) {
+	e.sharedNotes("shared")
+	a := e.tenant("a", "a1")
+	old := e.hold(a, busy)
+	require.NoError(e, e.duringLock(old, func(ctx context.Context) error { return e.be.Drop(ctx, a) }))
+	next := backend.Route{Store: a.Store, Owner: "the next one"}
+	e.create(next)
+	e.holds(next)
+	e.add(next, "new")
+	old.use(e, "a")
+	old.gone(e)
+	e.missing(a)
+	e.holds(next, "new")
+	e.holds(backend.Route{Store: a.Store}, "new")
+	e.sharedHolds("shared")
 }

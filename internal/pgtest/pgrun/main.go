@@ -1,7 +1,8 @@
 // Command pgrun runs a command with a Postgres cluster of its own: it starts one, runs its arguments with
 // TENEMENT_TEST_POSTGRES set to the URL of the superuser, stops the cluster, and exits with the command's exit code.
+// Arguments NAME=VALUE ahead of the command are settings of the server.
 //
-//	go run ./internal/pgtest/pgrun go test ./...
+//	go run ./internal/pgtest/pgrun fsync=off go test ./...
 package main
 
 import (
@@ -11,26 +12,29 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
+	"strings"
 
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
 func main() {
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: pgrun COMMAND [ARGUMENT…]")
+	command := slices.IndexFunc(os.Args[1:], func(arg string) bool { return !strings.Contains(arg, "=") }) + 1
+	if command == 0 {
+		fmt.Fprintln(os.Stderr, "usage: pgrun [NAME=VALUE…] COMMAND [ARGUMENT…]")
 		os.Exit(2)
 	}
-	code, err := run(os.Args[1:])
+	code, err := run(os.Args[1:command], os.Args[command:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pgrun:", err)
 	}
 	os.Exit(code)
 }
 
-func run(args []string) (code int, err error) {
+func run(settings, args []string) (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	cluster, err := pgtest.Start(ctx)
+	cluster, err := pgtest.Start(ctx, settings...)
 	if err != nil {
 		return 1, err
 	}
