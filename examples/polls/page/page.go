@@ -169,7 +169,11 @@ var functions = template.FuncMap{
 		if n == 1 {
 			return "1 " + one
 		}
-		return strconv.FormatInt(n, 10) + " " + many
+		digits := strconv.FormatInt(n, 10)
+		for i := len(digits) - 3; i > 0; i -= 3 {
+			digits = digits[:i] + "," + digits[i:]
+		}
+		return digits + " " + many
 	},
 	"percent": func(part, whole int64) string {
 		if whole == 0 {

@@ -79,16 +79,12 @@ type Plan struct {
 	MaxPolls              int64
 }
 
-// Price is the price of a month as people write it: "free" or "€9".
+// Price is the price of a month as people write it: "€9" or "€9.50".
 func (p Plan) Price() string {
-	switch {
-	case p.PriceCents == 0:
-		return "free"
-	case p.PriceCents%100 == 0:
+	if p.PriceCents%100 == 0 {
 		return fmt.Sprintf("€%d", p.PriceCents/100)
-	default:
-		return fmt.Sprintf("€%d.%02d", p.PriceCents/100, p.PriceCents%100)
 	}
+	return fmt.Sprintf("€%d.%02d", p.PriceCents/100, p.PriceCents%100)
 }
 
 // Plans lists the plans, cheapest first.

@@ -296,7 +296,7 @@ func TestPlansAreShared(t *testing.T) {
 		plans, err := a.store.Plans(t.Context())
 		require.NoError(t, err)
 		require.Len(t, plans, 3)
-		assert.Equal(t, []string{"free", "€9", "€49"}, []string{plans[0].Price(), plans[1].Price(), plans[2].Price()})
+		assert.Equal(t, []string{"€0", "€9", "€49"}, []string{plans[0].Price(), plans[1].Price(), plans[2].Price()})
 	})
 }
 
