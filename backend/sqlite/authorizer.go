@@ -67,11 +67,14 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		// arg2 is the function. The driver has extension loading off; this holds even if it were turned on.
 		return 0, !strings.EqualFold(arg2, "load_extension")
 	case driver.AuthRead:
-		if schema == sharedSchema && c.tenant {
+		if schema == sharedSchema {
 			return sharedRead, true
 		}
 		return 0, true
 	case driver.AuthTransaction:
+		if c.vacuum {
+			return 0, true // VACUUM's own, over when it is
+		}
 		if arg1 == "BEGIN" {
 			return begins | taints | writes, true
 		}
@@ -113,11 +116,11 @@ func (c *conn) judgeWrite(table, schema string) (effect, bool) {
 
 // protected reports whether table of schema is out of bounds for the application.
 func (c *conn) protected(schema, table string) bool {
-	if !c.tenant {
-		return false
+	if schema == sharedSchema || !c.tenant {
+		return schema == sharedSchema
 	}
 	// VACUUM copies all tables into a database of its own.
-	return schema == sharedSchema || (strings.EqualFold(table, stampTable) && (!c.vacuum || schema == "main"))
+	return strings.EqualFold(table, stampTable) && (!c.vacuum || schema == "main")
 }
 
 // judgePragma knows three kinds of pragma: those that tell something, those that set something on this connection or in
@@ -145,12 +148,12 @@ func (c *conn) judgePragma(name, value, schema string) (effect, bool) {
 		if value == "" {
 			return 0, true
 		}
-		if name == "writable_schema" || name == "schema_version" || (schema == sharedSchema && c.tenant) {
+		if name == "writable_schema" || name == "schema_version" || schema == sharedSchema {
 			return 0, false
 		}
 		return writes | taints, true
 	case "optimize", "wal_checkpoint", "incremental_vacuum", "shrink_memory":
-		return writes | taints, schema != sharedSchema || !c.tenant
+		return writes | taints, schema != sharedSchema
 	}
 	return 0, false
 }

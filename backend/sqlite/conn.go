@@ -37,7 +37,7 @@ type conn struct {
 	raw   raw        // nil: closed
 	stmts map[string]*stmt
 	open  []*rows // those not closed yet
-	clock uint64 // counts uses of statements, to find the one unused for longest
+	clock uint64  // counts uses of statements, to find the one unused for longest
 
 	// What the authorizer saw, and how it is to judge. Only touched by the goroutine that is in SQLite.
 	effects  effect
@@ -334,7 +334,9 @@ func (c *conn) run(ctx context.Context, query string) error {
 	if err != nil {
 		return err
 	}
+	saved := c.effects
 	_, err = st.driver.ExecContext(ctx, nil)
+	c.effects = saved // SQLite compiles again, and tells the authorizer, whenever it sees fit
 	return err
 }
 
@@ -395,11 +397,11 @@ type rows struct {
 }
 
 var (
-	_ driver.RowsColumnTypeDatabaseTypeName   = (*rows)(nil)
-	_ driver.RowsColumnTypeLength             = (*rows)(nil)
-	_ driver.RowsColumnTypeNullable           = (*rows)(nil)
-	_ driver.RowsColumnTypePrecisionScale     = (*rows)(nil)
-	_ driver.RowsColumnTypeScanType           = (*rows)(nil)
+	_ driver.RowsColumnTypeDatabaseTypeName = (*rows)(nil)
+	_ driver.RowsColumnTypeLength           = (*rows)(nil)
+	_ driver.RowsColumnTypeNullable         = (*rows)(nil)
+	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
+	_ driver.RowsColumnTypeScanType         = (*rows)(nil)
 )
 
 func (r *rows) Columns() []string {
@@ -424,8 +426,13 @@ func (r *rows) Next(dest []driver.Value) error {
 		if err == io.EOF {
 			return err
 		}
-		r.c.st.noteFault(err)
-		return r.s.explain("query", err)
+		return r.s.failed("query", err)
+	}
+	for i := range dest {
+		// The driver makes no difference between no bytes and NULL.
+		if v, ok := dest[i].([]byte); ok && v == nil {
+			dest[i] = []byte{}
+		}
 	}
 	return nil
 }

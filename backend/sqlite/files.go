@@ -60,13 +60,14 @@ func (b *Backend) create(ctx context.Context, rt backend.Route, key string, buil
 	if rt.IsZero() {
 		return &backend.Error{Op: "create", Err: backend.ErrNoTenant}
 	}
-	if err := b.createFile(ctx, rt, key, build); err != nil {
+	if err := b.createFile(ctx, rt, key, build, nil); err != nil {
 		return &backend.Error{Op: "create", Store: rt.Store, Err: err}
 	}
 	return nil
 }
 
-func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error) error {
+// createFile makes a store of a template. fill, when it is given, has its way with the file before it gets its name.
+func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error, fill func(temp string) error) error {
 	stamp, err := encodeStamp(rt.Owner)
 	if err != nil {
 		return err
@@ -98,6 +99,9 @@ func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, 
 		b.templates.forget(key)
 	}
 	err = ctx.Err()
+	if err == nil && fill != nil {
+		err = fill(temp)
+	}
 	if err == nil {
 		err = removeSideFiles(path)
 	}
@@ -106,6 +110,9 @@ func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, 
 	}
 	if err != nil {
 		_ = remove(temp)
+		if fill != nil {
+			_ = removeSideFiles(temp)
+		}
 		return err
 	}
 	return syncDir(b.tenants())

@@ -1,4 +1,227 @@
 package sqlite
 
-// unsynced are the files that scripts changed and nobody synced yet.
-type unsynced struct{}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+var _ backend.ScriptRunner = (*Backend)(nil)
+
+// unsynced are the -wal files that asynchronous scripts wrote and left to others to fold into the store.
+type unsynced struct {
+	mu    sync.Mutex
+	paths map[string]struct{}
+}
+
+// RunScripts implements [backend.ScriptRunner]. Each script gets a connection of its own, which leaves the open stores
+// alone: a run over thousands of files does not push out the ones that requests use. The shared tables are not attached; a
+// script that reads them fails, and goes through [Backend.Owner] instead.
+//
+// With Async a commit is not synced by itself, only when the file is closed or at the latest by Flush; a power failure
+// before that may undo it, never tear it.
+func (b *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
+	errs := make([]error, len(scripts))
+	for i, s := range scripts {
+		err := ctx.Err()
+		switch {
+		case err != nil:
+		case s.Route.IsZero():
+			err = backend.ErrNoTenant
+		case b.isClosed():
+			err = backend.ErrClosed
+		case s.Create:
+			err = b.scriptInNew(ctx, s, opt)
+		default:
+			err = b.script(ctx, s, opt)
+		}
+		if err != nil {
+			errs[i] = &backend.Error{Op: "run script in", Store: s.Route.Store, Err: err}
+		}
+	}
+	return errs
+}
+
+// script runs a script in a store that is there.
+func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.ScriptOptions) error {
+	if err := b.waitForMove(ctx, s.Route.Store); err != nil {
+		return err
+	}
+	path := b.path(s.Route.Store)
+	file, err := os.Lstat(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return backend.ErrStoreMissing
+		}
+		return err
+	}
+	if s.Route.Owner != "" {
+		if err := b.check(ctx, s.Route); err != nil {
+			return err
+		}
+	}
+	// Where the store is open, the script queues with those who write to it.
+	endTurn, err := b.scriptTurn(ctx, s.Route.Store, opt)
+	if err != nil {
+		return err
+	}
+	err = b.runScript(ctx, path, s.SQL, opt)
+	endTurn()
+	if err != nil {
+		return err
+	}
+	if now, err := os.Lstat(path); err != nil || !os.SameFile(file, now) {
+		return fmt.Errorf("%w: it was dropped or replaced meanwhile", backend.ErrStoreMissing)
+	}
+	if opt.Async {
+		if _, err := os.Lstat(path + "-wal"); err == nil { // others have it open; closing did not sync it
+			b.unsynced.mu.Lock()
+			if b.unsynced.paths == nil {
+				b.unsynced.paths = map[string]struct{}{}
+			}
+			b.unsynced.paths[path+"-wal"] = struct{}{}
+			b.unsynced.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// scriptTurn takes the writer's turn of a store that is open in this process.
+func (b *Backend) scriptTurn(ctx context.Context, name backend.Store, opt backend.ScriptOptions) (end func(), err error) {
+	b.mu.Lock()
+	st := b.stores[name]
+	if st == nil || !st.opened {
+		b.mu.Unlock()
+		return func() {}, nil
+	}
+	b.ref(st)
+	b.mu.Unlock()
+	limited, cancel := context.WithTimeout(ctx, b.lockTimeout(opt))
+	defer cancel()
+	if err := st.turn.Acquire(limited, 1); err != nil {
+		b.release(st)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w: no turn to write within %v", ErrBusy, b.lockTimeout(opt))
+	}
+	return func() {
+		st.turn.Release(1)
+		b.release(st)
+	}, nil
+}
+
+func (b *Backend) lockTimeout(opt backend.ScriptOptions) time.Duration {
+	if opt.LockTimeout > 0 {
+		return max(opt.LockTimeout, time.Millisecond)
+	}
+	return b.opts.BusyTimeout
+}
+
+// runScript opens the file, runs the text in a transaction and closes it.
+func (b *Backend) runScript(ctx context.Context, path, text string, opt backend.ScriptOptions) error {
+	mode := b.opts.Synchronous
+	if opt.Async && (mode == Full || mode == Extra) {
+		mode = Normal
+	}
+	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1&_defensive=1&_busy_timeout="+
+		strconv.FormatInt(b.lockTimeout(opt).Milliseconds(), 10)+
+		"&_pragma=trusted_schema(0)&_pragma=foreign_keys(1)&_pragma=synchronous("+string(mode)+")")
+	if err != nil {
+		return err
+	}
+	c := &conn{raw: r, tenant: true}
+	err = c.inTransaction(ctx, text)
+	if cerr := r.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// inTransaction is BEGIN, the text, COMMIT. What fails is rolled back when the connection is closed.
+func (c *conn) inTransaction(ctx context.Context, text string) error {
+	if err := c.raw.RegisterAuthorizer(c.authorize); err != nil {
+		return err
+	}
+	if _, err := c.raw.ExecContext(ctx, "BEGIN IMMEDIATE", nil); err != nil {
+		if busy(err) {
+			return fmt.Errorf("%w: %w", ErrBusy, err)
+		}
+		return err
+	}
+	c.script = true
+	_, err := c.raw.ExecContext(ctx, text, nil)
+	c.script = false
+	if err != nil {
+		switch c.denied {
+		case deniedInScript:
+			return fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err)
+		case deniedForGood:
+			return fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err)
+		}
+		return err
+	}
+	_, err = c.raw.ExecContext(context.WithoutCancel(ctx), "COMMIT", nil)
+	return err
+}
+
+// scriptInNew makes a store and runs the script in it before it gets its name: there is a whole store, or none.
+func (b *Backend) scriptInNew(ctx context.Context, s backend.Script, opt backend.ScriptOptions) error {
+	return b.createFile(ctx, s.Route, emptyTemplate, nil, func(temp string) error {
+		opt.Async = false
+		if err := b.runScript(ctx, temp, s.SQL, opt); err != nil {
+			return err
+		}
+		// Closing folded the -wal in; what is left of it would stay behind under the temporary name.
+		return removeSideFiles(temp)
+	})
+}
+
+// Flush implements [backend.ScriptRunner].
+func (b *Backend) Flush(ctx context.Context) error {
+	if b.isClosed() {
+		return &backend.Error{Op: "flush", Err: backend.ErrClosed}
+	}
+	b.unsynced.mu.Lock()
+	paths := b.unsynced.paths
+	b.unsynced.paths = nil
+	b.unsynced.mu.Unlock()
+	for path := range paths {
+		err := ctx.Err()
+		if err == nil {
+			err = syncFile(path)
+		}
+		if err != nil {
+			b.unsynced.mu.Lock()
+			if b.unsynced.paths == nil {
+				b.unsynced.paths = map[string]struct{}{}
+			}
+			for path := range paths {
+				b.unsynced.paths[path] = struct{}{}
+			}
+			b.unsynced.mu.Unlock()
+			return &backend.Error{Op: "flush", Err: err}
+		}
+		delete(paths, path)
+	}
+	return nil
+}
+
+// syncFile syncs a file that may be gone: SQLite syncs what it folds in before it removes a -wal.
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -158,7 +158,8 @@ func (s *session) explain(op string, err error) error {
 			if c.tenant {
 				return s.fail(op, fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err))
 			}
-			return s.fail(op, fmt.Errorf("ATTACH, DETACH and settings that reach other stores or the process are refused: %w", err))
+			return s.fail(op, fmt.Errorf("on the shared handle name the tables to be written unqualified; ATTACH, DETACH and "+
+				"settings that reach other stores or the process are refused: %w", err))
 		case deniedInReadOnlyTx:
 			return s.fail(op, fmt.Errorf("the transaction is read-only; begin it without sql.TxOptions.ReadOnly: %w", err))
 		case deniedInScript:
@@ -202,6 +203,10 @@ func (s *session) statement(ctx context.Context, op, query string) (st *stmt, er
 			}
 		}
 		switch {
+		case need&sharedRead != 0 && s.inTx && !s.readOnly && !c.tenant:
+			// The shared store, attached to itself for the sake of its name, is another snapshot: it would not
+			// show what the transaction wrote.
+			err = s.fail(op, errors.New("within a transaction on the shared handle, name tables without public"))
 		case need&writes == 0 || s.turn:
 			c.effects, c.denied = need&^writes, notDenied
 			return st, nil

@@ -142,7 +142,9 @@ func (b *Backend) tenants() string { return filepath.Join(b.dir, "tenants") }
 func (b *Backend) moving() string  { return filepath.Join(b.dir, "moving") }
 
 // path returns the file of a store. A store's name holds nothing that means something to a file system.
-func (b *Backend) path(s backend.Store) string { return filepath.Join(b.tenants(), s.String()+storeExt) }
+func (b *Backend) path(s backend.Store) string {
+	return filepath.Join(b.tenants(), s.String()+storeExt)
+}
 
 func (b *Backend) isClosed() bool {
 	b.mu.Lock()
@@ -156,7 +158,8 @@ func (b *Backend) Dialect() backend.Dialect { return backend.SQLite }
 // DB implements [backend.Backend].
 func (b *Backend) DB() *sql.DB { return b.db }
 
-// Shared implements [backend.Backend]. Statements on it name the shared tables unqualified.
+// Shared implements [backend.Backend]. Statements that write, and those within a transaction that is not read-only, name
+// the shared tables unqualified; other reads may also name them public.x.
 func (b *Backend) Shared() *sql.DB { return b.sharedDB }
 
 // Pin implements [backend.Backend].

@@ -87,11 +87,9 @@ func (st *store) dial(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	c := &conn{st: st, raw: r, stmts: map[string]*stmt{}, tenant: st != st.b.shared}
-	if c.tenant {
-		// Attaching reads the schema, and with it opens the -wal of the store.
-		_, err = r.ExecContext(ctx, st.b.attach, nil)
-	}
-	if err == nil {
+	// Attaching reads the schema, and with it opens the -wal of the store. The shared store is attached to itself, so that
+	// public.x means the same everywhere.
+	if _, err = r.ExecContext(ctx, st.b.attach, nil); err == nil {
 		err = r.RegisterAuthorizer(c.authorize)
 	}
 	if err != nil {
