@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -49,8 +51,9 @@ type Finding struct {
 	leftover backend.Leftover
 }
 
-// busyAfter is how long a lock must be held against Doctor for it to take the operation as being under way.
-const busyAfter = 200 * time.Millisecond
+// busyAfter is how long a lock must be held against Doctor for it to take the operation as being under way. A server
+// may need a moment to notice that a client died.
+const busyAfter = 3 * time.Second
 
 // Doctor compares registry, stores, ledger and files, and lists what does not fit. It changes nothing. What an
 // operation under way has half done is not listed.
@@ -93,7 +96,7 @@ func (a *App) examine(ctx context.Context) ([]Finding, error) {
 		}
 		findings = append(findings, again...)
 	}
-	for name := range stores {
+	for _, name := range slices.Sorted(maps.Keys(stores)) {
 		if claimed[name] {
 			continue
 		}
@@ -108,8 +111,18 @@ func (a *App) examine(ctx context.Context) ([]Finding, error) {
 			})
 		}
 	}
-	more, err := a.examineRest(ctx, tenants)
-	return append(findings, more...), err
+	for _, examine := range []func() ([]Finding, error){
+		func() ([]Finding, error) { return a.orphansInLedger(ctx, stores, claimed) },
+		func() ([]Finding, error) { return a.leftovers(ctx) },
+		func() ([]Finding, error) { return a.orphanFiles(ctx, tenants) },
+	} {
+		more, err := examine()
+		if err != nil {
+			return nil, err
+		}
+		findings = append(findings, more...)
+	}
+	return findings, nil
 }
 
 // examineTenant finds what is wrong with one tenant, going by a list of the stores.
@@ -147,11 +160,10 @@ func (a *App) reexamine(ctx context.Context, f Finding) ([]Finding, error) {
 		return nil, err
 	}
 	defer unlock()
-	t, f, ok, err := a.recheck(ctx, f)
+	_, f, ok, err := a.recheck(ctx, f)
 	if err != nil || !ok {
 		return nil, err
 	}
-	_ = t
 	return []Finding{f}, nil
 }
 
@@ -192,55 +204,93 @@ func (a *App) isOrphan(ctx context.Context, s backend.Store) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	var n int
-	err := a.reg.db.QueryRowContext(ctx, `SELECT count(*) FROM tenement_tenants WHERE store = $1 OR op_store = $1`, s.String()).Scan(&n)
-	return n == 0, err
+	claimed, err := a.isClaimed(ctx, s)
+	return !claimed, err
 }
 
-func (a *App) examineRest(ctx context.Context, tenants map[ID]bool) ([]Finding, error) {
-	var findings []Finding
-	ledger, err := a.orphansInLedger(ctx)
+// isClaimed reports whether the registry says that the store is a tenant's.
+func (a *App) isClaimed(ctx context.Context, s backend.Store) (bool, error) {
+	var n int
+	err := a.reg.db.QueryRowContext(ctx, `SELECT count(*) FROM tenement_tenants WHERE store = $1 OR op_store = $1`, s.String()).Scan(&n)
+	return n > 0, err
+}
+
+func (a *App) leftovers(ctx context.Context) ([]Finding, error) {
+	sweeper, ok := a.be.(backend.Sweeper)
+	if !ok {
+		return nil, nil
+	}
+	leftovers, err := sweeper.Leftovers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	findings = append(findings, ledger...)
-	if sweeper, ok := a.be.(backend.Sweeper); ok {
-		leftovers, err := sweeper.Leftovers(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range leftovers {
-			findings = append(findings, Finding{
-				Code: FindingLeftover, Subject: l.Name, Detail: l.Kind + ": " + l.Detail, Repair: "removes it", leftover: l,
-			})
-		}
+	var findings []Finding
+	for _, l := range leftovers {
+		findings = append(findings, Finding{
+			Code: FindingLeftover, Subject: l.Name, Detail: l.Kind + ": " + l.Detail, Repair: "removes it", leftover: l,
+		})
 	}
-	if a.files != nil {
-		entries, err := fs.ReadDir(a.files.FS(), ".")
-		if err != nil {
-			return nil, err
+	return findings, nil
+}
+
+func (a *App) orphanFiles(ctx context.Context, tenants map[ID]bool) ([]Finding, error) {
+	if a.files == nil {
+		return nil, nil
+	}
+	entries, err := fs.ReadDir(a.files.FS(), ".")
+	if err != nil {
+		return nil, err
+	}
+	var findings []Finding
+	for _, e := range entries {
+		id, err := ParseID(e.Name())
+		if err != nil || tenants[id] {
+			continue // not ours, or in use
 		}
-		for _, e := range entries {
-			id, err := ParseID(e.Name())
-			if err != nil || tenants[id] {
-				continue // not ours
-			}
-			if _, err := one(ctx, a.reg.db, selectByID, string(id)); err == nil {
-				continue
-			} else if !errors.Is(err, ErrNotFound) {
-				return nil, err
-			}
+		switch _, err := one(ctx, a.reg.db, selectByID, string(id)); {
+		case errors.Is(err, ErrNotFound):
 			findings = append(findings, Finding{
 				Code: FindingFilesOrphan, Subject: e.Name(), Detail: "a directory of files belongs to no tenant in the registry",
 				Repair: "removes it and all that is in it", id: id,
+			})
+		case err != nil:
+			return nil, err
+		}
+	}
+	return findings, nil
+}
+
+// orphansInLedger finds entries of stores that are not there. That of a tenant's store is left to the tenant.
+func (a *App) orphansInLedger(ctx context.Context, stores map[string]backend.StoreInfo, claimed map[string]bool) ([]Finding, error) {
+	entered, err := a.migrator.Stores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var findings []Finding
+	for _, s := range entered {
+		if _, exists := stores[s.String()]; exists || claimed[s.String()] {
+			continue
+		}
+		orphan, err := a.isLedgerOrphan(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		if orphan {
+			findings = append(findings, Finding{
+				Code: FindingLedgerOrphan, Subject: s.String(), Detail: "the migrator's ledger has a store that is not there",
+				Repair: "removes the entry",
 			})
 		}
 	}
 	return findings, nil
 }
 
-func (a *App) orphansInLedger(ctx context.Context) ([]Finding, error) {
-	return nil, nil
+func (a *App) isLedgerOrphan(ctx context.Context, s backend.Store) (bool, error) {
+	if _, err := a.be.Stat(ctx, s); !errors.Is(err, backend.ErrStoreMissing) {
+		return false, err
+	}
+	claimed, err := a.isClaimed(ctx, s)
+	return !claimed, err
 }
 
 // ErrNoRepair: the fault cannot be repaired without an operator's decision; the finding's Detail says what to do.
@@ -288,7 +338,7 @@ func (a *App) repair(ctx context.Context, f Finding) error {
 		if err != nil {
 			return err
 		}
-		if _, err := a.be.Stat(ctx, s); !errors.Is(err, backend.ErrStoreMissing) {
+		if orphan, err := a.isLedgerOrphan(ctx, s); err != nil || !orphan {
 			return err
 		}
 		return a.migrator.Forget(ctx, s)

@@ -160,6 +160,7 @@ func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 	if t, err = a.provision(ctx, t, resumed); err != nil {
 		return *t, opError("create", p.slug, err)
 	}
+	a.step("create: done")
 	return *t, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -357,7 +358,7 @@ func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store 
 }
 
 func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []string) error {
-	for part := range chunks(hosts, maxIn) {
+	for part := range slices.Chunk(hosts, maxIn) {
 		args := []any{string(self)}
 		for _, h := range part {
 			args = append(args, h)
@@ -378,7 +379,7 @@ func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []strin
 // setDomains makes hosts the tenant's domains, the first of them primary. A host that another tenant took meanwhile is
 // a *ConflictError.
 func (tx *registryTx) setDomains(ctx context.Context, id ID, hosts []string) error {
-	for part := range chunks(hosts, maxIn) {
+	for part := range slices.Chunk(hosts, maxIn) {
 		values := make([]string, len(part))
 		args := []any{string(id)}
 		for i, h := range part {
@@ -400,16 +401,4 @@ func (tx *registryTx) setDomains(ctx context.Context, id ID, hosts []string) err
 		}
 	}
 	return nil
-}
-
-func chunks[T any](s []T, n int) iter.Seq[[]T] {
-	return func(yield func([]T) bool) {
-		for len(s) > 0 {
-			k := min(n, len(s))
-			if !yield(s[:k:k]) {
-				return
-			}
-			s = s[k:]
-		}
-	}
 }

@@ -1,4 +1,255 @@
 package tenancy
 
-func isVictim() bool { return false }
-func victim() int    { return 0 }
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// envVictim makes the test binary do one thing and die in the middle of it.
+const envVictim = "TENEMENT_TENANCY_VICTIM"
+
+// errand is what a victim is sent for.
+type errand struct {
+	URL, Files string
+	Op, Slug   string
+	Step       string        // the step to die at
+	After      time.Duration // or the time to be killed after
+}
+
+func isVictim() bool { return os.Getenv(envVictim) != "" }
+
+// victim is the main function of the process that is to die.
+func victim() int {
+	var e errand
+	if err := json.Unmarshal([]byte(os.Getenv(envVictim)), &e); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	ctx := context.Background()
+	be, err := backend.Open(ctx, e.URL)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	a, err := Open(ctx, be, errandConfig(e))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	a.cfg.Hooks.OnCreate = fillOnCreate(a)
+	a.step = func(name string) {
+		if name == e.Step {
+			killed()
+		}
+	}
+	if e.After > 0 {
+		time.AfterFunc(e.After, killed)
+	}
+	if err := e.run(ctx, a); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	return 0
+}
+
+// killed is SIGKILL: nothing is cleaned up.
+func killed() {
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Kill()
+	}
+	select {}
+}
+
+func errandConfig(e errand) Config {
+	cfg := config()
+	cfg.FilesDir = e.Files
+	return cfg
+}
+
+// fillOnCreate fails when it is run twice in one store.
+func fillOnCreate(a *App) func(context.Context, Tenant) error {
+	return func(ctx context.Context, t Tenant) error {
+		for _, q := range []string{"Welcome to " + string(t.ID), "Anything else?"} {
+			if _, err := a.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ($1)", q); err != nil {
+				return err
+			}
+			a.step("create: half filled")
+		}
+		return nil
+	}
+}
+
+func (e errand) run(ctx context.Context, a *App) error {
+	switch e.Op {
+	case "create":
+		_, err := a.Create(ctx, e.spec())
+		return err
+	case "rename":
+		_, err := a.Rename(ctx, e.Slug, e.Slug+"-renamed")
+		return err
+	default:
+		return a.Purge(ctx, e.Slug)
+	}
+}
+
+func (e errand) spec() Spec { return Spec{Slug: e.Slug, Domains: []string{e.Slug + ".example"}} }
+
+// send runs the errand in a process of its own and reports whether that was killed.
+func (e errand) send(t *testing.T) bool {
+	text, err := json.Marshal(e)
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), envVictim+"="+string(text))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err == nil {
+		return false
+	}
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, -1, exit.ExitCode(), "it should have been killed: %s", out)
+	return true
+}
+
+// S23
+func TestKilledAtEveryStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	onEach(t, func(t *testing.T, p place) {
+		e := errand{URL: p.url, Files: t.TempDir()}
+		var a *App
+		a = open(t, p.be, func(c *Config) { c.FilesDir = e.Files })
+		a.cfg.Hooks.OnCreate = fillOnCreate(a)
+		number := 0
+		for _, c := range []struct {
+			op    string
+			steps []string
+		}{
+			{"create", []string{"create: claimed", "create: provisioned", "create: half filled", "create: filled", "create: done"}},
+			{"rename", []string{"rename: slug changed", "rename: store moved", "rename: ledger follows", "rename: done"}},
+			{"purge", []string{"purge: marked", "purge: dropped", "purge: forgotten", "purge: files removed", "purge: erased"}},
+		} {
+			for i, step := range c.steps {
+				last := i == len(c.steps)-1
+				for _, mend := range []string{"again", "repair"} {
+					number++
+					e := e
+					e.Op, e.Step, e.Slug = c.op, step, fmt.Sprintf("t%d", number)
+					what := []any{"%s, then %s", step, mend}
+					before := e.prepare(t, a)
+					require.True(t, e.send(t), what...)
+					require.NoError(t, a.Refresh(t.Context()))
+					if c.op == "create" && !last {
+						half, err := a.Resolve(t.Context(), e.Slug+".example")
+						require.NoError(t, err, what...)
+						_, _, err = a.Serve(t.Context(), half)
+						require.ErrorIs(t, err, ErrNotActive, what...)
+					}
+					if mend == "again" {
+						switch err := e.run(t.Context(), a); {
+						case last && c.op == "create":
+							require.ErrorIs(t, err, ErrSlugTaken, what...)
+						case last:
+							require.ErrorIs(t, err, ErrNotFound, what...)
+						default:
+							require.NoError(t, err, what...)
+						}
+					} else {
+						findings, err := a.Doctor(t.Context())
+						require.NoError(t, err)
+						require.Equal(t, last, len(findings) == 0, what...)
+						for _, f := range findings {
+							require.NotEmpty(t, f.Repair)
+							require.NoError(t, a.Repair(t.Context(), f), what...)
+						}
+					}
+					requireHealthy(t, a)
+					e.verify(t, a, before)
+				}
+			}
+		}
+	})
+}
+
+// prepare makes what the errand is about.
+func (e errand) prepare(t *testing.T, a *App) Tenant {
+	if e.Op == "create" {
+		return Tenant{}
+	}
+	tenant, err := a.Create(t.Context(), e.spec())
+	require.NoError(t, err)
+	ctx := enter(t, tenant)
+	ask(t, a, ctx, "Hammer?")
+	dir, err := a.Dir(ctx)
+	require.NoError(t, err)
+	require.NoError(t, dir.WriteFile("logo", []byte("hammer"), 0o600))
+	require.NoError(t, dir.Close())
+	if e.Op == "purge" {
+		tenant, err = a.Delete(t.Context(), e.Slug)
+		require.NoError(t, err)
+	}
+	return tenant
+}
+
+// verify looks whether the errand was done, once.
+func (e errand) verify(t *testing.T, a *App, before Tenant) {
+	switch e.Op {
+	case "create":
+		tenant, err := a.Tenant(t.Context(), e.Slug)
+		require.NoError(t, err)
+		require.Equal(t, Active, tenant.Status)
+		require.Equal(t, []string{"Anything else?", "Welcome to " + string(tenant.ID)}, questions(t, a, enter(t, tenant)))
+		require.Equal(t, e.Slug+".example", tenant.PrimaryDomain())
+	case "rename":
+		tenant, err := a.Tenant(t.Context(), e.Slug+"-renamed")
+		require.NoError(t, err)
+		require.Equal(t, before.ID, tenant.ID)
+		require.Equal(t, e.Slug+"-renamed", tenant.Store.String())
+		require.Contains(t, questions(t, a, enter(t, tenant)), "Hammer?")
+		require.Equal(t, before.Domains, tenant.Domains)
+		require.NoError(t, a.Run(t.Context(), tenant.Slug, func(context.Context) error { return nil }))
+	case "purge":
+		_, err := a.ByID(t.Context(), before.ID)
+		require.ErrorIs(t, err, ErrNotFound)
+		_, err = a.be.Stat(t.Context(), before.Store)
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		_, err = os.Stat(e.Files + "/" + string(before.ID))
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+}
+
+// S23, where no step was foreseen.
+func TestKilledAnywhere(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	onEach(t, func(t *testing.T, p place) {
+		e := errand{URL: p.url, Files: t.TempDir()}
+		var a *App
+		a = open(t, p.be, func(c *Config) { c.FilesDir = e.Files })
+		a.cfg.Hooks.OnCreate = fillOnCreate(a)
+		for i := range 12 {
+			e := e
+			e.Op = []string{"create", "rename", "purge"}[i%3]
+			e.Slug, e.After = fmt.Sprintf("t%d", i), time.Duration(1+4*i)*time.Millisecond
+			before := e.prepare(t, a)
+			e.send(t)
+			err := e.run(t.Context(), a)
+			if err != nil && !errors.Is(err, ErrSlugTaken) && !errors.Is(err, ErrNotFound) {
+				require.NoError(t, err)
+			}
+			requireHealthy(t, a)
+			e.verify(t, a, before)
+		}
+	})
+}

@@ -1,0 +1,93 @@
+package tenancy
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+func TestDoctor(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		files := t.TempDir()
+		a := open(t, p.be, func(c *Config) { c.FilesDir = files })
+		thor, odin := create(t, a, "thor"), create(t, a, "odin")
+		require.NoError(t, os.WriteFile(filepath.Join(files, "README"), nil, 0o600), "not ours")
+		requireHealthy(t, a)
+		ctx := t.Context()
+
+		orphan := backend.MustParseStore("orphan")
+		require.NoError(t, p.be.Create(ctx, backend.Route{Store: orphan, Owner: "someone"}))
+		gone := backend.MustParseStore("gone")
+		require.NoError(t, a.Migrator().Provision(ctx, backend.Route{Store: gone, Owner: "someone"}))
+		require.NoError(t, p.be.Drop(ctx, backend.Route{Store: gone}))
+		require.NoError(t, p.be.Drop(ctx, thor.Route()))
+		require.NoError(t, p.be.Drop(ctx, odin.Route()))
+		require.NoError(t, p.be.Create(ctx, backend.Route{Store: odin.Store, Owner: string(thor.ID)}))
+		nobody := "01900000-0000-7000-8000-000000000000"
+		require.NoError(t, os.Mkdir(filepath.Join(files, nobody), 0o700))
+
+		findings, err := a.Doctor(ctx)
+		require.NoError(t, err)
+		found := map[FindingCode]Finding{}
+		for _, f := range findings {
+			require.NotContains(t, found, f.Code)
+			require.NotEmpty(t, f.Detail)
+			found[f.Code] = f
+		}
+		for code, subject := range map[FindingCode]string{
+			FindingStoreOrphan: "orphan", FindingLedgerOrphan: "gone", FindingStoreMissing: "thor", FindingStoreForeign: "odin",
+			FindingFilesOrphan: nobody,
+		} {
+			require.Equal(t, subject, found[code].Subject, code)
+		}
+		require.Len(t, findings, 5)
+		again, err := a.Doctor(ctx)
+		require.NoError(t, err)
+		require.Equal(t, findings, again, "looking changes nothing")
+
+		for _, f := range findings {
+			err := a.Repair(ctx, f)
+			if f.Repair == "" {
+				require.ErrorIs(t, err, ErrNoRepair)
+			} else {
+				require.NoError(t, err)
+				require.NoError(t, a.Repair(ctx, f), "it is not there any more")
+			}
+		}
+		_, err = p.be.Stat(ctx, orphan)
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+
+		// The way out of a store that is lost.
+		_, err = a.Delete(ctx, "thor")
+		require.NoError(t, err)
+		require.NoError(t, a.Purge(ctx, "thor"))
+		findings, err = a.Doctor(ctx)
+		require.NoError(t, err)
+		require.Len(t, findings, 1)
+		require.Equal(t, FindingStoreForeign, findings[0].Code)
+	})
+}
+
+// What is under way is no fault.
+func TestDoctorWhileCreating(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		var findings []Finding
+		var err error
+		other := open(t, p.backend(t))
+		a := open(t, p.be, func(c *Config) {
+			c.Hooks.OnCreate = func(ctx context.Context, _ Tenant) error {
+				findings, err = other.Doctor(context.WithoutCancel(t.Context()))
+				return err
+			}
+		})
+		create(t, a, "thor")
+		require.NoError(t, err)
+		require.Empty(t, findings)
+		requireHealthy(t, other)
+	})
+}
