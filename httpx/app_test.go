@@ -20,8 +20,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	_ "github.com/tenement-go/tenement/backend/postgres"
 	_ "github.com/tenement-go/tenement/backend/sqlite"
 	"github.com/tenement-go/tenement/httpx"
+	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/internal/wireproxy"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 )
@@ -35,9 +38,23 @@ func mottos(more ...string) []migrate.Source {
 	return []migrate.Source{{Name: "motto", FS: fs}}
 }
 
-func openBackend(tb testing.TB) backend.Backend {
+// onEach runs a test on each backend, with stores of its own.
+func onEach(t *testing.T, test func(t *testing.T, be backend.Backend)) {
+	t.Helper()
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, openBackend(t, "sqlite:"+t.TempDir()))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		test(t, openBackend(t, pgtest.Shared(t).Database(t)))
+	})
+}
+
+func openBackend(tb testing.TB, url string) backend.Backend {
 	tb.Helper()
-	be, err := backend.Open(context.Background(), "sqlite:"+tb.TempDir())
+	be, err := backend.Open(context.Background(), url)
 	require.NoError(tb, err)
 	tb.Cleanup(func() { assert.NoError(tb, be.Close()) })
 	return be
@@ -87,247 +104,272 @@ var quiet = httpx.WithLogger(slog.New(slog.DiscardHandler))
 
 // S40, S42: hosts lead to their tenant's store and to no other, whoever else asks at the same time.
 func TestTenantsByHost(t *testing.T) {
-	t.Parallel()
-	app := openApp(t, openBackend(t), mottos())
-	create(t, app, "thor", "potter", "luna")
-	public := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, inTenant := tenancy.From(r.Context())
-		_, err := app.DB().ExecContext(r.Context(), "INSERT INTO motto VALUES ('public')")
-		_, _ = fmt.Fprint(w, inTenant, " ", errors.Is(err, backend.ErrNoTenant))
-	})
-	h := httpx.Middleware(app, quiet, httpx.WithPublic(public, "polls.local"))(motto(app))
-
-	var wg sync.WaitGroup
-	for i := range 12 {
-		wg.Go(func() {
-			for j := range 50 {
-				slug := []string{"thor", "potter", "luna"}[(i+j)%3]
-				w := get(h, strings.ToUpper(slug)+".polls.local:8000")
-				assert.Equal(t, http.StatusOK, w.Code)
-				assert.Equal(t, "of "+slug, w.Body.String())
-			}
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		app := openApp(t, be, mottos())
+		create(t, app, "thor", "potter", "luna")
+		public := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, inTenant := tenancy.From(r.Context())
+			_, err := app.DB().ExecContext(r.Context(), "INSERT INTO motto VALUES ('public')")
+			_, _ = fmt.Fprint(w, inTenant, " ", errors.Is(err, backend.ErrNoTenant))
 		})
-	}
-	wg.Wait()
-	assert.Equal(t, "false true", get(h, "polls.local:8000").Body.String())
-	assert.Equal(t, http.StatusNotFound, get(h, "odin.polls.local").Code)
-	assert.Equal(t, http.StatusBadRequest, get(h, "thor polls").Code)
+		h := httpx.Middleware(app, quiet, httpx.WithPublic(public, "polls.local"))(motto(app))
 
-	// A context that is in a tenant already: a public handler is out of it, another tenant is refused.
-	thor, err := app.Tenant(t.Context(), "thor")
-	require.NoError(t, err)
-	inside, err := tenancy.Enter(t.Context(), &thor)
-	require.NoError(t, err)
-	for host, want := range map[string]string{"polls.local": "false true", "thor.polls.local": "of thor", "potter.polls.local": "The request's address is not a proper one.\n"} {
-		r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(inside)
-		r.Host = host
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		assert.Equal(t, want, w.Body.String(), host)
-	}
+		var wg sync.WaitGroup
+		for i := range 12 {
+			wg.Go(func() {
+				for j := range 50 {
+					slug := []string{"thor", "potter", "luna"}[(i+j)%3]
+					w := get(h, strings.ToUpper(slug)+".polls.local:8000")
+					assert.Equal(t, http.StatusOK, w.Code)
+					assert.Equal(t, "of "+slug, w.Body.String())
+				}
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, "false true", get(h, "polls.local:8000").Body.String())
+		assert.Equal(t, http.StatusNotFound, get(h, "odin.polls.local").Code)
+		assert.Equal(t, http.StatusBadRequest, get(h, "thor polls").Code)
+
+		// A context that is in a tenant already: a public handler is out of it, another tenant is refused.
+		thor, err := app.Tenant(t.Context(), "thor")
+		require.NoError(t, err)
+		inside, err := tenancy.Enter(t.Context(), &thor)
+		require.NoError(t, err)
+		for host, want := range map[string]string{"polls.local": "false true", "thor.polls.local": "of thor", "potter.polls.local": "The request's address is not a proper one.\n"} {
+			r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(inside)
+			r.Host = host
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			assert.Equal(t, want, w.Body.String(), host)
+		}
+	})
 }
 
 // S46 with the registry behind it.
 func TestTenantsBySlug(t *testing.T) {
-	t.Parallel()
-	app := openApp(t, openBackend(t), mottos())
-	create(t, app, "thor")
-	for name, value := range map[string]struct {
-		slug string
-		want int
-	}{
-		"a tenant": {"thor", 200}, "unknown": {"odin", 404}, "reserved": {"public", 400}, "empty": {"", 400}, "case": {"THOR", 400},
-		"dots": {"..", 400}, "NUL": {"th\x00or", 400}, "quote": {"x' OR '1'='1", 400}, "long": {strings.Repeat("a", 64), 400},
-		"hyphen": {"-thor", 400}, "IDN": {"xn--a", 400}, "not UTF-8": {"\xff", 400},
-	} {
-		h := httpx.Middleware(app, quiet, httpx.WithStrategy(httpx.ByFunc(func(*http.Request) (string, bool) { return value.slug, true })))(motto(app))
-		assert.Equal(t, value.want, get(h, "any.local").Code, name)
-	}
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		app := openApp(t, be, mottos())
+		create(t, app, "thor")
+		for name, value := range map[string]struct {
+			slug string
+			want int
+		}{
+			"a tenant": {"thor", 200}, "unknown": {"odin", 404}, "reserved": {"public", 400}, "empty": {"", 400}, "case": {"THOR", 400},
+			"dots": {"..", 400}, "NUL": {"th\x00or", 400}, "quote": {"x' OR '1'='1", 400}, "long": {strings.Repeat("a", 64), 400},
+			"hyphen": {"-thor", 400}, "IDN": {"xn--a", 400}, "not UTF-8": {"\xff", 400},
+		} {
+			h := httpx.Middleware(app, quiet, httpx.WithStrategy(httpx.ByFunc(func(*http.Request) (string, bool) { return value.slug, true })))(motto(app))
+			assert.Equal(t, value.want, get(h, "any.local").Code, name)
+		}
+	})
 }
 
 // The life of a tenant, as its visitors see it.
 func TestStatuses(t *testing.T) {
-	t.Parallel()
-	app := openApp(t, openBackend(t), mottos())
-	create(t, app, "thor")
-	h := httpx.Middleware(app, quiet)(motto(app))
-	visit := func(want int) {
-		t.Helper()
-		w := get(h, "thor.polls.local")
-		require.Equal(t, want, w.Code)
-		if want != http.StatusOK {
-			assert.NotContains(t, w.Body.String(), "unpaid")
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		app := openApp(t, be, mottos())
+		create(t, app, "thor")
+		h := httpx.Middleware(app, quiet)(motto(app))
+		visit := func(want int) {
+			t.Helper()
+			w := get(h, "thor.polls.local")
+			require.Equal(t, want, w.Code)
+			if want != http.StatusOK {
+				assert.NotContains(t, w.Body.String(), "unpaid")
+			}
 		}
-	}
-	visit(http.StatusOK)
-	_, err := app.Suspend(t.Context(), "thor", "unpaid since May")
-	require.NoError(t, err)
-	visit(http.StatusForbidden)
-	_, err = app.Resume(t.Context(), "thor")
-	require.NoError(t, err)
-	visit(http.StatusOK)
-	_, err = app.Delete(t.Context(), "thor")
-	require.NoError(t, err)
-	visit(http.StatusNotFound)
-	_, err = app.Restore(t.Context(), "thor")
-	require.NoError(t, err)
-	visit(http.StatusOK)
+		visit(http.StatusOK)
+		_, err := app.Suspend(t.Context(), "thor", "unpaid since May")
+		require.NoError(t, err)
+		visit(http.StatusForbidden)
+		_, err = app.Resume(t.Context(), "thor")
+		require.NoError(t, err)
+		visit(http.StatusOK)
+		_, err = app.Delete(t.Context(), "thor")
+		require.NoError(t, err)
+		visit(http.StatusNotFound)
+		_, err = app.Restore(t.Context(), "thor")
+		require.NoError(t, err)
+		visit(http.StatusOK)
+	})
 }
 
 // A tenant is answered 503 for as long as it is being made, and served once it is.
 func TestProvisioning(t *testing.T) {
-	t.Parallel()
-	be := openBackend(t)
-	var h http.Handler
-	during := make(chan *httptest.ResponseRecorder, 1)
-	app, err := tenancy.Open(context.Background(), be, tenancy.Config{Tenant: mottos(), Hooks: tenancy.Hooks{
-		OnCreate: func(context.Context, tenancy.Tenant) error {
-			during <- get(h, "thor.polls.local")
-			return nil
-		},
-	}})
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, app.Close()) })
-	h = httpx.Middleware(app, quiet)(motto(app))
-	create(t, app, "thor")
-	w := <-during
-	assert.Equal(t, http.StatusServiceUnavailable, w.Code)
-	assert.Equal(t, "5", w.Header().Get("Retry-After"))
-	assert.Equal(t, "of thor", get(h, "thor.polls.local").Body.String())
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		var h http.Handler
+		during := make(chan *httptest.ResponseRecorder, 1)
+		app, err := tenancy.Open(context.Background(), be, tenancy.Config{Tenant: mottos(), Hooks: tenancy.Hooks{
+			OnCreate: func(context.Context, tenancy.Tenant) error {
+				during <- get(h, "thor.polls.local")
+				return nil
+			},
+		}})
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, app.Close()) })
+		h = httpx.Middleware(app, quiet)(motto(app))
+		create(t, app, "thor")
+		w := <-during
+		assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+		assert.Equal(t, "5", w.Header().Get("Retry-After"))
+		assert.Equal(t, "of thor", get(h, "thor.polls.local").Body.String())
+	})
 }
 
 // S69
 func TestBehind(t *testing.T) {
-	t.Parallel()
-	be := openBackend(t)
-	before := openApp(t, be, mottos())
-	create(t, before, "thor")
-	require.NoError(t, before.Close())
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		before := openApp(t, be, mottos())
+		create(t, before, "thor")
+		require.NoError(t, before.Close())
 
-	app := openApp(t, be, mottos("UPDATE motto SET text = 'new motto ' || text"))
-	h := httpx.Middleware(app, quiet)(motto(app))
-	for range 3 {
-		w := get(h, "thor.polls.local")
-		require.Equal(t, http.StatusServiceUnavailable, w.Code, w.Body.String())
-		assert.Equal(t, "5", w.Header().Get("Retry-After"))
-		assert.Contains(t, w.Body.String(), "being updated")
-	}
-	_, err := app.Migrator().Tenants(t.Context(), migrate.Options{})
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return get(h, "thor.polls.local").Code == http.StatusOK }, 30*time.Second, 20*time.Millisecond)
-	assert.Equal(t, "new motto of thor", get(h, "thor.polls.local").Body.String())
+		app := openApp(t, be, mottos("UPDATE motto SET text = 'new motto ' || text"))
+		h := httpx.Middleware(app, quiet)(motto(app))
+		for range 3 {
+			w := get(h, "thor.polls.local")
+			require.Equal(t, http.StatusServiceUnavailable, w.Code, w.Body.String())
+			assert.Equal(t, "5", w.Header().Get("Retry-After"))
+			assert.Contains(t, w.Body.String(), "being updated")
+		}
+		_, err := app.Migrator().Tenants(t.Context(), migrate.Options{})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return get(h, "thor.polls.local").Code == http.StatusOK }, 30*time.Second, 20*time.Millisecond)
+		assert.Equal(t, "new motto of thor", get(h, "thor.polls.local").Body.String())
+	})
 }
 
 // A registry that cannot be reached: who is known goes on being let in, and nobody is told that a site does not exist.
 func TestRegistryUnavailable(t *testing.T) {
 	t.Parallel()
-	be, err := backend.Open(t.Context(), "sqlite:"+t.TempDir())
-	require.NoError(t, err)
-	app := openApp(t, be, mottos())
-	create(t, app, "thor")
-	h := httpx.Middleware(app, quiet)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	require.Equal(t, http.StatusOK, get(h, "thor.polls.local").Code)
-	require.Equal(t, http.StatusNotFound, get(h, "odin.polls.local").Code)
-	require.NoError(t, be.Close())
-
-	assert.Equal(t, http.StatusOK, get(h, "thor.polls.local").Code)
-	for _, host := range []string{"potter.polls.local", "loki.polls.local"} {
-		w := get(h, host)
-		assert.Equal(t, http.StatusServiceUnavailable, w.Code)
-		assert.Equal(t, "5", w.Header().Get("Retry-After"))
+	check := func(t *testing.T, url string, cut, mend func(be backend.Backend)) {
+		be := openBackend(t, url)
+		app := openApp(t, be, mottos())
+		create(t, app, "thor")
+		h := httpx.Middleware(app, quiet, httpx.WithRetryAfter(time.Minute))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		require.Equal(t, http.StatusOK, get(h, "thor.polls.local").Code)
+		cut(be)
+		assert.Equal(t, http.StatusOK, get(h, "thor.polls.local").Code)
+		for _, host := range []string{"potter.polls.local", "loki.polls.local"} {
+			w := get(h, host)
+			assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+			assert.Equal(t, "60", w.Header().Get("Retry-After"))
+		}
+		if mend != nil {
+			mend(be)
+			require.Eventually(t, func() bool { return get(h, "loki.polls.local").Code == http.StatusNotFound }, 30*time.Second, 20*time.Millisecond)
+		}
 	}
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		check(t, "sqlite:"+t.TempDir(), func(be backend.Backend) { require.NoError(t, be.Close()) }, nil)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		url := pgtest.Shared(t).Database(t)
+		proxy, err := wireproxy.NewURL(url)
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, proxy.Close()) })
+		check(t, proxy.URL(url), func(backend.Backend) {
+			proxy.Refuse(true)
+			proxy.CutAll()
+		}, func(backend.Backend) {
+			proxy.Refuse(false)
+		})
+	})
 }
 
 // S47: a stream keeps its tenant and sees it being suspended. The ResponseWriter is the server's own.
 func TestStream(t *testing.T) {
-	t.Parallel()
-	app := openApp(t, openBackend(t), mottos())
-	create(t, app, "thor")
-	cause := make(chan error, 1)
-	srv := httptest.NewServer(httpx.Middleware(app)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, flushes := w.(http.Flusher)
-		_, hijacks := w.(http.Hijacker)
-		assert.True(t, flushes && hijacks)
-		rc := http.NewResponseController(w)
-		assert.NoError(t, rc.SetWriteDeadline(time.Time{}))
-		for range 2 {
-			motto(app).ServeHTTP(w, r)
-			_, _ = io.WriteString(w, "\n")
-			assert.NoError(t, rc.Flush())
-		}
-		<-r.Context().Done()
-		cause <- context.Cause(r.Context())
-	})))
-	defer srv.Close()
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		app := openApp(t, be, mottos())
+		create(t, app, "thor")
+		cause := make(chan error, 1)
+		srv := httptest.NewServer(httpx.Middleware(app)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, flushes := w.(http.Flusher)
+			_, hijacks := w.(http.Hijacker)
+			assert.True(t, flushes && hijacks)
+			rc := http.NewResponseController(w)
+			assert.NoError(t, rc.SetWriteDeadline(time.Time{}))
+			for range 2 {
+				motto(app).ServeHTTP(w, r)
+				_, _ = io.WriteString(w, "\n")
+				assert.NoError(t, rc.Flush())
+			}
+			<-r.Context().Done()
+			cause <- context.Cause(r.Context())
+		})))
+		defer srv.Close()
 
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
-	require.NoError(t, err)
-	req.Host = "thor.polls.local"
-	resp, err := srv.Client().Do(req)
-	require.NoError(t, err)
-	defer func() { _ = resp.Body.Close() }()
-	lines := bufio.NewScanner(resp.Body)
-	for range 2 {
-		require.True(t, lines.Scan())
-		require.Equal(t, "of thor", lines.Text())
-	}
-	_, err = app.Suspend(t.Context(), "thor", "unpaid")
-	require.NoError(t, err)
-	var inactive *tenancy.NotActiveError
-	require.ErrorAs(t, <-cause, &inactive)
-	assert.Equal(t, tenancy.Suspended, inactive.Status)
-	assert.False(t, lines.Scan(), "the stream has ended")
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+		require.NoError(t, err)
+		req.Host = "thor.polls.local"
+		resp, err := srv.Client().Do(req)
+		require.NoError(t, err)
+		defer func() { _ = resp.Body.Close() }()
+		lines := bufio.NewScanner(resp.Body)
+		for range 2 {
+			require.True(t, lines.Scan())
+			require.Equal(t, "of thor", lines.Text())
+		}
+		_, err = app.Suspend(t.Context(), "thor", "unpaid")
+		require.NoError(t, err)
+		var inactive *tenancy.NotActiveError
+		require.ErrorAs(t, <-cause, &inactive)
+		assert.Equal(t, tenancy.Suspended, inactive.Status)
+		assert.False(t, lines.Scan(), "the stream has ended")
+	})
 }
 
 // S47: so does a connection that the handler took over.
 func TestHijack(t *testing.T) {
-	t.Parallel()
-	app := openApp(t, openBackend(t), mottos())
-	create(t, app, "thor")
-	srv := httptest.NewServer(httpx.Middleware(app)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if !assert.NoError(t, err) {
-			return
-		}
+	onEach(t, func(t *testing.T, be backend.Backend) {
+		app := openApp(t, be, mottos())
+		create(t, app, "thor")
+		srv := httptest.NewServer(httpx.Middleware(app)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			stop := context.AfterFunc(r.Context(), func() { _ = conn.Close() })
+			defer stop()
+			for {
+				if _, err = rw.ReadString('\n'); err != nil {
+					return
+				}
+				var text string
+				if err = app.DB().QueryRowContext(r.Context(), "SELECT text FROM motto").Scan(&text); err != nil {
+					return
+				}
+				_, _ = rw.WriteString(text + "\n")
+				_ = rw.Flush()
+			}
+		})))
+		defer srv.Close()
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		require.NoError(t, err)
 		defer func() { _ = conn.Close() }()
-		stop := context.AfterFunc(r.Context(), func() { _ = conn.Close() })
-		defer stop()
-		for {
-			if _, err = rw.ReadString('\n'); err != nil {
-				return
-			}
-			var text string
-			if err = app.DB().QueryRowContext(r.Context(), "SELECT text FROM motto").Scan(&text); err != nil {
-				return
-			}
-			_, _ = rw.WriteString(text + "\n")
-			_ = rw.Flush()
+		_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: thor.polls.local\r\n\r\n")
+		require.NoError(t, err)
+		from := bufio.NewReader(conn)
+		for range 3 {
+			_, err = io.WriteString(conn, "?\n")
+			require.NoError(t, err)
+			line, err := from.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, "of thor\n", line)
 		}
-	})))
-	defer srv.Close()
-	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-	require.NoError(t, err)
-	defer func() { _ = conn.Close() }()
-	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: thor.polls.local\r\n\r\n")
-	require.NoError(t, err)
-	from := bufio.NewReader(conn)
-	for range 3 {
-		_, err = io.WriteString(conn, "?\n")
+		_, err = app.Suspend(t.Context(), "thor", "")
 		require.NoError(t, err)
-		line, err := from.ReadString('\n')
-		require.NoError(t, err)
-		require.Equal(t, "of thor\n", line)
-	}
-	_, err = app.Suspend(t.Context(), "thor", "")
-	require.NoError(t, err)
-	_, err = from.ReadString('\n')
-	require.Error(t, err)
+		_, err = from.ReadString('\n')
+		require.Error(t, err)
+	})
 }
 
 // A handler that panics leaves nothing behind in its tenant.
 func TestPanic(t *testing.T) {
 	t.Parallel()
-	app := openApp(t, openBackend(t), mottos())
+	app := openApp(t, openBackend(t, "sqlite:"+t.TempDir()), mottos())
 	create(t, app, "thor")
 	var kept context.Context
 	h := httpx.Middleware(app)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -367,7 +409,7 @@ func costs(app *tenancy.App) map[string]struct {
 
 // The cost in allocations: at most 4 beyond the handler's own.
 func TestAllocations(t *testing.T) {
-	app := openApp(t, openBackend(t), mottos())
+	app := openApp(t, openBackend(t, "sqlite:"+t.TempDir()), mottos())
 	create(t, app, "thor")
 	empty := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	w := httptest.NewRecorder()
@@ -384,7 +426,7 @@ func TestAllocations(t *testing.T) {
 // BenchmarkMiddleware is the cost in time: subtract "empty", the handler alone. "context" is what any middleware costs
 // that puts one value into the context.
 func BenchmarkMiddleware(b *testing.B) {
-	app := openApp(b, openBackend(b), mottos())
+	app := openApp(b, openBackend(b, "sqlite:"+b.TempDir()), mottos())
 	create(b, app, "thor")
 	type key struct{}
 	var kept *http.Request // so that no copy of the request is optimised away
