@@ -233,10 +233,7 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string
 			if c.be.mode == pgx.QueryExecModeCacheStatement && c.be.statementCapacity > 0 {
 				r.Name = statementName(sql)
 			}
-			st := &statement{sd: r, traits: classify(sql), store: c.unit.rt.Store, formats: make([]int16, len(r.Fields))}
-			for i := range r.Fields {
-				st.formats[i] = sqlFormat(r.Fields[i].DataTypeOID)
-			}
+			st := c.newStatement(r)
 			known[sql] = st
 		case *pgconn.PipelineSync:
 			return 0, nil
@@ -316,7 +313,7 @@ func (r *extendedResults) Query() (pgx.Rows, error) {
 	if err != nil {
 		return &rows{err: err, closed: true}, err
 	}
-	return &rows{base: pgx.RowsFromResultReader(r.c.types, rr)}, nil
+	return &rows{cur: pgx.RowsFromResultReader(r.c.types, rr), types: r.c.types}, nil
 }
 
 func (r *extendedResults) QueryRow() pgx.Row {

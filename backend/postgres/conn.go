@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -38,13 +39,16 @@ type conn struct {
 	doomed  bool // not to be pooled again
 	sess    session
 	rows    sqlRows
-	reader  reader
+	wire    wire
+	ran     *statement // the one that the wire last ran, if it is a known one and its result has the usual formats
+	watcher *ctxwatch.ContextWatcher
 
 	// Buffers.
-	eqb          pgx.ExtendedQueryBuilder
-	args         []any
-	bind         pgproto3.Bind
-	prefixParams [][]byte
+	eqb           pgx.ExtendedQueryBuilder
+	args          []any
+	bind          pgproto3.Bind // of the prefix
+	statementBind pgproto3.Bind
+	prefixParams  [][]byte
 }
 
 // connKey is where a connection keeps its conn among pgx's custom data.
@@ -88,6 +92,8 @@ func (be *Backend) take(ctx context.Context, rt backend.Route, access backend.Ac
 	c, _ := pc.CustomData()[connKey].(*conn)
 	if c == nil {
 		c = &conn{pg: pg, pc: pc, fe: pc.Frontend(), types: pg.TypeMap(), tenants: make(map[backend.Store]struct{})}
+		c.wire.c = c
+		c.watcher = ctxwatch.NewContextWatcher(be.buildWatcher(pc))
 		pc.CustomData()[connKey] = c
 	}
 	c.be, c.res = be, res
@@ -105,6 +111,10 @@ func (s *session) Release() {
 }
 
 func (c *conn) release() {
+	if c.wire.open {
+		// Rows that nobody closed.
+		c.wire.lost(errBusy)
+	}
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
 	} else if c.doomed || len(c.tenants) > c.be.cfg.maxTenants {
@@ -281,18 +291,13 @@ func (t *sqlTx) Rollback() error {
 
 func (s *session) commit(ctx context.Context, text string) error {
 	s.inTx = false
-	mrr := s.c.pc.Exec(watched(ctx), text)
-	var tag pgconn.CommandTag
-	for mrr.NextResult() {
-		tag, _ = mrr.ResultReader().Close()
-	}
-	if err := mrr.Close(); err != nil {
+	if _, err := s.c.sendText(watched(ctx), text, false); err != nil {
 		if !s.c.idle() {
 			s.c.close()
 		}
 		return s.fault("commit", err)
 	}
-	if tag.String() == "ROLLBACK" {
+	if w := &s.c.wire; string(w.tag[:w.tagLen]) == "ROLLBACK" {
 		return pgx.ErrTxCommitRollback
 	}
 	return nil
@@ -303,13 +308,13 @@ const rollbackTimeout = 5 * time.Second
 
 func (s *session) rollback(ctx context.Context) error {
 	s.inTx = false
-	if s.c.pc.IsClosed() || s.c.pc.IsBusy() {
+	if s.c.pc.IsClosed() || s.c.pc.IsBusy() || s.c.wire.open {
 		// The server rolls back when the connection ends, which Release sees to.
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
-	if err := s.c.pc.Exec(ctx, "rollback").Close(); err != nil {
+	if _, err := s.c.sendText(ctx, "rollback", false); err != nil {
 		s.c.close()
 		return s.fault("rollback", err)
 	}

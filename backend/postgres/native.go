@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -171,36 +173,61 @@ func (s *session) nativeQuery(ctx context.Context, sql string, args []any, own b
 		}
 		return &rows{err: err, closed: true}, err
 	}
-	r := &rows{base: cur.(pgx.Rows), s: s, ahead: more, own: own}
+	r := &rows{cur: cur, types: s.c.types, s: s, st: s.c.ran, ahead: more, own: own}
 	if !more {
 		r.Close()
 	}
 	return r, nil
 }
 
-// rows are pgx.Rows whose first row has been read ahead.
+// rows are pgx.Rows over a cursor whose first row has been read ahead.
 type rows struct {
-	base   pgx.Rows // nil when the query failed
-	s      *session // nil for a result of a batch
-	ahead  bool     // the row read ahead has not been asked for
-	own    bool
+	cur    cursor // nil when the query failed
+	types  *pgtype.Map
+	s      *session   // nil for a result of a batch
+	st     *statement // keeps the scan plans, when there is one
+	plans  []scanPlan
+	ahead  bool // the row read ahead has not been asked for
+	own    bool // the session is to be released at the end
+	single bool // for QueryRow
 	closed bool
+	tag    pgconn.CommandTag
+	last   []pgconn.FieldDescription // when closed
 	err    error
 }
 
 var _ pgx.Rows = (*rows)(nil)
+
+// scanPlan is how a column is scanned into a type of destination.
+type scanPlan struct {
+	into reflect.Type
+	plan pgtype.ScanPlan
+}
 
 func (r *rows) Close() {
 	if r.closed {
 		return
 	}
 	r.closed = true
-	r.base.Close()
-	if r.err = r.base.Err(); r.err != nil && r.s != nil {
-		r.err = r.s.fault("query", r.err)
+	r.cur.Close()
+	if err := r.cur.Err(); err != nil {
+		if r.s != nil {
+			err = r.s.fault("query", err)
+		}
+		r.fail(err)
+	}
+	// After the release the cursor is someone else's.
+	if !r.single {
+		r.tag, r.last = r.cur.CommandTag(), r.cur.FieldDescriptions()
 	}
 	if r.own {
 		r.s.Release()
+	}
+}
+
+func (r *rows) fail(err error) {
+	if r.err == nil {
+		r.err = err
 	}
 }
 
@@ -212,7 +239,7 @@ func (r *rows) Next() bool {
 		r.ahead = false
 		return true
 	}
-	if r.base.Next() {
+	if r.cur.Next() {
 		return true
 	}
 	r.Close()
@@ -220,65 +247,101 @@ func (r *rows) Next() bool {
 }
 
 func (r *rows) Scan(dest ...any) error {
-	if r.base == nil {
-		return r.err
-	}
-	err := r.base.Scan(dest...)
-	if err != nil {
+	err := r.scan(dest)
+	if err != nil && !r.closed {
+		r.fail(err)
 		r.Close()
 	}
 	return err
 }
 
+func (r *rows) scan(dest []any) error {
+	if r.closed {
+		return errorOr(r.err, errors.New("rows is closed"))
+	}
+	fields, values := r.cur.FieldDescriptions(), r.cur.RawValues()
+	if len(dest) == 1 {
+		if whole, ok := dest[0].(pgx.RowScanner); ok {
+			return whole.ScanRow(r)
+		}
+	}
+	if len(fields) != len(values) {
+		return fmt.Errorf("number of field descriptions must equal number of values, got %d and %d", len(fields), len(values))
+	}
+	if len(fields) != len(dest) {
+		return fmt.Errorf("number of field descriptions must equal number of destinations, got %d and %d", len(fields), len(dest))
+	}
+	if r.plans == nil {
+		// A statement's columns and formats are always the same, so its plans are good for the next result too.
+		if r.st != nil && len(r.st.plans) == len(dest) {
+			r.plans = r.st.plans
+		} else {
+			r.plans = make([]scanPlan, len(dest))
+			if r.st != nil {
+				r.st.plans = r.plans
+			}
+		}
+	}
+	for i, d := range dest {
+		if d == nil {
+			continue
+		}
+		p := &r.plans[i]
+		if into := reflect.TypeOf(d); p.into != into {
+			*p = scanPlan{into: into, plan: r.types.PlanScan(fields[i].DataTypeOID, fields[i].Format, d)}
+		}
+		if err := p.plan.Scan(values[i], d); err != nil {
+			return pgx.ScanArgError{ColumnIndex: i, FieldName: fields[i].Name, Err: err}
+		}
+	}
+	return nil
+}
+
 func (r *rows) Values() ([]any, error) {
-	if r.base == nil {
-		return nil, r.err
+	if r.closed {
+		return nil, errorOr(r.err, errors.New("rows is closed"))
 	}
-	values, err := r.base.Values()
+	values, err := decoded(r.types, r.cur.FieldDescriptions(), r.cur.RawValues())
 	if err != nil {
+		r.fail(err)
 		r.Close()
+		return nil, err
 	}
-	return values, err
+	return values, nil
 }
 
 func (r *rows) Err() error { return r.err }
 
-func (r *rows) CommandTag() pgconn.CommandTag {
-	if r.base == nil {
-		return pgconn.CommandTag{}
-	}
-	return r.base.CommandTag()
-}
+func (r *rows) CommandTag() pgconn.CommandTag { return r.tag }
 
 func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
-	if r.base == nil {
+	switch {
+	case r.cur == nil:
 		return nil
+	case r.closed:
+		return r.last
 	}
-	return r.base.FieldDescriptions()
+	return r.cur.FieldDescriptions()
 }
 
 func (r *rows) RawValues() [][]byte {
-	if r.base == nil {
+	if r.closed {
 		return nil
 	}
-	return r.base.RawValues()
+	return r.cur.RawValues()
 }
 
 // Conn returns nil: the connection serves other tenants too, and is not to be used past the router.
 func (r *rows) Conn() *pgx.Conn { return nil }
 
-func (r *rows) TypeMap() *pgtype.Map {
-	if r.base == nil {
-		return nil
-	}
-	return r.base.TypeMap()
-}
+func (r *rows) TypeMap() *pgtype.Map { return r.types }
 
 // row is the first of rows.
 type row rows
 
 func (r *row) Scan(dest ...any) error {
 	rs := (*rows)(r)
+	rs.single = true
 	defer rs.Close() // survives a Scanner that panics
 	for _, d := range dest {
 		if _, ok := d.(*pgtype.DriverBytes); ok {
@@ -316,6 +379,9 @@ func (t *tx) use(ctx context.Context) error {
 		if o.closed {
 			return pgx.ErrTxClosed
 		}
+	}
+	if t.s.c.wire.open {
+		return t.s.busyError("use")
 	}
 	rt, ok := backend.RouteFrom(ctx)
 	if !ok || rt == t.bound || !t.n.fixed.IsZero() && permits(t.bound, rt) {

@@ -81,6 +81,9 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 	var prefixAgain, identityAgain, statementAgain bool
 	for {
 		c := s.c
+		if c.wire.open {
+			return nil, s.busyError("query")
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, s.fault("query", err)
 		}
@@ -256,52 +259,56 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 		return nil, false, stageStatement, err
 	}
 
+	if err := c.ready(ctx); err != nil {
+		return nil, false, stagePrefix, &notSent{err}
+	}
 	named := false
 	if prefixed {
-		if ctx.Err() != nil {
-			return nil, false, stagePrefix, ctx.Err()
-		}
 		named = c.named()
 		c.queuePrefix(named)
 	}
-	var rr *pgconn.ResultReader
+	w := &c.wire
+	var fields []pgconn.FieldDescription
+	c.ran = nil
 	switch {
 	case st == nil:
-		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, nil, c.eqb.ParamFormats, c.eqb.ResultFormats)
+		c.sendStatement(query, nil, true, c.eqb.ResultFormats)
 	case st.varied, st.traits&star != 0 && !prefixed:
 		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
-		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, nil)
-	case st.sd.Name == "":
-		rr = c.pc.ExecParams(ctx, query, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, c.formats(st, formats, native))
+		c.sendStatement(query, st, true, nil)
+	case formats != nil:
+		asked := c.asked(st, formats)
+		c.sendStatement(query, st, false, asked)
+		fields = withFormats(st.sd.Fields, asked)
+	case native:
+		c.sendStatement(query, st, false, st.nativeFormats)
+		fields = st.nativeFields
+		c.ran = st
 	default:
-		rr = c.pc.ExecStatement(ctx, st.sd, c.eqb.ParamValues, c.eqb.ParamFormats, c.formats(st, formats, native))
+		c.sendStatement(query, st, false, st.formats)
+		fields = st.fields
+	}
+	if err := w.flush(ctx); err != nil {
+		return nil, false, stagePrefix, err
 	}
 	if prefixed {
-		if !rr.NextRow() {
-			_, err := rr.Close()
-			c.unsent(err)
+		if err := c.answerPrefix(named); err != nil {
 			return nil, false, stagePrefix, err
 		}
-		c.prefixDone(named, rr.Values())
 	}
-	if native {
-		cur = pgx.RowsFromResultReader(c.types, rr)
-	} else {
-		c.reader.reset(rr, nil)
-		cur = &c.reader
+	if fields != nil {
+		w.fields = fields
 	}
-	more = cur.Next()
-	if !more {
-		if err := cur.Err(); err != nil {
-			return nil, false, stageStatement, err
-		}
+	more = w.Next()
+	if !more && w.err != nil {
+		return nil, false, stageStatement, w.err
 	}
-	return cur, more, 0, nil
+	return w, more, 0, nil
 }
 
-// formats returns the result formats: what the caller asked for, or what suits the kind of handle.
-func (c *conn) formats(st *statement, asked any, native bool) []int16 {
-	switch f := asked.(type) {
+// asked returns the result formats that the caller asked for.
+func (c *conn) asked(st *statement, formats any) []int16 {
+	switch f := formats.(type) {
 	case pgx.QueryResultFormats:
 		return f
 	case pgx.QueryResultFormatsByOID:
@@ -311,10 +318,7 @@ func (c *conn) formats(st *statement, asked any, native bool) []int16 {
 		}
 		return formats
 	}
-	if native {
-		return c.eqb.ResultFormats
-	}
-	return st.formats
+	return nil
 }
 
 // simple runs a statement by the simple protocol, its arguments quoted into the text by pgx.
@@ -417,30 +421,15 @@ func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
 		shift = len(prefix)
 		message = prefix + query
 	}
-	mrr := c.pc.Exec(watched(ctx), message)
-	at := stageStatement
-	if prefixed {
-		if !mrr.NextResult() {
-			return nil, stagePrefix, moved(mrr.Close(), shift)
+	results, err := c.sendText(watched(ctx), message, prefixed)
+	if err != nil {
+		at := stageStatement
+		if prefixed && results == 0 {
+			at = stagePrefix
 		}
-		rr := mrr.ResultReader()
-		if rr.NextRow() {
-			c.prefixDone(false, rr.Values())
-		}
-		if _, err := rr.Close(); err != nil {
-			_ = mrr.Close()
-			return nil, stagePrefix, err
-		}
-	}
-	var tag pgconn.CommandTag
-	for mrr.NextResult() {
-		tag, _ = mrr.ResultReader().Close()
-	}
-	if err := mrr.Close(); err != nil {
 		return nil, at, moved(err, shift)
 	}
-	c.reader = reader{tag: tag, closed: true}
-	return &c.reader, 0, nil
+	return &c.wire, 0, nil
 }
 
 // errOwnTx: what comes after the COMMIT or ROLLBACK would no longer be bound to the store.
@@ -449,9 +438,6 @@ var errOwnTx = errors.New("text of several statements cannot end the transaction
 
 // moved puts the position that a database error gives back to where it is in the caller's text.
 func moved(err error, shift int) error {
-	if err == nil {
-		return errors.New("the server ended the message without an answer")
-	}
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) && int(pe.Position) > shift {
 		pe.Position -= int32(shift)
@@ -482,60 +468,38 @@ func (s *session) begin(ctx context.Context, text string) error {
 }
 
 func (c *conn) begin(ctx context.Context, text string) error {
-	u := &c.unit
-	if c.settled || c.be.mode == pgx.QueryExecModeSimpleProtocol || u.kind == prefixStamp {
-		message := text
+	if c.settled || c.be.mode == pgx.QueryExecModeSimpleProtocol {
 		if !c.settled {
-			message += ";" + c.prefixText("true")
+			text += ";" + c.prefixText("true")
 		}
-		mrr := c.pc.Exec(ctx, message)
-		for mrr.NextResult() {
-			rr := mrr.ResultReader()
-			if rr.NextRow() {
-				c.prefixDone(false, rr.Values())
-			}
-			_, _ = rr.Close()
+		if err := c.ready(ctx); err != nil {
+			return &notSent{err}
 		}
-		return mrr.Close()
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	named := c.named()
-	state := &c.prefixes[u.role][u.kind]
-	name := prefixNames[u.role][u.kind]
-	sql := prefixSQL[u.role][u.kind]
-	if named && *state != isPrepared {
-		if *state == doubtful {
-			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
-		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: sql})
-		*state = doubtful
-	}
-	c.fe.SendParse(&pgproto3.Parse{Query: text})
-	c.fe.SendBind(&pgproto3.Bind{})
-	c.fe.SendExecute(&pgproto3.Execute{})
-	// pgconn takes BEGIN's CommandComplete for the end of the command and reads on for errors only, which is all that
-	// is wanted of the prefix here.
-	var rr *pgconn.ResultReader
-	if named {
-		rr = c.pc.ExecStatement(ctx, &pgconn.StatementDescription{Name: name, Fields: oneField}, c.params(), nil, nil)
+		c.fe.SendQuery(&pgproto3.Query{String: text})
 	} else {
-		rr = c.pc.ExecParams(ctx, sql, c.params(), nil, nil, nil)
+		if err := c.ready(ctx); err != nil {
+			return &notSent{err}
+		}
+		// The prefix is unnamed where statements may have no names, so it comes last.
+		c.fe.SendParse(&pgproto3.Parse{Query: text})
+		c.fe.SendBind(&emptyBind)
+		c.fe.SendExecute(&executeAll)
+		c.queuePrefix(c.named())
+		c.fe.SendSync(&syncAll)
 	}
-	_, err := rr.Close()
-	if err != nil {
-		c.unsent(err)
+	w := &c.wire
+	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	if named {
-		*state = isPrepared
+	for w.open {
+		if w.receive() == eventRow {
+			c.prefixDone(c.named(), w.values)
+		}
 	}
-	return nil
+	return w.err
 }
 
-// oneField keeps pgconn from asking for a description that nobody reads.
-var oneField = make([]pgconn.FieldDescription, 1)
+var emptyBind pgproto3.Bind
 
 // settle binds the whole server session to the store, for what cannot run in the transaction that the prefix needs.
 // The connection is closed afterwards. Behind a pooler, which would run the next statement on whichever server

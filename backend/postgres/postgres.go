@@ -36,6 +36,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tenement-go/tenement/backend"
@@ -57,6 +58,9 @@ type Backend struct {
 	pool *pgxpool.Pool
 	lent bool // the pool is the caller's
 	mode pgx.QueryExecMode
+
+	// buildWatcher makes what ends an operation whose context is done.
+	buildWatcher func(*pgconn.PgConn) ctxwatch.Handler
 
 	// How many statements a connection remembers; 0 means none.
 	statementCapacity, descriptionCapacity int
@@ -165,6 +169,7 @@ func newBackend(cfg config, options []Option, cc *pgx.ConnConfig) *Backend {
 	be := &Backend{
 		cfg:                 cfg,
 		mode:                cc.DefaultQueryExecMode,
+		buildWatcher:        cc.BuildContextWatcherHandler,
 		statementCapacity:   cc.StatementCacheCapacity,
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -25,56 +24,6 @@ type cursor interface {
 	Err() error
 	CommandTag() pgconn.CommandTag
 }
-
-var (
-	_ cursor = (*reader)(nil)
-	_ cursor = pgx.Rows(nil)
-)
-
-// reader is the cursor over pgconn's own readers. Each connection has one, used over and over.
-type reader struct {
-	rr     *pgconn.ResultReader
-	mrr    *pgconn.MultiResultReader // the message that rr is part of, or nil
-	tag    pgconn.CommandTag
-	err    error
-	closed bool
-}
-
-func (r *reader) reset(rr *pgconn.ResultReader, mrr *pgconn.MultiResultReader) {
-	*r = reader{rr: rr, mrr: mrr}
-}
-
-func (r *reader) Next() bool {
-	if r.closed {
-		return false
-	}
-	if r.rr.NextRow() {
-		return true
-	}
-	r.Close()
-	return false
-}
-
-func (r *reader) RawValues() [][]byte { return r.rr.Values() }
-
-func (r *reader) FieldDescriptions() []pgconn.FieldDescription { return r.rr.FieldDescriptions() }
-
-func (r *reader) Close() {
-	if r.closed {
-		return
-	}
-	r.closed = true
-	r.tag, r.err = r.rr.Close()
-	if r.mrr != nil {
-		if err := r.mrr.Close(); r.err == nil {
-			r.err = err
-		}
-	}
-}
-
-func (r *reader) Err() error { return r.err }
-
-func (r *reader) CommandTag() pgconn.CommandTag { return r.tag }
 
 // sqlRows gives a cursor to database/sql. Each connection has one, used over and over: only one result can be open on
 // a connection.

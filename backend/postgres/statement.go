@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -14,10 +15,14 @@ import (
 
 // statement is what a connection remembers about a text that it ran.
 type statement struct {
-	sd      *pgconn.StatementDescription // Name is empty when only the description is kept
-	formats []int16                      // result formats for database/sql
-	traits  traits
-	store   backend.Store // for which it was prepared
+	sd            *pgconn.StatementDescription // Name is empty when only the description is kept
+	formats       []int16                      // result formats for database/sql
+	fields        []pgconn.FieldDescription    // the same as descriptions
+	nativeFormats []int16                      // result formats for pgx
+	nativeFields  []pgconn.FieldDescription
+	plans         []scanPlan // how the last native result was scanned
+	traits        traits
+	store         backend.Store // for which it was prepared
 	// varied: the server said that its result differs between stores (0A000). From then on it is parsed anew each time,
 	// in the same round trip, and its results come as text.
 	varied bool
@@ -102,12 +107,34 @@ func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (*
 	if prefixed {
 		c.prefixDone(c.named(), nil)
 	}
-	st := &statement{sd: sd, traits: classify(sql), store: c.unit.rt.Store}
-	st.formats = make([]int16, len(sd.Fields))
+	return c.newStatement(sd), nil
+}
+
+func (c *conn) newStatement(sd *pgconn.StatementDescription) *statement {
+	st := &statement{sd: sd, traits: classify(sd.SQL), store: c.unit.rt.Store}
+	st.formats, st.nativeFormats = make([]int16, len(sd.Fields)), make([]int16, len(sd.Fields))
 	for i := range sd.Fields {
 		st.formats[i] = sqlFormat(sd.Fields[i].DataTypeOID)
+		st.nativeFormats[i] = c.types.FormatCodeForOID(sd.Fields[i].DataTypeOID)
 	}
-	return st, nil
+	st.fields, st.nativeFields = withFormats(sd.Fields, st.formats), withFormats(sd.Fields, st.nativeFormats)
+	return st
+}
+
+// withFormats returns the descriptions of a result that comes in the given formats: one for all, or one each.
+func withFormats(fields []pgconn.FieldDescription, formats []int16) []pgconn.FieldDescription {
+	out := slices.Clone(fields)
+	for i := range out {
+		switch {
+		case len(formats) == 1:
+			out[i].Format = formats[0]
+		case i < len(formats):
+			out[i].Format = formats[i]
+		default:
+			out[i].Format = pgtype.TextFormatCode
+		}
+	}
+	return out
 }
 
 // sqlFormat returns the format in which database/sql gets a type: binary for what decodes to a Go type of its own.

@@ -1,0 +1,218 @@
+package postgres_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/postgres"
+	"github.com/tenement-go/tenement/internal/pgtest"
+)
+
+// BenchmarkFigures measures routed access against the bare driver, turn and turn about in the same run, over the unix
+// socket. It reports the medians (µs) and ours ÷ reference.
+//
+//	go test ./backend/postgres -run '^$' -bench Figures -benchtime 20000x
+func BenchmarkFigures(b *testing.B) {
+	ctx := b.Context()
+	w := newWorkload(b, 1000, nil)
+	thor := backend.WithRoute(ctx, w.routes[0])
+	fixed := w.pool(b, map[string]string{"search_path": w.routes[0].Store.String() + ",public"})
+	fixedDB := stdlib.OpenDBFromPool(fixed)
+	b.Cleanup(func() { _ = fixedDB.Close() })
+	plain := w.pool(b, nil)
+
+	const point = "SELECT question FROM polls WHERE id = $1"
+	var got string
+	b.Run("same tenant, database/sql", func(b *testing.B) {
+		compare(b, func() error {
+			return w.be.DB().QueryRowContext(thor, point, 1).Scan(&got)
+		}, func() error {
+			return fixedDB.QueryRowContext(ctx, point, 1).Scan(&got)
+		})
+	})
+	b.Run("same tenant, native", func(b *testing.B) {
+		compare(b, func() error {
+			return w.be.Native().QueryRow(thor, point, 1).Scan(&got)
+		}, func() error {
+			return fixed.QueryRow(ctx, point, 1).Scan(&got)
+		})
+	})
+	b.Run("random of 1000 tenants", func(b *testing.B) {
+		ours, theirs := rand.New(rand.NewPCG(1, 1)), rand.New(rand.NewPCG(1, 1))
+		for _, rt := range w.routes { // every connection knows every tenant
+			require.NoError(b, w.be.DB().QueryRowContext(backend.WithRoute(ctx, rt), point, 1).Scan(&got))
+			require.NoError(b, readAfterSet(ctx, plain, rt.Store, point, &got))
+		}
+		compare(b, func() error {
+			rt := w.routes[ours.IntN(len(w.routes))]
+			return w.be.DB().QueryRowContext(backend.WithRoute(ctx, rt), point, 1).Scan(&got)
+		}, func() error {
+			return readAfterSet(ctx, plain, w.routes[theirs.IntN(len(w.routes))].Store, point, &got)
+		})
+	})
+	b.Run("transaction of 3 statements", func(b *testing.B) {
+		three := func(ctx context.Context, db *sql.DB) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback() }()
+			for range 3 {
+				if err := tx.QueryRowContext(ctx, point, 1).Scan(&got); err != nil {
+					return err
+				}
+			}
+			return tx.Commit()
+		}
+		compare(b, func() error { return three(thor, w.be.DB()) }, func() error { return three(ctx, fixedDB) })
+	})
+	b.Run("transaction of 3 statements, native", func(b *testing.B) {
+		type beginner interface {
+			Begin(context.Context) (pgx.Tx, error)
+		}
+		three := func(ctx context.Context, db beginner) error {
+			tx, err := db.Begin(ctx)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback(ctx) }()
+			for range 3 {
+				if err := tx.QueryRow(ctx, point, 1).Scan(&got); err != nil {
+					return err
+				}
+			}
+			return tx.Commit(ctx)
+		}
+		compare(b, func() error { return three(thor, w.be.Native()) }, func() error { return three(ctx, fixed) })
+	})
+}
+
+// BenchmarkRoles measures a point read with tenant roles on against one with roles off, over the same database with
+// TENEMENT_BENCH_ROLES (10,000 by default) roles in it.
+func BenchmarkRoles(b *testing.B) {
+	ctx := b.Context()
+	w := newWorkload(b, 100, map[string]string{"tenant_roles": "on"})
+	off := open(b, w.url, map[string]string{"pool_max_conns": "1"})
+	const point = "SELECT question FROM polls WHERE id = $1"
+	var got string
+	thor := backend.WithRoute(ctx, w.routes[0])
+	read := func(be *postgres.Backend) func() error {
+		return func() error { return be.DB().QueryRowContext(thor, point, 1).Scan(&got) }
+	}
+	random := func(be *postgres.Backend) func() error {
+		r := rand.New(rand.NewPCG(1, 1))
+		return func() error {
+			return be.DB().QueryRowContext(backend.WithRoute(ctx, w.routes[r.IntN(len(w.routes))]), point, 1).Scan(&got)
+		}
+	}
+	b.Run("few roles", func(b *testing.B) { compare(b, read(w.be), read(off)) })
+	b.Run("few roles, random", func(b *testing.B) { compare(b, random(w.be), random(off)) })
+	_, err := w.be.Shared().ExecContext(ctx, `DO $$ BEGIN FOR i IN 1..10000 LOOP
+		EXECUTE format('CREATE ROLE bench_%s_%s NOLOGIN', current_database(), i);
+		EXECUTE format('GRANT bench_%s_%s TO %I', current_database(), i, current_user); END LOOP; END $$`)
+	require.NoError(b, err)
+	b.Run("10000 roles more", func(b *testing.B) { compare(b, read(w.be), read(off)) })
+	b.Run("10000 roles more, random", func(b *testing.B) { compare(b, random(w.be), random(off)) })
+	_, err = w.be.Shared().ExecContext(ctx, `DO $$ BEGIN FOR i IN 1..10000 LOOP
+		EXECUTE format('DROP ROLE bench_%s_%s', current_database(), i); END LOOP; END $$`)
+	require.NoError(b, err)
+}
+
+// workload is a database with many tenants that have a table each.
+type workload struct {
+	url    string
+	be     *postgres.Backend
+	routes []backend.Route
+}
+
+func newWorkload(b testing.TB, tenants int, params map[string]string) *workload {
+	b.Helper()
+	cluster := pgtest.Shared(b)
+	socket, err := cluster.SocketURL(cluster.Database(b))
+	require.NoError(b, err)
+	p := map[string]string{"pool_max_conns": "1"}
+	for k, v := range params {
+		p[k] = v
+	}
+	w := &workload{url: socket}
+	w.be = open(b, socket, p)
+	scripts := make([]backend.Script, tenants)
+	for i := range scripts {
+		rt := backend.Route{Store: backend.MustParseStore(fmt.Sprintf("t%04d", i)), Owner: fmt.Sprintf("owner-%d", i)}
+		w.routes = append(w.routes, rt)
+		scripts[i] = backend.Script{Route: rt, Create: true, SQL: `CREATE TABLE polls (id int PRIMARY KEY, question text NOT NULL);
+			INSERT INTO polls SELECT i, 'Question ' || i FROM generate_series(1, 20) i`}
+	}
+	for _, err := range w.be.RunScripts(b.Context(), scripts, backend.ScriptOptions{Async: true}) {
+		require.NoError(b, err)
+	}
+	return w
+}
+
+func (w *workload) pool(b testing.TB, params map[string]string) *pgxpool.Pool {
+	p := map[string]string{"pool_max_conns": "1"}
+	for k, v := range params {
+		p[k] = v
+	}
+	pool, err := pgxpool.New(b.Context(), with(b, w.url, p))
+	require.NoError(b, err)
+	b.Cleanup(pool.Close)
+	return pool
+}
+
+// readAfterSet is what one does without routing.
+func readAfterSet(ctx context.Context, pool *pgxpool.Pool, s backend.Store, query string, got *string) error {
+	c, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Release()
+	if _, err := c.Exec(ctx, `SET search_path = "`+s.String()+`", public`); err != nil {
+		return err
+	}
+	return c.QueryRow(ctx, query, 1).Scan(got)
+}
+
+// compare runs both in turns and reports their medians.
+func compare(b *testing.B, ours, reference func() error) {
+	const turn = 20
+	var took [2][]time.Duration
+	funcs := [2]func() error{ours, reference}
+	for _, f := range funcs {
+		for range 100 {
+			require.NoError(b, f())
+		}
+	}
+	b.ResetTimer()
+	for done := 0; done < b.N; done += turn {
+		for i, f := range funcs {
+			for range turn {
+				start := time.Now()
+				if err := f(); err != nil {
+					b.Fatal(err)
+				}
+				took[i] = append(took[i], time.Since(start))
+			}
+		}
+	}
+	median := func(d []time.Duration) float64 {
+		slices.Sort(d)
+		return float64(d[len(d)/2]) / float64(time.Microsecond)
+	}
+	o, r := median(took[0]), median(took[1])
+	b.ReportMetric(0, "ns/op") // of both together: means nothing
+	b.ReportMetric(o, "ours-µs")
+	b.ReportMetric(r, "reference-µs")
+	b.ReportMetric(o/r, "ours/reference")
+}
