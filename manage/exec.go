@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,16 +19,15 @@ import (
 func (t *tree) execCommand() *cobra.Command {
 	var all, suspended, force, failFast bool
 	var parallel int
-	cmd := leaf(&cobra.Command{
-		Use:   "exec [SLUG] [--] [COMMAND] [ARGS…]",
+	cmd := &cobra.Command{
+		Use:   "exec (SLUG | --all) -- COMMAND [ARGS…]",
 		Short: "Run a command of the application's inside a tenant, or inside all",
 		Long: "Runs a command in the context of a tenant, which may be suspended, or of every active tenant. A tenant whose store is\n" +
 			"behind this binary's migrations is left out, and counts as failed, unless --force is given." + t.commandList(),
-		ValidArgsFunction: t.completeExec,
-	})
-	cmd.Use = "exec (SLUG | --all) -- COMMAND [ARGS…]"
-	cmd.DisableFlagsInUseLine = true
-	cmd.Args = nil
+		SilenceUsage:          true,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     t.completeExec,
+	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(cmd, "%w; flags of the command go behind --", err)
 	})
@@ -150,7 +150,7 @@ func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []s
 	if terms.failFast {
 		opts = append(opts, tenancy.StopOnError())
 	}
-	done := 0
+	over := map[tenancy.ID]bool{} // where it was run, under mu
 	err := app.ForEach(cmd.Context(), func(ctx context.Context, tenant tenancy.Tenant) error {
 		out := &lines{mu: &mu, w: cmd.OutOrStdout(), prefix: tenant.Slug + ": "}
 		complaints := &lines{mu: &mu, w: cmd.ErrOrStderr(), prefix: tenant.Slug + ": "}
@@ -162,8 +162,8 @@ func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []s
 		complaints.end()
 		mu.Lock()
 		defer mu.Unlock()
+		over[tenant.ID] = true
 		if err == nil {
-			done++
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", tenant.Slug)
 		}
 		return err
@@ -173,48 +173,91 @@ func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []s
 		return err
 	}
 	if failed == nil {
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s done\n", plural(done, "tenant", "tenants"))
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "done in %s\n", plural(len(over), "tenant", "tenants"))
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s done, %d failed\n", plural(failed.Done, "tenant", "tenants"), len(failed.Failed))
-	return t.execFailures(cmd, c, failed)
+	fmt.Fprintf(cmd.OutOrStdout(), "done in %s, failed in %d\n", plural(failed.Done, "tenant", "tenants"), len(failed.Failed))
+	if err := printTenantErrors(cmd.ErrOrStderr(), failed.Failed); err != nil {
+		return err
+	}
+	return &manyError{text: c.Name + verdictOf(cmd.Context(), app, filter, failed, over), err: failed, status: statusOf(failed)}
 }
 
-// execFailures prints the tenants that failed and returns the line about them.
-func (t *tree) execFailures(cmd *cobra.Command, c Command, failed *tenancy.ForEachError) error {
-	if len(failed.Failed) > 0 {
-		tab := newTable(cmd.ErrOrStderr(), "TENANT", "ERROR")
-		for i, f := range failed.Failed {
-			if i == shownFailures {
-				break
-			}
-			tab.add(f.Slug, shorten(f.Err.Error(), 160))
-		}
-		if err := tab.end(); err != nil {
-			return err
-		}
-		if more := len(failed.Failed) - shownFailures; more > 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "and %d more\n", more)
+// statusOf is that of a wrong call when it was one in every tenant.
+func statusOf(failed *tenancy.ForEachError) int {
+	var wrong *usageError
+	for _, f := range failed.Failed {
+		if !errors.As(f.Err, &wrong) {
+			return ExitFailed
 		}
 	}
-	text := fmt.Sprintf("%s failed in %s", c.Name, plural(len(failed.Failed), "tenant", "tenants"))
+	if failed.Err != nil || len(failed.Failed) == 0 {
+		return ExitFailed
+	}
+	return ExitUsage
+}
+
+func printTenantErrors(w io.Writer, failed []*tenancy.TenantError) error {
+	if len(failed) == 0 {
+		return nil
+	}
+	tab := newTable(w, "TENANT", "ERROR")
+	for i, f := range failed {
+		if i == shownFailures {
+			break
+		}
+		tab.add(f.Slug, shorten(f.Err.Error(), 160))
+	}
+	if err := tab.end(); err != nil {
+		return err
+	}
+	if more := len(failed) - shownFailures; more > 0 {
+		fmt.Fprintf(w, "and %d more\n", more)
+	}
+	return nil
+}
+
+// verdictOf says how a run over many tenants ended, and where it was not run when it ended early.
+func verdictOf(ctx context.Context, app *tenancy.App, filter tenancy.Filter, failed *tenancy.ForEachError, over map[tenancy.ID]bool) string {
+	text := " failed in " + plural(len(failed.Failed), "tenant", "tenants")
+	if failed.Err == nil {
+		return text
+	}
+	var one *tenancy.TenantError
 	switch {
 	case errors.Is(failed.Err, context.Canceled), errors.Is(failed.Err, context.DeadlineExceeded):
-		text = fmt.Sprintf("interrupted: done in %s, failed in %d", plural(failed.Done, "tenant", "tenants"), len(failed.Failed))
-	case failed.Err != nil && len(failed.Failed) == 0:
-		return failed.Err
+		text = " was interrupted"
+	case !errors.As(failed.Err, &one):
+		text = ": " + failed.Err.Error()
 	}
-	// A command that was called in a wrong way was so in every tenant.
-	return &fleetError{failed, text}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftWithin)
+	defer cancel()
+	var left []string
+	n := 0
+	for tenant, err := range app.Tenants(ctx, filter) {
+		if err != nil {
+			return text + "; which tenants are left is not known: " + err.Error()
+		}
+		if over[tenant.ID] {
+			continue
+		}
+		if n++; n <= leftShown {
+			left = append(left, tenant.Slug)
+		}
+	}
+	if n == 0 {
+		return text
+	}
+	if n > leftShown {
+		left = append(left, "…")
+	}
+	return text + "; " + plural(n, "tenant is", "tenants are") + " left: " + strings.Join(left, ", ")
 }
 
-type fleetError struct {
-	failed *tenancy.ForEachError
-	text   string
-}
-
-func (e *fleetError) Error() string { return e.text }
-func (e *fleetError) Unwrap() error { return e.failed }
+const (
+	leftWithin = 5 * time.Second // to find out what is left after an interruption
+	leftShown  = 20
+)
 
 // lines passes whole lines on, each with a prefix.
 type lines struct {

@@ -105,6 +105,7 @@ func New(app *tenancy.App, opts ...Option) *cobra.Command {
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)
+	root.SetHelpCommand(helpCommand())
 	return root
 }
 
@@ -120,7 +121,9 @@ func Execute(ctx context.Context, app *tenancy.App, args []string, stdin io.Read
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if status := ExitStatus(err); status != ExitOK {
-		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), printable(err.Error()))
+		// The library's name is of no use behind the program's.
+		text := strings.ReplaceAll(printable(err.Error()), "tenement: ", "")
+		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), text)
 		return status
 	}
 	return ExitOK
@@ -128,10 +131,15 @@ func Execute(ctx context.Context, app *tenancy.App, args []string, stdin io.Read
 
 // ExitStatus returns the exit status that goes with what a command of the tree returned.
 func ExitStatus(err error) int {
-	var wrong *usageError
+	var (
+		many  *manyError
+		wrong *usageError
+	)
 	switch {
 	case err == nil, errors.Is(err, errHelp):
 		return ExitOK
+	case errors.As(err, &many):
+		return many.status // what failed in one of them may match anything
 	case errors.As(err, &wrong), errors.Is(err, tenancy.ErrInvalid), errors.Is(err, tenancy.ErrMalformedHost),
 		errors.Is(err, migrate.ErrUnknownSource):
 		return ExitUsage
@@ -150,18 +158,29 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
+// manyError stands for failures in many places, which have been printed in full.
+type manyError struct {
+	text   string
+	err    error
+	status int
+}
+
+func (e *manyError) Error() string { return e.text }
+func (e *manyError) Unwrap() error { return e.err }
+
 // usage is Usagef with the command and the way to its help.
 func usage(cmd *cobra.Command, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
-	return &usageError{fmt.Errorf("%s: %w\nusage: %s\n%s --help says more", below(cmd), err, cmd.UseLine(), cmd.CommandPath())}
+	subject := ""
+	if cmd.HasParent() {
+		subject = below(cmd) + ": "
+	}
+	return &usageError{fmt.Errorf("%s%w\nusage: %s\n%s --help says more", subject, err, cmd.UseLine(), cmd.CommandPath())}
 }
 
 // below is the path of a command without the root's name, which stands before every message.
 func below(cmd *cobra.Command) string {
-	_, path, found := strings.Cut(cmd.CommandPath(), " ")
-	if !found {
-		return cmd.CommandPath()
-	}
+	_, path, _ := strings.Cut(cmd.CommandPath(), " ")
 	return path
 }
 
@@ -273,6 +292,26 @@ func leaf(cmd *cobra.Command) *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// helpCommand is cobra's, except that a command that there is not is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:          "help [COMMAND…]",
+		Short:        "Say more about a command",
+		SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return usage(about, "there is no command %q", rest[0])
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 func programName() string {

@@ -210,17 +210,8 @@ func (t *tree) finish(cmd *cobra.Command, p *progress, f *fleet, res *migrate.Re
 	if run == nil {
 		return err
 	}
-	return &runError{run: run, text: t.verdict(cmd, run)}
+	return &manyError{text: t.verdict(cmd, run), err: run, status: ExitFailed}
 }
-
-// runError says in one line what the table above it has in full.
-type runError struct {
-	run  *migrate.RunError
-	text string
-}
-
-func (e *runError) Error() string { return e.text }
-func (e *runError) Unwrap() error { return e.run }
 
 func (t *tree) verdict(cmd *cobra.Command, e *migrate.RunError) string {
 	again := t.root.CommandPath() + " " + below(cmd)
@@ -258,11 +249,14 @@ func summary(command string, res *migrate.Result) string {
 		}
 		return "shared store: nothing to do"
 	}
+	if res.Total == 0 {
+		return "tenants' stores: nothing to do"
+	}
 	parts := []string{strconv.Itoa(res.Applied) + " " + verb}
 	for _, part := range []struct {
 		n    int
 		what string
-	}{{res.Skipped, "done by others"}, {res.Failed, "failed"}, {res.Left, "left"}, {res.Current, "with nothing to do"}} {
+	}{{res.Skipped, "done by others"}, {res.Failed, "failed"}, {res.Left, "left"}, {res.Current, "current before"}} {
 		if part.n > 0 {
 			parts = append(parts, strconv.Itoa(part.n)+" "+part.what)
 		}

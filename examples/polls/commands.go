@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 
 	"github.com/tenement-go/tenement/examples/polls/polls"
@@ -14,21 +15,31 @@ import (
 	"github.com/tenement-go/tenement/tenancy"
 )
 
-// command runs a management command and returns the exit status.
-func command(ctx context.Context, app *tenancy.App, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	store := polls.NewStore(app.DB())
-	return manage.Execute(ctx, app, args, stdin, stdout, stderr,
+// command runs a management command and returns the exit status. The stores are opened by the commands that need them.
+func command(ctx context.Context, log *slog.Logger, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var app *tenancy.App
+	closeApp := func() {}
+	defer func() { closeApp() }()
+	return manage.Execute(ctx, nil, args, stdin, stdout, stderr,
 		manage.WithName("polls"),
+		manage.WithOpen(func(ctx context.Context) (*tenancy.App, error) {
+			opened, closeOpened, err := open(ctx, false, log)
+			if err != nil {
+				return nil, err
+			}
+			app, closeApp = opened, closeOpened
+			return app, nil
+		}),
 		manage.WithCommand(manage.Command{
 			Name: "createsuperuser", Short: "add a user who may do everything in the admin",
 			Run: func(ctx context.Context, args []string, stdio manage.IO) error {
-				return createSuperuser(ctx, store, args, stdio)
+				return createSuperuser(ctx, polls.NewStore(app.DB()), args, stdio)
 			},
 		}),
 		manage.WithCommand(manage.Command{
 			Name: "seed", Short: "add the polls of the demo, unless there are any polls",
 			Run: func(ctx context.Context, args []string, stdio manage.IO) error {
-				return seed(ctx, store, args, stdio)
+				return seed(ctx, polls.NewStore(app.DB()), args, stdio)
 			},
 		}),
 	)

@@ -64,15 +64,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 2
 	}
 	log := slog.New(tenancy.NewLogHandler(slog.NewTextHandler(stderr, nil)))
-	app, closeApp, err := open(ctx, flags.NArg() == 0, log)
+	if flags.NArg() > 0 {
+		return command(ctx, log, flags.Args(), stdin, stdout, stderr)
+	}
+	app, closeApp, err := open(ctx, true, log)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 1
 	}
 	defer closeApp()
-	if flags.NArg() > 0 {
-		return command(ctx, app, flags.Args(), stdin, stdout, stderr)
-	}
 	if err := serve(ctx, app, *addr, *update, stdout, log); err != nil {
 		fmt.Fprintln(stderr, err)
 		return 1
