@@ -49,7 +49,10 @@ func RouteFrom(ctx context.Context) (r Route, ok bool) {
 	case Router:
 		r = v.Route()
 	}
-	return r, !r.IsZero()
+	if r.IsZero() {
+		return Route{}, false
+	}
+	return r, true
 }
 
 // WithoutRoute returns a context that names no store, whatever ctx names: calls on a routed handle fail with
