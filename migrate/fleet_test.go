@@ -11,8 +11,6 @@ import (
 	"github.com/tenement-go/tenement/migrate"
 )
 
-func asChild(string) int { return 2 }
-
 var polls = []string{
 	"00001_polls.sql", both("CREATE TABLE polls (id INTEGER PRIMARY KEY, title TEXT NOT NULL);", "DROP TABLE polls;"),
 	"00002_votes.sql", both("CREATE TABLE votes (id INTEGER PRIMARY KEY, poll INTEGER);\nINSERT INTO polls (id, title) VALUES (1, 'first');", "DELETE FROM polls;\nDROP TABLE votes;"),

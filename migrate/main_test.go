@@ -82,6 +82,9 @@ func version(n int, pairs ...string) fs.FS { return files(pairs[:2*n]...) }
 
 func migrator(t testing.TB, be backend.Backend, cfg migrate.Config) *migrate.Migrator {
 	t.Helper()
+	if s, ok := be.(*site); ok {
+		be = s.Backend // whose abilities a wrapper would hide
+	}
 	m, err := migrate.New(be, cfg)
 	require.NoError(t, err)
 	return m

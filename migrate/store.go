@@ -227,9 +227,7 @@ func (m *Migrator) hold(ctx context.Context, rt backend.Route) (*hold, error) {
 			return nil, err
 		}
 		var one int
-		if _, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err == nil {
-			err = tx.QueryRowContext(ctx, `SELECT 1 FROM tenement_ledger WHERE store = $1 FOR UPDATE`, rt.Store.String()).Scan(&one)
-		}
+		err = tx.QueryRowContext(ctx, `SELECT 1 FROM tenement_ledger WHERE store = $1 FOR UPDATE`, rt.Store.String()).Scan(&one)
 		if err == nil {
 			h.db, h.tx = tx, tx
 			return h, nil
@@ -242,6 +240,16 @@ func (m *Migrator) hold(ctx context.Context, rt backend.Route) (*hold, error) {
 			return nil, err
 		}
 	}
+}
+
+// rest readies the transaction to stay open while the store is worked on. A query leaves its snapshot behind in the
+// session, for which CREATE INDEX CONCURRENTLY would wait for as long as the transaction lasts; this leaves none.
+func (h *hold) rest(ctx context.Context) error {
+	if h.tx == nil {
+		return nil
+	}
+	_, err := h.tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`)
+	return err
 }
 
 // put writes the store's row and gives the right back.
@@ -296,6 +304,9 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, fn sto
 	}
 	if known == nil {
 		known = &entry{}
+	}
+	if err := h.rest(ctx); err != nil {
+		return nil, fmt.Errorf("tenement: migrate: locking %s: %w", storeTitle(rt), err)
 	}
 
 	db := m.ledger.db

@@ -1,3 +1,3 @@
 -- +goose Up
 INSERT INTO moods (id) VALUES (2);
-ANALYZE;
+ANALYZE main;
