@@ -27,14 +27,15 @@ type Config struct {
 	// returns, and the place, are closed and removed by t's cleanup; the suite may close a backend before.
 	New func(t testing.TB) (open func(maxConns int) backend.Backend)
 
-	// SharedReadOnly: statements run inside a tenant cannot change the shared store (Postgres: with tenant roles).
+	// SharedReadOnly: statements run inside a tenant cannot change the shared store, nor name another tenant's
+	// (Postgres: with tenant roles).
 	SharedReadOnly bool
-	// TenantRoles: the tenant's rights are less than the owner's: it cannot name another tenant's store, and may be
-	// unable to change its own tables' definitions.
+	// TenantRoles: the tenant's rights are less than the owner's: it may be unable to change its own tables' definitions.
 	TenantRoles bool
 	// TransactionPooler: the server is reached through a pooler that gives each transaction another server
 	// connection. A *sql.Conn is then one session only inside a transaction, and settings of a server session
-	// other than those that the backend sends itself are whatever the pooler made of them.
+	// other than those that the backend sends itself are whatever the pooler made of them. Statements that need a
+	// server session (S14) are left out.
 	TransactionPooler bool
 	// Native returns the backend's other way in, which takes its route from the context as the routed handle does. nil:
 	// it has none.
@@ -86,6 +87,9 @@ func Run(t *testing.T, cfg Config) {
 }
 
 func (cfg Config) wants(c testCase) bool {
+	if c.needs != nil && !c.needs(cfg) {
+		return false
+	}
 	if cfg.Only == nil {
 		return true
 	}
@@ -101,8 +105,9 @@ func (cfg Config) wants(c testCase) bool {
 type testCase struct {
 	id    string // the scenario, or the part of the contract
 	name  string
-	rule  string // the sentence that a backend which fails has broken
-	conns int    // passed to open; 0: the backend's default
+	rule  string                // the sentence that a backend which fails has broken
+	conns int                   // passed to open; 0: the backend's default
+	needs func(cfg Config) bool // nil: nothing that a backend may lack
 	run   func(e *env)
 }
 
@@ -133,6 +138,11 @@ func runCase(t testing.TB, cfg Config, c testCase, patience time.Duration) {
 	e := &env{TB: t, cfg: cfg, ctx: ctx, open: open, be: open(c.conns), patience: patience}
 	c.run(e)
 }
+
+// What a case may need.
+func readOnlyShared(cfg Config) bool   { return cfg.SharedReadOnly }
+func ownServerSession(cfg Config) bool { return !cfg.TransactionPooler }
+func nativeAccess(cfg Config) bool     { return cfg.Native != nil }
 
 // env is what a case works with: a backend of its own, and shorthands. It is a testing.TB, so require takes it.
 type env struct {

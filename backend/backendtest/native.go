@@ -12,20 +12,13 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-func (e *env) native() Native {
-	e.Helper()
-	if e.cfg.Native == nil {
-		e.Skip("the backend has no other way in")
-	}
-	return e.cfg.Native(e.be)
-}
-
 var nativeCases = []testCase{
 	{
 		id: "native", name: "follows the routing rules",
-		rule: "Native access takes its route from the context as the routed handle does: none is ErrNoTenant, a missing store ErrStoreMissing, another tenant inside a transaction ErrTenantMismatch.",
+		rule:  "Native access takes its route from the context as the routed handle does: none is ErrNoTenant, a missing store ErrStoreMissing, another tenant inside a transaction ErrTenantMismatch.",
+		needs: nativeAccess,
 		run: func(e *env) {
-			n := e.native()
+			n := e.cfg.Native(e.be)
 			e.sharedNotes("shared")
 			a, b := e.tenant("a"), e.tenant("b")
 			for i := range 4 {
@@ -66,9 +59,10 @@ var nativeCases = []testCase{
 	{
 		id: "native", name: "beside the routed handle",
 		rule:  "Native access and the routed handle share their connections, at once, and each unit of work is in its own store.",
+		needs: nativeAccess,
 		conns: 4,
 		run: func(e *env) {
-			n := e.native()
+			n := e.cfg.Native(e.be)
 			const each = 30
 			routes := make([]backend.Route, 6)
 			for i := range routes {
@@ -105,9 +99,10 @@ var nativeCases = []testCase{
 	},
 	{
 		id: "native", name: "a store dropped and made anew",
-		rule: "Native access with an older route never reaches the store that took the name.",
+		rule:  "Native access with an older route never reaches the store that took the name.",
+		needs: nativeAccess,
 		run: func(e *env) {
-			n := e.native()
+			n := e.cfg.Native(e.be)
 			e.sharedNotes("shared")
 			a := e.tenant("a", "a1")
 			var mark string
@@ -128,9 +123,10 @@ var nativeCases = []testCase{
 	{
 		id: "native", name: "what a statement does to its connection",
 		rule:  "Whatever is run by native access, no other unit of work sees anything of it.",
+		needs: nativeAccess,
 		conns: 1,
 		run: func(e *env) {
-			n := e.native()
+			n := e.cfg.Native(e.be)
 			e.survives(func(a backend.Route, statement string) { _ = n.Exec(e.in(a), statement) })
 		},
 	},

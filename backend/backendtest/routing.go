@@ -411,7 +411,8 @@ var routingCases = []testCase{
 	},
 	{
 		id: "S14", name: "statements that refuse to run in a transaction",
-		rule: "VACUUM and, on Postgres, CREATE INDEX CONCURRENTLY work, and in the store that the route names.",
+		rule:  "VACUUM and, on Postgres, CREATE INDEX CONCURRENTLY work, and in the store that the route names.",
+		needs: ownServerSession,
 		run: func(e *env) {
 			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
 			e.sharedNotes("shared")
