@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -131,14 +130,16 @@ func (b *Backend) runScript(ctx context.Context, path, text string, opt backend.
 	if opt.Async && (mode == Full || mode == Extra) {
 		mode = Normal
 	}
-	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1&_defensive=1&_busy_timeout="+
-		strconv.FormatInt(b.lockTimeout(opt).Milliseconds(), 10)+
-		"&_pragma=trusted_schema(0)&_pragma=foreign_keys(1)&_pragma=synchronous("+string(mode)+")")
+	r, err := dial(ctx, dsn(path, "rw"))
 	if err != nil {
 		return err
 	}
 	c := &conn{raw: r, tenant: true}
-	err = c.inTransaction(ctx, text)
+	terms := b.opts
+	terms.Synchronous, terms.BusyTimeout = mode, b.lockTimeout(opt)
+	if _, err = r.ExecContext(ctx, terms.settings(), nil); err == nil {
+		err = c.inTransaction(ctx, text)
+	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
 	}

@@ -12,7 +12,8 @@
 //
 // Inside a tenant the shared tables can be read, unqualified or as public.x, and not written. What could get around that,
 // or reach another store, is refused with [backend.ErrReadOnlyShared]: ATTACH, DETACH, VACUUM INTO and the pragmas that
-// are not known to be harmless. Other pragmas hold for the unit of work that runs them (hold a [database/sql.Conn] to run
+// are not known to be harmless; so are ANALYZE and REINDEX without a name, which reach the shared tables too (write ANALYZE main).
+// Other pragmas hold for the unit of work that runs them (hold a [database/sql.Conn] to run
 // several statements under one).
 //
 // Every store has one table of this package's own, tenement_store, which carries its owner. It cannot be written.
@@ -55,6 +56,7 @@ type Backend struct {
 	opts   Options
 	dir    string // absolute
 	attach string // the statement that attaches the shared store
+	setup  string // what readies a store's connection, that included
 	epoch  time.Time
 	locks  locks
 
@@ -67,6 +69,8 @@ type Backend struct {
 	stores  map[backend.Store]*store
 	lru     store // head of the list of those that nobody uses
 	waiting int   // callers who wait for capacity
+	count   int   // stores that are open, or closing
+	trim    chan struct{}
 	blocked map[backend.Store]chan struct{}
 
 	templates templates
@@ -99,6 +103,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 		capacity: semaphore.NewWeighted(int64(opts.MaxOpenStores)),
 		stores:   map[backend.Store]*store{},
 		blocked:  map[backend.Store]chan struct{}{},
+		trim:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 	}
 	b.lru.prev, b.lru.next = &b.lru, &b.lru
@@ -107,8 +112,10 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 			return nil, &backend.Error{Op: "open", Err: fmt.Errorf("cannot make the directory: %w", err)}
 		}
 	}
-	b.shared = b.newStore(backend.Store{}, filepath.Join(dir, "shared.db"))
-	b.attach = "ATTACH '" + strings.ReplaceAll(uri(b.shared.path, "ro"), "'", "''") + "' AS " + sharedSchema
+	path := filepath.Join(dir, "shared.db")
+	b.attach = "ATTACH '" + strings.ReplaceAll(uri(path, "ro"), "'", "''") + "' AS " + sharedSchema
+	b.setup = opts.settings() + "; " + b.attach
+	b.shared = b.newStore(backend.Store{}, path)
 	if err := b.openShared(ctx); err != nil {
 		return nil, &backend.Error{Op: "open", Err: fmt.Errorf("%s: %w", b.shared.path, err)}
 	}
@@ -121,7 +128,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 // openShared makes the shared store when it is missing and opens the connection that keeps its -wal in place: a tenant's
 // connections, which only read it, could not make one.
 func (b *Backend) openShared(ctx context.Context) error {
-	b.shared.dsn = dsn(b.shared.path, "rwc", b.opts)
+	b.shared.dsn = dsn(b.shared.path, "rwc")
 	c, err := b.shared.dial(ctx)
 	if err != nil {
 		return err
@@ -130,7 +137,7 @@ func (b *Backend) openShared(ctx context.Context) error {
 		_ = c.close()
 		return err
 	}
-	b.shared.dsn = dsn(b.shared.path, "rw", b.opts)
+	b.shared.dsn = dsn(b.shared.path, "rw")
 	b.shared.conns = append(b.shared.conns, c)
 	b.shared.idle = append(b.shared.idle, c)
 	close(b.shared.ready)
@@ -226,7 +233,8 @@ func (b *Backend) Close() error {
 	return errors.Join(b.db.Close(), b.sharedDB.Close())
 }
 
-// watch lets go of stores that another process wants to rename.
+// watch closes stores: the ones that were unused for longest, a few ahead of need, so that whoever opens one does not have
+// to close another first; and those that another process wants to rename.
 func (b *Backend) watch() {
 	tick := time.NewTicker(noticeWithin)
 	defer tick.Stop()
@@ -234,25 +242,48 @@ func (b *Backend) watch() {
 		select {
 		case <-b.stop:
 			return
+		case <-b.trim:
+			b.makeRoom()
 		case <-tick.C:
+			b.yieldMoving()
 		}
-		entries, err := os.ReadDir(b.moving())
+	}
+}
+
+// spare is how many of the stores that may be open are kept closed ahead of need.
+func (b *Backend) spare() int { return min(8, b.opts.MaxOpenStores/16) }
+
+func (b *Backend) makeRoom() {
+	for {
+		b.mu.Lock()
+		victim := b.lru.prev
+		if b.closed || victim == &b.lru || b.count <= b.opts.MaxOpenStores-b.spare() {
+			b.mu.Unlock()
+			return
+		}
+		done := b.unmap(victim)
+		b.mu.Unlock()
+		done()
+	}
+}
+
+func (b *Backend) yieldMoving() {
+	entries, err := os.ReadDir(b.moving())
+	if err != nil {
+		return // asked again at the next tick; the other process waits
+	}
+	for _, e := range entries {
+		name, err := backend.ParseStore(e.Name())
 		if err != nil {
 			continue
 		}
-		for _, e := range entries {
-			name, err := backend.ParseStore(e.Name())
-			if err != nil {
-				continue
-			}
-			b.mu.Lock()
-			done := func() {}
-			if st := b.stores[name]; st != nil {
-				done = b.unmap(st)
-			}
-			b.mu.Unlock()
-			done()
+		b.mu.Lock()
+		done := func() {}
+		if st := b.stores[name]; st != nil {
+			done = b.unmap(st)
 		}
+		b.mu.Unlock()
+		done()
 	}
 }
 
@@ -264,3 +295,6 @@ func (b *Backend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo,
 	}
 	return info, nil
 }
+
+// Dir returns the absolute path of the directory that holds everything.
+func (b *Backend) Dir() string { return b.dir }

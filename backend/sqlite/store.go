@@ -33,6 +33,7 @@ type store struct {
 	owner string      // the stamp found when it was opened
 	file  os.FileInfo // what path was when it was opened; nil: not checked
 	dsn   string
+	setup string // what readies a connection
 
 	turn  *semaphore.Weighted // the writer's turn, in order of arrival
 	slots *semaphore.Weighted // how many may read
@@ -62,7 +63,8 @@ type store struct {
 func (b *Backend) newStore(name backend.Store, path string) *store {
 	return &store{
 		b: b, name: name, path: path,
-		dsn:   dsn(path, "rw", b.opts),
+		dsn:   dsn(path, "rw"),
+		setup: b.setup,
 		turn:  semaphore.NewWeighted(1),
 		slots: semaphore.NewWeighted(int64(b.opts.MaxReaders)),
 		ready: make(chan struct{}),
@@ -89,7 +91,7 @@ func (st *store) dial(ctx context.Context) (*conn, error) {
 	c := &conn{st: st, raw: r, stmts: map[string]*stmt{}, tenant: st != st.b.shared}
 	// Attaching reads the schema, and with it opens the -wal of the store. The shared store is attached to itself, so that
 	// public.x means the same everywhere.
-	if _, err = r.ExecContext(ctx, st.b.attach, nil); err == nil {
+	if _, err = r.ExecContext(ctx, st.setup, nil); err == nil {
 		err = r.RegisterAuthorizer(c.authorize)
 	}
 	if err != nil {
@@ -345,7 +347,11 @@ func (b *Backend) open(ctx context.Context, st *store) error {
 	}
 	st.err = err
 	st.opened, st.counted = err == nil, err == nil
-	if err != nil {
+	full := false
+	if err == nil {
+		b.count++
+		full = b.count >= b.opts.MaxOpenStores
+	} else {
 		st.refs = 0
 		if b.stores[st.name] == st {
 			delete(b.stores, st.name)
@@ -356,6 +362,12 @@ func (b *Backend) open(ctx context.Context, st *store) error {
 	b.mu.Unlock()
 	if err != nil {
 		st.closeIdle()
+	}
+	if full {
+		select {
+		case b.trim <- struct{}{}:
+		default:
+		}
 	}
 	return err
 }
@@ -485,6 +497,9 @@ func (b *Backend) unmap(st *store) (done func()) {
 func (st *store) finish() {
 	st.closeIdle()
 	if st.counted {
+		st.b.mu.Lock()
+		st.b.count--
+		st.b.mu.Unlock()
 		st.b.capacity.Release(1)
 	}
 }

@@ -164,7 +164,7 @@ func (b *Backend) fillTemplate(ctx context.Context, temp string, build func(ctx 
 	st := b.newStore(backend.Store{}, temp)
 	opts := b.opts
 	opts.Synchronous = Off // it is synced once, when it is whole
-	st.dsn = dsn(temp, "rw", opts)
+	st.setup = opts.settings() + "; " + b.attach
 	st.refs = 1 // keeps its connections between two calls of build
 	defer st.seize(errors.New("the template is finished"))
 	db := backend.OpenDB(storeSource{b, st}, backend.Route{}, backend.AccessOwner)
