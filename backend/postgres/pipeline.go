@@ -117,6 +117,7 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 		case at == stagePrefix && (pe.Code == "26000" || pe.Code == "42P05") && !prefixAgain:
 			// Someone else who uses the connection (DISCARD ALL) took the prepared prefix away, or left one.
 			prefixAgain = true
+			c.distrust()
 			continue
 		case at == stagePrefix && c.unit.kind == prefixOID && refusedByPrefix(err) && !identityAgain:
 			// Not the schema that it was: moved by a rename or a restore, or gone. The stamp decides.
@@ -140,6 +141,20 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 			continue
 		}
 		return nil, s.fault("query", err)
+	}
+}
+
+// distrust forgets what is prepared on the server: it is closed and prepared again where it is needed.
+func (c *conn) distrust() {
+	for r := range c.prefixes {
+		for k := range c.prefixes[r] {
+			if c.prefixes[r][k] == isPrepared {
+				c.prefixes[r][k] = doubtful
+			}
+		}
+	}
+	for sql := range c.statements.m {
+		c.statements.remove(sql)
 	}
 }
 

@@ -41,23 +41,52 @@ func (r *roles) name(s backend.Store) string {
 	return name
 }
 
+// readers returns the role that all of a database's tenant roles are members of, and that may read the shared tables.
+// It keeps those tables' access lists short, which the server reads from end to end.
+func (r *roles) readers() string {
+	name := "tn:" + r.database
+	if len(name) > maxRoleName {
+		sum := sha256.Sum256([]byte(name))
+		name = "tn:#" + hex.EncodeToString(sum[:20])
+	}
+	return name
+}
+
+// makeSQL makes a role unless it is there.
+func makeSQL(name string) string {
+	return "if not exists (select from pg_catalog.pg_roles where rolname=" + literal(name) + ") then create role " + quote(name) + " nologin; end if;"
+}
+
 // createSQL makes a store's role and gives it its rights, on what is there and on what the log-in will make.
 func (r *roles) createSQL(s backend.Store) string {
-	role, schema := quote(r.name(s)), quote(s.String())
-	name := literal(r.name(s))
-	return "do $do$ begin if not exists (select from pg_catalog.pg_roles where rolname=" + name + ") then " +
-		"create role " + role + " nologin noinherit; end if; " +
+	name := r.name(s)
+	role, schema := quote(name), quote(s.String())
+	return "do $do$ begin " + makeSQL(name) +
+		" if not pg_catalog.pg_has_role(" + literal(name) + "," + literal(r.readers()) + ",'member') then grant " + quote(r.readers()) + " to " + role + "; end if;" +
+		" if not pg_catalog.pg_has_role(current_user," + literal(name) + ",'member') then execute pg_catalog.format('grant %I to %I'," + literal(name) + ",current_user);" +
 		// From Postgres 16 on, whoever creates a role is not thereby allowed to become it.
-		"if not pg_catalog.pg_has_role(current_user," + name + ",'member') then execute pg_catalog.format('grant %I to %I'," + name + ",current_user); " +
-		"elsif current_setting('server_version_num')::int>=160000 then execute pg_catalog.format('grant %I to %I with set true'," + name + ",current_user); end if; " +
+		" elsif current_setting('server_version_num')::int>=160000 then execute pg_catalog.format('grant %I to %I with inherit true, set true'," + literal(name) + ",current_user); end if; " +
 		"end $do$;" +
 		"grant usage on schema " + schema + " to " + role + ";" +
-		"grant usage on schema public to " + role + ";" +
 		"grant select,insert,update,delete,truncate,references,trigger on all tables in schema " + schema + " to " + role + ";" +
 		"grant usage,select,update on all sequences in schema " + schema + " to " + role + ";" +
 		"grant execute on all routines in schema " + schema + " to " + role + ";" +
 		"alter default privileges in schema " + schema + " grant select,insert,update,delete,truncate,references,trigger on tables to " + role + ";" +
 		"alter default privileges in schema " + schema + " grant usage,select,update on sequences to " + role + ";"
+}
+
+// shareSQL makes the readers' role and lets it read the shared tables that the log-in may say so of, and those that it
+// will make.
+func (r *roles) shareSQL() string {
+	readers := quote(r.readers())
+	return "do $do$ declare t record; begin " + makeSQL(r.readers()) +
+		" for t in select c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid=c.relnamespace" +
+		" where n.nspname='public' and c.relkind in ('r','p','v','m','f') and pg_catalog.pg_has_role(c.relowner,'usage')" +
+		" and not pg_catalog.has_table_privilege(" + literal(r.readers()) + ",c.oid,'select')" +
+		" loop execute pg_catalog.format('grant select on public.%I to %I',t.relname," + literal(r.readers()) + "); end loop; " +
+		"if not pg_catalog.has_schema_privilege(" + literal(r.readers()) + ",'public','usage') then grant usage on schema public to " + readers + "; end if; " +
+		"alter default privileges in schema public grant select on tables to " + readers + "; " +
+		"end $do$;"
 }
 
 func (r *roles) dropSQL(s backend.Store) string {
@@ -81,7 +110,7 @@ func (r *roles) resetSQL(be *Backend) string {
 // prepareRoles learns what the roles' names need, checks that the log-in may make roles, and opens the shared tables to
 // be read by them.
 func (be *Backend) prepareRoles(ctx context.Context) error {
-	return be.withConn(ctx, "open", backend.Route{}, func(c *pgx.Conn) error {
+	err := be.withConn(ctx, "open", backend.Route{}, func(c *pgx.Conn) error {
 		var may bool
 		err := c.QueryRow(ctx, "select current_database()::text, rolsuper or rolcreaterole from pg_catalog.pg_roles where rolname=session_user",
 			be.queryMode()).Scan(&be.roles.database, &may)
@@ -94,16 +123,27 @@ func (be *Backend) prepareRoles(ctx context.Context) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return be.shareWithReaders(ctx)
+}
+
+// shareWithReaders keeps processes that start at the same time from doing it at the same time.
+func (be *Backend) shareWithReaders(ctx context.Context) error {
+	return be.upkeep(ctx, "open", backend.Route{}, "begin;select pg_catalog.pg_advisory_xact_lock("+
+		formatKey(lockKey("tenement: readers of "+be.roles.database))+");"+be.roles.shareSQL()+"commit")
 }
 
 // EnsureRoles makes the roles, with their rights, that are missing: run it once after turning tenant roles on over a
-// database that has stores already. It is safe to run again, and does nothing when roles are off. It goes on after a
+// database that has stores already. Shared tables made by another log-in have to be granted by hand, to the role
+// "tn:DATABASE". It is safe to run again, and does nothing when roles are off. It goes on after a
 // store that fails; the errors are joined.
 func (be *Backend) EnsureRoles(ctx context.Context) error {
 	if !be.cfg.roles {
 		return nil
 	}
-	var faults []error
+	faults := []error{be.shareWithReaders(ctx)}
 	for info, err := range be.Stores(ctx) {
 		if err != nil {
 			return errors.Join(append(faults, err)...)
