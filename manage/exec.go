@@ -103,11 +103,11 @@ func admit(ctx context.Context, app *tenancy.App, tenant *tenancy.Tenant, force 
 		switch tenant.Status {
 		case tenancy.Active, tenancy.Suspended:
 		default:
-			return nil, fmt.Errorf("%s is %s; --force goes in all the same: %w", tenant.Slug, tenant.Status,
+			return nil, fmt.Errorf("%w; --force goes in all the same",
 				&tenancy.NotActiveError{Slug: tenant.Slug, Status: tenant.Status, Reason: tenant.Reason})
 		}
 		if err := app.Migrator().Ready(ctx, tenant.Route()); err != nil {
-			return nil, fmt.Errorf("%s: %w", tenant.Slug, err)
+			return nil, fmt.Errorf("%w; --force goes in all the same", err)
 		}
 	}
 	return tenancy.Enter(tenancy.Leave(ctx), tenant)
@@ -206,7 +206,7 @@ func printTenantErrors(w io.Writer, failed []*tenancy.TenantError) error {
 		if i == shownFailures {
 			break
 		}
-		tab.add(f.Slug, shorten(f.Err.Error(), 160))
+		tab.add(f.Slug, shorten(said(f.Err), 160))
 	}
 	if err := tab.end(); err != nil {
 		return err

@@ -121,9 +121,7 @@ func Execute(ctx context.Context, app *tenancy.App, args []string, stdin io.Read
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if status := ExitStatus(err); status != ExitOK {
-		// The library's name is of no use behind the program's.
-		text := strings.ReplaceAll(printable(err.Error()), "tenement: ", "")
-		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), text)
+		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), said(err))
 		return status
 	}
 	return ExitOK
@@ -230,7 +228,7 @@ func (t *tree) advise(err error) error {
 	case errors.Is(err, migrate.ErrSharedBehind):
 		return fmt.Errorf("%w\n%s migrate --shared brings it up to date", err, root)
 	case errors.Is(err, tenancy.ErrBehind):
-		return fmt.Errorf("%w\n%s migrate brings it up to date", err, root)
+		return fmt.Errorf("%w\n%s migrate brings stores up to date", err, root)
 	}
 	return err
 }

@@ -231,7 +231,7 @@ func (t *tree) verdict(cmd *cobra.Command, e *migrate.RunError) string {
 	case errors.Is(e.Err, migrate.ErrStopped):
 		return "stopped: " + failed + left
 	case e.Err != nil:
-		return "stopped: " + e.Err.Error() + left
+		return "stopped: " + said(e.Err) + left
 	}
 	return failed + left
 }
@@ -307,7 +307,7 @@ func printFailures(w io.Writer, res *migrate.Result) error {
 			break
 		}
 		tab.add(storeName(e.Store), migrationName(e.Source, e.Version, e.File, e.Line), dash(e.SQLState),
-			shorten(e.Err.Error(), 120), dash(shorten(e.Statement, 80)))
+			shorten(said(e.Err), 120), dash(shorten(e.Statement, 80)))
 	}
 	if err := tab.end(); err != nil {
 		return err

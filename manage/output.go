@@ -48,6 +48,9 @@ func isBidi(r rune) bool {
 	return r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0x200e || r == 0x200f
 }
 
+// said is an error as a user sees it. The library's name is of no use behind the program's.
+func said(err error) string { return strings.ReplaceAll(printable(err.Error()), "tenement: ", "") }
+
 // cell is text on one line.
 func cell(text string) string {
 	return printable(strings.NewReplacer("\r\n", `\n`, "\n", `\n`, "\t", `\t`).Replace(text))
@@ -176,7 +179,10 @@ func (t *tree) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 	answer, err := readLine(cmd.Context(), cmd.InOrStdin())
 	if err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr())
-		return fmt.Errorf("%w: %w", errDeclined, err)
+		if !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: %w", errDeclined, err)
+		}
+		return errDeclined
 	}
 	if strings.TrimSpace(answer) != word {
 		return errDeclined

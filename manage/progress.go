@@ -84,8 +84,8 @@ func (p *progress) line(v any) error {
 }
 
 func (p *progress) barEvent(e migrate.Event) {
-	if e.Set == migrate.SetShared {
-		return // one store: there is nothing to see
+	if e.Total == 1 {
+		return // there is nothing to see
 	}
 	if p.bar == nil {
 		p.bar = progressbar.NewOptions(e.Total,
@@ -113,7 +113,7 @@ func (p *progress) lineEvent(e migrate.Event) {
 		}
 	case migrate.EventFailed:
 		if p.told++; p.told <= toldAtMost && e.Total > 1 {
-			fmt.Fprintln(p.err, printable(e.Err.Error()))
+			fmt.Fprintln(p.err, said(e.Err))
 		}
 	default:
 		if e.Elapsed >= p.next && e.Total > 1 {
