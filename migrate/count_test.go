@@ -19,6 +19,7 @@ func countQueries(t testing.TB, be *site) *countingBackend {
 	t.Helper()
 	c := &countingBackend{Backend: be.Backend}
 	c.shared = sql.OpenDB(countingConnector{c})
+	c.shared.SetMaxIdleConns(-1) // each holds a real one
 	t.Cleanup(func() { require.NoError(t, c.shared.Close()) })
 	return c
 }

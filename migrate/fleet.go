@@ -87,8 +87,10 @@ func (m *Migrator) Tenants(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.checkShared(shared); err != nil {
-		return nil, err
+	if opt.DryRun == nil { // which shows what Up would do, shared set and all
+		if err := m.checkShared(shared); err != nil {
+			return nil, err
+		}
 	}
 	f := &fleet{run: newRun(SetTenant, opt), m: m, set: m.tenant, plans: map[string]*plan{}, slow: m.up(m.tenant, lim), lim: lim}
 	for _, g := range groups {
@@ -675,7 +677,7 @@ func (f *fleet) fill(ctx context.Context) error {
 func (f *fleet) fillLedger(ctx context.Context, limit int) ([]entry, error) {
 	if f.leg == 0 {
 		f.leg = 2
-		if f.res.Total > 2*pageSize {
+		if f.res.Total > 2*batchSize {
 			list, err := f.m.ledger.entries(ctx, fingerprintsIn(f.fingerprints)+` ORDER BY store LIMIT 1 OFFSET ?`,
 				append(anys(f.fingerprints), rand.N(f.res.Total))...)
 			if err != nil {

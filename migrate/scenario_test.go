@@ -194,10 +194,10 @@ func asChild(role string) int {
 func TestKilledInTheMiddle(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, be *site) {
-		const stores = 200
+		const stores = 60
 		ctx := context.Background()
 		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), stores)
-		for _, at := range []int{1, 30, 77, 150} {
+		for _, at := range []int{1, 20, 45} {
 			cmd := exec.Command(os.Args[0])
 			cmd.Env = append(os.Environ(), "MIGRATE_TEST_ROLE=3", "MIGRATE_TEST_URL="+be.url)
 			cmd.Stderr = os.Stderr
@@ -257,7 +257,7 @@ func checkWhole(t testing.TB, be *site, rt backend.Route, last int) (done int) {
 func TestTwoMigratorsAtOnce(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, be *site) {
-		const stores = 300
+		const stores = 96
 		ctx := context.Background()
 		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), stores)
 		for last := 3; last <= 4; last++ { // as text, and through goose
@@ -712,8 +712,8 @@ func TestWhenToStop(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, be *site) {
 		ctx := context.Background()
-		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 100)
-		for i := range 100 {
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
+		for i := range 40 {
 			if i%2 == 0 {
 				run(t, be, route(i), "CREATE TABLE b (x INTEGER)")
 			}
@@ -747,14 +747,14 @@ func TestWhenToStop(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		assert.Positive(t, res.Left)
 		assert.Equal(t, res.Total, sum(res))
-		for i := range 100 {
+		for i := range 40 {
 			if i%2 == 0 {
 				run(t, be, route(i), "DROP TABLE b")
 			}
 		}
 		_, err = m.Tenants(ctx, migrate.Options{Canary: 5})
 		require.NoError(t, err)
-		for i := range 100 {
+		for i := range 40 {
 			require.Equal(t, 1, checkWhole(t, be, route(i), 3))
 		}
 	})
@@ -770,14 +770,15 @@ func TestDryRunChangesNothing(t *testing.T) {
 		}
 		var out strings.Builder
 		_, err := migrator(t, be, cfg).Up(ctx, migrate.Options{DryRun: &out})
-		require.ErrorIs(t, err, migrate.ErrSharedBehind, "with the shared set pending, what the tenants need is not certain")
+		require.NoError(t, err)
 		assert.Contains(t, out.String(), "CREATE TABLE plans (id TEXT); -- "+string(be.Dialect()))
 		assert.Empty(t, tables(t, be, backend.Route{}))
 
 		provision(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(1, polls...)})), 5)
 		out.Reset()
-		_, err = migrator(t, be, tenants(cfg.Tenant...)).Tenants(ctx, migrate.Options{DryRun: &out})
+		_, err = migrator(t, be, cfg).Up(ctx, migrate.Options{DryRun: &out})
 		require.NoError(t, err)
+		assert.Contains(t, out.String(), "CREATE TABLE plans")
 		assert.Contains(t, out.String(), "5 stores")
 		assert.Equal(t, 1, strings.Count(out.String(), "ALTER TABLE polls ADD COLUMN closed"))
 		assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"))
