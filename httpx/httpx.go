@@ -310,7 +310,9 @@ func (g *Gate) resolveSlug(ctx context.Context, slug string) (*tenancy.Tenant, e
 // maybeSlug is the part of tenancy.ValidateSlug that is cheap enough for every request.
 func maybeSlug(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-':
+		default:
 			return false
 		}
 	}

@@ -149,7 +149,7 @@ func TestMalformedHosts(t *testing.T) {
 			d := g.Check(request(host, "/", "X-Tenant", "thor"))
 			assert.Equal(t, Malformed, d.Outcome, "%s: %q", name, host)
 			assert.Equal(t, http.StatusBadRequest, d.Code)
-			assert.Error(t, d.Err)
+			require.Error(t, d.Err)
 			assert.Nil(t, d.Tenant)
 		}
 	}
@@ -306,7 +306,7 @@ func TestPathPrefix(t *testing.T) {
 	}
 	for _, prefix := range []string{"", "t", "/t", "t/", "//", "/t//", "/ü/", "/t t/", "/%74/", "/{tenant}/"} {
 		_, err := newGate(newRegistry(), WithStrategy(ByPathPrefix(prefix)))
-		assert.ErrorContains(t, err, "ByPathPrefix", prefix)
+		require.ErrorContains(t, err, "ByPathPrefix", prefix)
 	}
 	root := gate(t, WithStrategy(ByPathPrefix("/")), WithPublic(nil))
 	assert.Equal(t, Tenant, root.Check(request("any.local", "/thor/polls")).Outcome)
@@ -407,7 +407,7 @@ func TestRefusals(t *testing.T) {
 		assert.Equal(t, c.want, d.Outcome, name)
 		assert.Equal(t, c.code, d.Code, name)
 		assert.Equal(t, c.retry, d.RetryAfter, name)
-		assert.Error(t, d.Err, name)
+		require.Error(t, d.Err, name)
 
 		w := httptest.NewRecorder()
 		g.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -504,7 +504,7 @@ func TestWrongOptions(t *testing.T) {
 		"WithRetryAfter: 1ms":                 WithRetryAfter(time.Millisecond),
 	} {
 		_, err := newGate(newRegistry(), opt)
-		assert.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, want)
 	}
 	_, err := New(nil)
 	require.ErrorContains(t, err, "tenancy.Open")

@@ -120,8 +120,9 @@ func (s pathStrategy) validate() error {
 		return fmt.Errorf(`ByPathPrefix: prefix %q must begin and end with one slash, as "/t/" does`, s.prefix)
 	}
 	for i := range len(s.prefix) {
-		c := s.prefix[i]
-		if c != '/' && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_.~", c) >= 0) {
+		switch c := s.prefix[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("/-_.~", c) >= 0:
+		default:
 			return fmt.Errorf("ByPathPrefix: prefix %q: byte %d would have to be escaped in a URL; use letters, digits, -, _, . and ~", s.prefix, i+1)
 		}
 	}

@@ -83,7 +83,11 @@ func join(scheme, host string, port uint16, path string) string {
 	if strings.IndexByte(host, ':') >= 0 {
 		host = "[" + host + "]"
 	}
-	if port != 0 && !(scheme == "http" && port == 80) && !(scheme == "https" && port == 443) {
+	own := uint16(80)
+	if scheme == "https" {
+		own = 443
+	}
+	if port != 0 && port != own {
 		host += ":" + strconv.Itoa(int(port))
 	}
 	return scheme + "://" + host + path
