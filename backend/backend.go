@@ -27,7 +27,8 @@ const (
 // statement on a handle, is an [*Error] when the store or the backend is at fault, and the database driver's own error
 // when the statement is.
 //
-// Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper].
+// Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
+// [ClientCommander].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect

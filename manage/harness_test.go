@@ -111,6 +111,7 @@ func (p *place) open(ctx context.Context, old bool) (*tenancy.App, error) {
 type call struct {
 	args          []string
 	stdin         string
+	in            io.Reader // instead of stdin
 	old, terminal bool
 	ctx           context.Context
 	options       []manage.Option
@@ -127,18 +128,22 @@ func (p *place) run(t testing.TB, c *call) *call {
 		ctx = t.Context()
 	}
 	var app *tenancy.App
-	options := append([]manage.Option{
+	options := []manage.Option{
 		manage.WithName("app"),
 		manage.WithOpen(func(ctx context.Context) (_ *tenancy.App, err error) {
 			app, err = p.open(ctx, c.old)
 			return app, err
 		}),
 		manage.WithTerminal(func(any) bool { return c.terminal }),
-	}, c.options...)
+	}
 	for _, cmd := range commands(func() *tenancy.App { return app }) {
 		options = append(options, manage.WithCommand(cmd))
 	}
-	c.status = manage.Execute(ctx, nil, c.args, strings.NewReader(c.stdin), &c.stdout, &c.stderr, options...)
+	options = append(options, c.options...) // after those of the application, which they may replace
+	if c.in == nil {
+		c.in = strings.NewReader(c.stdin)
+	}
+	c.status = manage.Execute(ctx, nil, c.args, c.in, &c.stdout, &c.stderr, options...)
 	if app != nil {
 		require.NoError(t, app.Close())
 	}
@@ -211,13 +216,17 @@ func commands(app func() *tenancy.App) []manage.Command {
 
 // syncBuffer is a buffer that several goroutines may use.
 type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu      sync.Mutex
+	b       bytes.Buffer
+	onWrite func() // called when something is written; may be nil
 }
 
 func (s *syncBuffer) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.onWrite != nil {
+		s.onWrite()
+	}
 	return s.b.Write(p)
 }
 
