@@ -135,7 +135,7 @@ var scriptCases = []testCase{
 			errs := runner.RunScripts(e.ctx, []backend.Script{
 				{Route: a, SQL: `CREATE TABLE half (id integer); ALTER TABLE notes ADD COLUMN x text`},
 				{Route: b, SQL: `INSERT INTO notes (mark) VALUES ('b1')`},
-			}, backend.ScriptOptions{LockTimeout: 50 * time.Millisecond})
+			}, backend.ScriptOptions{LockTimeout: 500 * time.Millisecond})
 			require.Len(e, errs, 2)
 			require.Error(e, errs[0])
 			require.NoError(e, errs[1])

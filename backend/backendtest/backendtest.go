@@ -79,7 +79,7 @@ func Run(t *testing.T, cfg Config) {
 			for _, c := range groups[id] {
 				t.Run(c.name, func(t *testing.T) {
 					t.Parallel()
-					runCase(t, cfg, c, time.Minute)
+					runCase(t, cfg, c, patience*max(1, c.patience))
 				})
 			}
 		})
@@ -101,14 +101,18 @@ func (cfg Config) wants(c testCase) bool {
 	return false
 }
 
+// patience is how long a case may take before what it waits for is given up: long, since the machine may be busy.
+const patience = 2 * time.Minute
+
 // testCase is one rule and the way to find out whether it holds.
 type testCase struct {
-	id    string // the scenario, or the part of the contract
-	name  string
-	rule  string                // the sentence that a backend which fails has broken
-	conns int                   // passed to open; 0: the backend's default
-	needs func(cfg Config) bool // nil: nothing that a backend may lack
-	run   func(e *env)
+	id       string // the scenario, or the part of the contract
+	name     string
+	rule     string                // the sentence that a backend which fails has broken
+	conns    int                   // passed to open; 0: the backend's default
+	needs    func(cfg Config) bool // nil: nothing that a backend may lack
+	patience time.Duration         // multiplies how long it may take; 0: 1
+	run      func(e *env)
 }
 
 func (c testCase) path() string { return c.id + "/" + c.name }

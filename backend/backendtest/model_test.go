@@ -172,8 +172,7 @@ func modelConfig(faults ...fault) Config {
 				m.db = m.handle(backend.Route{}, backend.AccessTenant)
 				m.shared = m.handle(backend.Route{}, backend.AccessShared)
 				t.Cleanup(func() {
-					delete(m.faults, closeWaits)
-					_ = m.Close()
+					_ = m.close(false)
 					m.state.Lock()
 					defer m.state.Unlock()
 					for _, conns := range m.idle {
@@ -351,11 +350,13 @@ func (m *model) Stores(context.Context) iter.Seq2[backend.StoreInfo, error] {
 	}
 }
 
-func (m *model) Close() error {
+func (m *model) Close() error { return m.close(m.faults[closeWaits]) }
+
+func (m *model) close(wait bool) error {
 	m.state.Lock()
 	m.closed = true
 	m.state.Unlock()
-	if m.faults[closeWaits] {
+	if wait {
 		m.using.Wait()
 	}
 	if m.faults[closeIgnored] {

@@ -19,9 +19,10 @@ import (
 var stressCases = []testCase{
 	{
 		id: "S03", name: "many goroutines, many tenants, few connections",
-		rule:  "Under any mixture of statements, transactions and cancellations each row is its tenant's, none that was committed is lost, and none that was rolled back is kept.",
-		conns: 8,
-		run:   stress,
+		rule:     "Under any mixture of statements, transactions and cancellations each row is its tenant's, none that was committed is lost, and none that was rolled back is kept.",
+		conns:    8,
+		patience: 4,
+		run:      stress,
 	},
 }
 
