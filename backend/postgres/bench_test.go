@@ -3,9 +3,11 @@ package postgres_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +97,32 @@ func BenchmarkFigures(b *testing.B) {
 			return tx.Commit(ctx)
 		}
 		compare(b, func() error { return three(thor, w.be.Native()) }, func() error { return three(ctx, fixed) })
+	})
+}
+
+// BenchmarkScripts measures one ADD COLUMN in 32 stores by RunScripts against 32 hand-written transactions in one message,
+// both asynchronous and on one connection.
+func BenchmarkScripts(b *testing.B) {
+	ctx := b.Context()
+	w := newWorkload(b, 64, nil)
+	plain := w.pool(b, nil)
+	var column [2]int
+	compare(b, func() error {
+		column[0]++
+		var scripts []backend.Script
+		for _, rt := range w.routes[:32] {
+			scripts = append(scripts, backend.Script{Route: rt, SQL: fmt.Sprintf("ALTER TABLE polls ADD COLUMN c%d int", column[0])})
+		}
+		return errors.Join(w.be.RunScripts(ctx, scripts, backend.ScriptOptions{Async: true})...)
+	}, func() error {
+		column[1]++
+		var text strings.Builder
+		for _, rt := range w.routes[32:] {
+			fmt.Fprintf(&text, "BEGIN;SET LOCAL synchronous_commit=off;SET LOCAL search_path=%q,public;ALTER TABLE polls ADD COLUMN c%d int;COMMIT;",
+				rt.Store, column[1])
+		}
+		_, err := plain.Exec(ctx, text.String())
+		return err
 	})
 }
 

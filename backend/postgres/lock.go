@@ -16,6 +16,60 @@ import (
 type locks struct {
 	mu   sync.Mutex
 	keys map[string]*queue
+
+	// One connection is kept for a while after its lock was given up: opening one costs the server a process, which is
+	// a good part of what making a tenant costs.
+	idle   *pgx.Conn
+	expiry *time.Timer
+	closed bool
+}
+
+// lockIdle is how long a connection is kept for the next lock.
+const lockIdle = 30 * time.Second
+
+// take returns the connection that was kept, or nil.
+func (l *locks) take() *pgx.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.idle
+	if c != nil {
+		l.idle = nil
+		l.expiry.Stop()
+	}
+	return c
+}
+
+// keep keeps c for the next lock, or closes it when there is one already.
+func (l *locks) keep(c *pgx.Conn) {
+	l.mu.Lock()
+	if l.idle != nil || l.closed {
+		l.mu.Unlock()
+		closeConn(c)
+		return
+	}
+	l.idle = c
+	l.expiry = time.AfterFunc(lockIdle, func() {
+		l.mu.Lock()
+		expired := l.idle == c
+		if expired {
+			l.idle = nil
+		}
+		l.mu.Unlock()
+		if expired {
+			closeConn(c)
+		}
+	})
+	l.mu.Unlock()
+}
+
+// close closes the connection that is kept; none is kept any more.
+func (l *locks) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	if c := l.take(); c != nil {
+		closeConn(c)
+	}
 }
 
 type queue struct {
@@ -82,22 +136,27 @@ func (be *Backend) Lock(ctx context.Context, key string) (unlock func(), err err
 			be.locks.leave(key, true)
 		}
 	}()
-	pc := be.pool.Config()
-	if pc.BeforeConnect != nil {
-		if err := pc.BeforeConnect(ctx, pc.ConnConfig); err != nil {
-			return nil, fault(err)
-		}
-	}
-	c, err := pgx.ConnectConfig(ctx, pc.ConnConfig)
-	if err != nil {
-		return nil, fault(err)
-	}
 	// The holder may be busy elsewhere for long, and so may the one before it.
 	sql := "begin;set local statement_timeout=0;set local lock_timeout=0;set local idle_in_transaction_session_timeout=0;" +
 		"select pg_catalog.pg_advisory_xact_lock(" + formatKey(lockKey(key)) + ")"
-	if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
-		closeConn(c)
-		return nil, fault(err)
+	c := be.locks.take()
+	if c != nil {
+		if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
+			// It may have been cut while it was idle; a lock it got went with it.
+			closeConn(c)
+			if c = nil; ctx.Err() != nil {
+				return nil, fault(err)
+			}
+		}
+	}
+	if c == nil {
+		if c, err = be.connect(ctx); err != nil {
+			return nil, fault(err)
+		}
+		if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
+			closeConn(c)
+			return nil, fault(err)
+		}
 	}
 	var once sync.Once
 	return func() {
@@ -105,11 +164,25 @@ func (be *Backend) Lock(ctx context.Context, key string) (unlock func(), err err
 			uctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
 			defer cancel()
 			// Not left to the closing of the connection: behind a pooler that is noticed late.
-			_ = c.PgConn().Exec(uctx, "commit").Close()
-			closeConn(c)
+			if err := c.PgConn().Exec(uctx, "commit").Close(); err != nil || c.IsClosed() {
+				closeConn(c)
+			} else {
+				be.locks.keep(c)
+			}
 			be.locks.leave(key, true)
 		})
 	}, nil
+}
+
+// connect opens a connection outside the pool.
+func (be *Backend) connect(ctx context.Context) (*pgx.Conn, error) {
+	pc := be.pool.Config()
+	if pc.BeforeConnect != nil {
+		if err := pc.BeforeConnect(ctx, pc.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	return pgx.ConnectConfig(ctx, pc.ConnConfig)
 }
 
 func closeConn(c *pgx.Conn) {

@@ -314,6 +314,7 @@ func (be *Backend) Close() error {
 		return nil
 	}
 	err := errors.Join(be.db.Close(), be.shared.Close())
+	be.locks.close()
 	if be.lent {
 		return err
 	}

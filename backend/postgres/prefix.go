@@ -232,12 +232,7 @@ func storeKey(s backend.Store) int32 {
 	return int32(h.Sum32())
 }
 
-// shareSQL returns the statement that takes a share of a store, as the prefix does; claimSQL the one that waits until
-// nobody has one and keeps others from getting one.
-func shareSQL(s backend.Store) string {
-	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock_shared(%s,%d);", storeSpace, storeKey(s))
-}
-
+// claimSQL returns the statement that waits until nobody has a share of the store and keeps others from getting one.
 func claimSQL(s backend.Store) string {
 	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d);", storeSpace, storeKey(s))
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,6 +67,11 @@ func failFrom(scripts []backend.Script, faults []error, from int, err error) {
 // runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
 // more. It returns which is the next.
 func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
+	if err := be.identifyAll(ctx, c, scripts[next:]); err != nil {
+		failFrom(scripts, faults, next, err)
+		return len(scripts)
+	}
+	again := -1 // the script whose store was looked for a second time
 	for next < len(scripts) {
 		if err := ctx.Err(); err != nil {
 			failFrom(scripts, faults, next, err)
@@ -86,7 +93,7 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 				break
 			}
 		}
-		done, err := be.runMessage(ctx, c, scripts[next:end], opt)
+		done, ours, err := be.runMessage(ctx, c, scripts[next:end], opt)
 		next += done
 		if err != nil {
 			// The script at next failed, and its transaction with it.
@@ -101,9 +108,23 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 				closeConn(c)
 				return len(scripts)
 			}
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: scriptFault(scripts[next], pe)}
+			failed := next
 			next++
-			if err := c.PgConn().Exec(context.WithoutCancel(ctx), "rollback").Close(); err != nil {
+			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+			err := c.PgConn().Exec(rctx, "rollback").Close()
+			cancel()
+			if s := scripts[failed]; ours && pe.Code == "22012" && failed != again && err == nil {
+				// Not the schema that was remembered as this owner's. Another one may be by now.
+				be.forget(s.Route)
+				if be.identifyAll(ctx, c, scripts[failed:next]) == nil {
+					if _, known := be.identity(s.Route); known {
+						next, again = failed, failed
+						continue
+					}
+				}
+			}
+			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: scriptFault(pe, ours)}
+			if err != nil {
 				closeConn(c)
 				return next
 			}
@@ -116,98 +137,146 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 	return next
 }
 
-// runMessage sends scripts as one message, and returns how many of them were committed before the error.
-func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backend.Script, opt backend.ScriptOptions) (done int, err error) {
+// identifyAll learns, in one query, which schemas are the ones that the scripts' owners mean, so that each script only has
+// to check that its schema still is that one: to read the stamp takes ten times as long.
+func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) error {
+	owners := map[string]string{}
+	for _, s := range scripts {
+		if _, known := be.identity(s.Route); !known && s.Route.Owner != "" && !s.Create {
+			owners[s.Route.Store.String()] = s.Route.Owner
+		}
+	}
+	if len(owners) == 0 {
+		return nil
+	}
+	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') "+
+		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), slices.Collect(maps.Keys(owners)))
+	var (
+		name, stamp string
+		oid         uint32
+	)
+	_, err := pgx.ForEachRow(rows, []any{&name, &oid, &stamp}, func() error {
+		if s, err := backend.ParseStore(name); err == nil && stamp == stampOf(owners[name]) {
+			be.remember(backend.Route{Store: s, Owner: owners[name]}, oid)
+		}
+		return nil
+	})
+	return err
+}
+
+// runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
+// was a statement of ours, ahead of the script's own text, that failed.
+func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backend.Script, opt backend.ScriptOptions) (done int, ours bool, err error) {
 	var b strings.Builder
-	starts := make([]int, len(scripts)) // where each script's own text begins
+	starts := make([]int, len(scripts))    // where each script's own text begins
+	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i] = be.writeScript(&b, &scripts[i], opt)
+		starts[i], preambles[i] = be.writeScript(&b, &scripts[i], opt)
 	}
 	message := b.String()
 	mrr := c.PgConn().Exec(ctx, message)
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
-	var results, commits int
+	var results, since, commits int
 	for mrr.NextResult() {
 		results++
 		tag, err := mrr.ResultReader().Close()
-		if err == nil && tag.String() == "COMMIT" {
+		if err != nil {
+			continue
+		}
+		since++
+		if tag.String() == "COMMIT" {
 			commits++
+			since = 0
 		}
 	}
 	err = mrr.Close()
 	var pe *pgconn.PgError
 	switch {
 	case err == nil && commits == len(scripts):
-		return commits, nil
+		return commits, false, nil
 	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.IsClosed():
 		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
 		for i := range scripts {
-			if _, err := be.runMessage(ctx, c, scripts[i:i+1], opt); err != nil {
-				return i, err
+			if _, ours, err := be.runMessage(ctx, c, scripts[i:i+1], opt); err != nil {
+				return i, ours, err
 			}
 		}
-		return len(scripts), nil
+		return len(scripts), false, nil
 	case len(scripts) == 1 && err == nil:
 		// It ended its transaction itself. What was to be committed is.
-		return 1, nil
+		return 1, false, nil
 	case err == nil:
 		err = errNoAnswer
 	}
-	if errors.As(err, &pe) && pe.Position > 0 && commits < len(scripts) {
+	done = min(commits, len(scripts)-1)
+	ours = results > 0 && since < preambles[done]
+	if errors.As(err, &pe) && pe.Position > 0 {
 		// Characters, of the message: make it of the script's text.
-		if before := int32(utf8.RuneCountInString(message[:starts[commits]])); pe.Position > before {
+		if before := int32(utf8.RuneCountInString(message[:starts[done]])); pe.Position > before {
 			pe.Position -= before
 		} else {
 			pe.Position = 0
 		}
 	}
-	return min(commits, len(scripts)), err
+	return done, ours, err
 }
 
-// writeScript writes one script with its transaction around it, and returns where its own text begins.
-func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start int) {
+// writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
+// statements of ours come before it.
+func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
 	schema := quote(s.Route.Store.String())
+	// SET LOCAL is cheap, a SELECT is not: there is one.
 	b.WriteString("begin;")
-	b.WriteString(be.roles.resetSQL(be))
+	preamble = 4
+	if be.cfg.roles {
+		b.WriteString("set local role none;")
+		preamble++
+	}
 	b.WriteString("set local lock_timeout=")
 	b.WriteString(strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if opt.Async {
 		b.WriteString(";set local synchronous_commit=off")
+		preamble++
 	}
 	b.WriteString(";set local search_path=")
 	b.WriteString(schema)
-	b.WriteString(",public,pg_temp;")
-	b.WriteString(shareSQL(s.Route.Store))
-	if s.Create {
+	b.WriteString(",public,pg_temp;select pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",")
+	b.WriteString(strconv.FormatInt(int64(storeKey(s.Route.Store)), 10))
+	b.WriteByte(')')
+	regnamespace := literal(schema) + "::pg_catalog.text::pg_catalog.regnamespace"
+	switch {
+	case s.Create:
+		b.WriteByte(';')
 		b.WriteString(be.createSQL(s.Route))
-	} else {
-		b.WriteString(scriptGuard(s.Route))
+		preamble += 2
+	case s.Route.Owner == "":
+		b.WriteString("," + regnamespace + ";")
+	default:
+		oid, _ := be.identity(s.Route) // 0 is no schema's
+		b.WriteString(",1 operator(pg_catalog./) (" + regnamespace + "::pg_catalog.oid operator(pg_catalog.=) ")
+		b.WriteString(strconv.FormatUint(uint64(oid), 10))
+		b.WriteString("::pg_catalog.oid)::pg_catalog.int4;")
 	}
 	start = b.Len()
 	b.WriteString(s.SQL)
 	// The newline ends a comment, the first semicolon a statement that has none.
 	b.WriteString("\n;commit;\n")
-	return start
+	return start, preamble
 }
 
-// scriptGuard fails unless the store is there, and is the owner's where the route has one.
-func scriptGuard(rt backend.Route) string {
-	if rt.Owner == "" {
-		return "select " + literal(quote(rt.Store.String())) + "::pg_catalog.regnamespace;"
+// scriptFault turns the refusal of a statement of ours into the contract's errors.
+func scriptFault(pe *pgconn.PgError, ours bool) error {
+	if !ours {
+		return pe
 	}
-	return guardSQL(rt)
-}
-
-// scriptFault turns the refusal of a script's own guard or CREATE SCHEMA into the contract's errors.
-func scriptFault(s backend.Script, pe *pgconn.PgError) error {
 	switch {
-	case s.Create && (pe.Code == "42P06" || pe.Code == "23505" && pe.TableName == "pg_namespace"):
+	case pe.Code == "42P06", pe.Code == "23505" && pe.TableName == "pg_namespace":
 		return fmt.Errorf("%w: %w", backend.ErrStoreExists, pe)
-	case !s.Create && (pe.Code == "3F000" || pe.Code == "22012"):
+	case pe.Code == "3F000", pe.Code == "22012":
 		return fmt.Errorf("%w: %w", backend.ErrStoreMissing, pe)
 	}
 	return pe
