@@ -2,7 +2,6 @@ package frameworks
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -65,7 +64,7 @@ func TestWebSocket(t *testing.T) {
 	_, err := app.Suspend(t.Context(), "thor", "unpaid")
 	require.NoError(t, err)
 	var inactive *tenancy.NotActiveError
-	require.True(t, errors.As(<-cause, &inactive), "the context's cause is the suspension")
+	require.ErrorAs(t, <-cause, &inactive, "the context's cause is the suspension")
 	assert.Equal(t, tenancy.Suspended, inactive.Status)
 	_, err = ask(thor)
 	require.Error(t, err, "the handler has ended")
