@@ -59,6 +59,7 @@ type session struct {
 	c      *conn
 	inTx   bool
 	finish context.Context // the transaction's: database/sql's Commit has none of its own
+	traced context.Context // of the query under way, when there is a tracer
 }
 
 var (
@@ -189,17 +190,35 @@ func (s *session) QueryContext(ctx context.Context, query string, args []driver.
 	return rows, nil
 }
 
+// trace tells pgx's tracer that a query begins.
+func (s *session) trace(ctx context.Context, query string, args []any) context.Context {
+	if t := s.c.be.tracer; t != nil {
+		ctx = t.TraceQueryStart(ctx, s.c.pg, pgx.TraceQueryStartData{SQL: query, Args: args})
+		s.traced = ctx
+	}
+	return ctx
+}
+
+// endTrace tells it that the query is over.
+func (s *session) endTrace(tag pgconn.CommandTag, err error) {
+	if ctx := s.traced; ctx != nil {
+		s.traced = nil
+		s.c.be.tracer.TraceQueryEnd(ctx, s.c.pg, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
+	}
+}
+
 // exec runs a statement to its end.
-func (s *session) exec(ctx context.Context, query string, args []any) (pgconn.CommandTag, error) {
-	var (
-		cur cursor
-		err error
-	)
+func (s *session) exec(ctx context.Context, query string, args []any) (tag pgconn.CommandTag, err error) {
+	if s.c.be.tracer != nil {
+		ctx = s.trace(ctx, query, args)
+		defer func() { s.endTrace(tag, err) }()
+	}
+	var cur cursor
 	if len(args) == 0 {
 		// As pgx does: text without arguments goes by the simple protocol, and may be several statements.
 		cur, err = s.retrying(ctx, query, func(c *conn) (cursor, stage, error) { return c.text(ctx, query) })
 	} else {
-		cur, _, err = s.query(ctx, query, args, false)
+		cur, _, err = s.run(ctx, query, args, false)
 	}
 	if err != nil {
 		return pgconn.CommandTag{}, err

@@ -220,6 +220,9 @@ func (r *rows) Close() {
 	if !r.single {
 		r.tag, r.last = r.cur.CommandTag(), r.cur.FieldDescriptions()
 	}
+	if r.s != nil && r.s.traced != nil {
+		r.s.endTrace(r.cur.CommandTag(), r.err)
+	}
 	if r.own {
 		r.s.Release()
 	}

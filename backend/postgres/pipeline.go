@@ -22,8 +22,20 @@ const (
 	stageStatement              // the statement itself, before its first row
 )
 
-// query runs a statement and reads ahead to its first row. The cursor is open when err is nil.
+// query is run for what returns rows, which end its trace.
 func (s *session) query(ctx context.Context, query string, args []any, native bool) (cur cursor, more bool, err error) {
+	if s.c.be.tracer == nil {
+		return s.run(ctx, query, args, native)
+	}
+	ctx = s.trace(ctx, query, args)
+	if cur, more, err = s.run(ctx, query, args, native); err != nil {
+		s.endTrace(pgconn.CommandTag{}, err)
+	}
+	return cur, more, err
+}
+
+// run runs a statement and reads ahead to its first row. The cursor is open when err is nil.
+func (s *session) run(ctx context.Context, query string, args []any, native bool) (cur cursor, more bool, err error) {
 	mode, formats, query, args, err := s.options(ctx, query, args)
 	if err != nil {
 		return nil, false, err

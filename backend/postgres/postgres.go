@@ -54,10 +54,11 @@ const DefaultMaxTenantsPerConn = 1024
 
 // Backend is a Postgres database whose schemas are stores. It is safe for concurrent use.
 type Backend struct {
-	cfg  config
-	pool *pgxpool.Pool
-	lent bool // the pool is the caller's
-	mode pgx.QueryExecMode
+	cfg    config
+	pool   *pgxpool.Pool
+	lent   bool // the pool is the caller's
+	mode   pgx.QueryExecMode
+	tracer pgx.QueryTracer // nil: none
 
 	// buildWatcher makes what ends an operation whose context is done.
 	buildWatcher func(*pgconn.PgConn) ctxwatch.Handler
@@ -169,6 +170,7 @@ func newBackend(cfg config, options []Option, cc *pgx.ConnConfig) *Backend {
 	be := &Backend{
 		cfg:                 cfg,
 		mode:                cc.DefaultQueryExecMode,
+		tracer:              cc.Tracer,
 		buildWatcher:        cc.BuildContextWatcherHandler,
 		statementCapacity:   cc.StatementCacheCapacity,
 		descriptionCapacity: cc.DescriptionCacheCapacity,

@@ -411,3 +411,48 @@ func TestLocks(t *testing.T) {
 	require.NoError(t, err)
 	again()
 }
+
+type tracer struct {
+	sync.Mutex
+	started, ended []string
+}
+
+func (r *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	r.Lock()
+	defer r.Unlock()
+	r.started = append(r.started, data.SQL)
+	return ctx
+}
+
+func (r *tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
+	r.Lock()
+	defer r.Unlock()
+	r.ended = append(r.ended, data.CommandTag.String())
+}
+
+// A tracer in the pool's configuration sees the application's queries, each once, and not the prefix.
+func TestTracer(t *testing.T) {
+	t.Parallel()
+	cfg, err := pgxpool.ParseConfig(pgtest.Shared(t).Database(t))
+	require.NoError(t, err)
+	seen := &tracer{}
+	cfg.ConnConfig.Tracer = seen
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	defer pool.Close()
+	be, err := postgres.FromPool(t.Context(), pool)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, be.Close()) }()
+	_, a := tenant(t, be, "a")
+	seen.Lock()
+	seen.started, seen.ended = nil, nil
+	seen.Unlock()
+	_, err = be.DB().ExecContext(a, `INSERT INTO notes (mark) VALUES ($1)`, "m")
+	require.NoError(t, err)
+	require.NoError(t, be.DB().QueryRowContext(a, `SELECT 1`).Scan(new(int)))
+	require.NoError(t, be.Native().QueryRow(a, `SELECT 2`).Scan(new(int)))
+	_, err = be.Native().Exec(a, `DELETE FROM nowhere`)
+	require.Error(t, err)
+	assert.Equal(t, []string{`INSERT INTO notes (mark) VALUES ($1)`, `SELECT 1`, `SELECT 2`, `DELETE FROM nowhere`}, seen.started)
+	assert.Equal(t, []string{"INSERT 0 1", "SELECT 1", "SELECT 1", ""}, seen.ended)
+}

@@ -71,6 +71,9 @@ func (r *sqlRows) Close() error {
 	if err != nil {
 		err = r.s.fault("query", err)
 	}
+	if r.s.traced != nil {
+		r.s.endTrace(r.cur.CommandTag(), err)
+	}
 	return err
 }
 
