@@ -20,6 +20,8 @@ var (
 	ErrTenantMismatch = errors.New("context names another tenant than the one this unit of work belongs to")
 	// ErrInvalidName: the text cannot be a store name; see [ParseStore].
 	ErrInvalidName = errors.New("invalid store name")
+	// ErrBusy: somebody else kept the store for longer than the backend waits. Nothing was done; try again later.
+	ErrBusy = errors.New("store is busy")
 	// ErrClosed: the backend was closed.
 	ErrClosed = errors.New("backend is closed")
 	// ErrInvalidURL: the URL given to [Open] has an unknown scheme, a wrong option or a wrong value.

@@ -434,14 +434,9 @@ func (f *fleet) batch(ctx context.Context, tasks []task, through chan struct{}) 
 		scripts = append(scripts, backend.Script{Route: t.route(), SQL: p.script.head(t.store) + p.script.body})
 	}
 	if len(scripts) > 0 {
-		postgres := f.m.dialect.name == backend.Postgres
-		if postgres {
-			// Only there does the ledger go with the store: a row of the ledger that outlived a migration which a power
-			// failure undid would be a lie.
-			f.async.Store(true)
-		}
+		f.async.Store(true)
 		// A batch that was begun is brought to its end: a run is cancelled between stores.
-		errs := f.m.scripts.RunScripts(context.WithoutCancel(ctx), scripts, backend.ScriptOptions{LockTimeout: wait, Async: postgres})
+		errs := f.m.scripts.RunScripts(context.WithoutCancel(ctx), scripts, backend.ScriptOptions{LockTimeout: wait, Async: true})
 		failed, err := f.sent(ctx, sent, errs)
 		if err != nil {
 			return err
@@ -542,6 +537,10 @@ func (f *fleet) settle(ctx context.Context, all bool) error {
 	}
 	f.settled, f.unsettled = nil, 0
 	f.settleMu.Unlock()
+	// First the stores, then the ledger: a row that outlived a migration which a power failure undid would be a lie.
+	if err := f.m.scripts.Flush(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("tenement: migrate: making the migrations durable: %w", err)
+	}
 	for key, stores := range due {
 		if err := f.m.ledger.move(context.WithoutCancel(ctx), key.from, key.to, stores); err != nil {
 			return err
@@ -565,7 +564,7 @@ func (f *fleet) one(ctx context.Context, t *task, through chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	if out.failure != nil && worthAnotherTry(out.failure.SQLState) && f.putOff(t, out.failure) {
+	if out.failure != nil && worthAnotherTry(out.failure) && f.putOff(t, out.failure) {
 		f.res.addMigrations(f.run, len(out.touched))
 		return nil
 	}
@@ -579,21 +578,28 @@ func (r *Result) addMigrations(run *run, n int) {
 	run.mu.Unlock()
 }
 
-// Failures that another attempt may not have.
-func worthAnotherTry(sqlState string) bool {
-	switch sqlState {
+// worthAnotherTry reports whether a failure was for a lock that somebody else held.
+func worthAnotherTry(err error) bool {
+	switch sqlState(err) {
 	case "55P03", // lock_not_available
 		"40P01", // deadlock_detected
 		"40001": // serialization_failure
 		return true
 	}
-	return false
+	var sqlite interface{ Code() int }
+	if errors.As(err, &sqlite) {
+		switch sqlite.Code() & 0xff {
+		case 5, 6: // SQLITE_BUSY, SQLITE_LOCKED
+			return true
+		}
+	}
+	return errors.Is(err, backend.ErrBusy)
 }
 
 // putOff puts a store aside when it failed for a lock, or for a connection that was lost, and reports whether it did.
 func (f *fleet) putOff(t *task, err error) bool {
 	lost := errors.Is(err, backend.ErrOutcomeUnknown) || f.m.dialect.name == backend.Postgres && sqlState(err) == "" && !errors.Is(err, backend.ErrStoreMissing)
-	if !(worthAnotherTry(sqlState(err)) || lost) || t.tries >= f.m.cfg.LockRetries {
+	if !(worthAnotherTry(err) || lost) || t.tries >= f.m.cfg.LockRetries {
 		return false
 	}
 	next := *t

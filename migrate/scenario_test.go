@@ -336,6 +336,39 @@ func TestLongTransactionInOneTenant(t *testing.T) {
 	}
 }
 
+// S67: on SQLite it is whoever writes that keeps others waiting.
+func TestLongWriteInOneTenant(t *testing.T) {
+	t.Parallel()
+	be := sqliteSite(t)
+	ctx := context.Background()
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
+	for name, other := range map[string]*site{"this process": be, "another process": openSite(t, be.url)} {
+		last := map[string]int{"this process": 2, "another process": 3}[name]
+		db := other.Pin(route(20))
+		defer func() { require.NoError(t, db.Close()) }()
+		report, err := db.BeginTx(ctx, nil)
+		require.NoError(t, err)
+		defer func() { _ = report.Rollback() }()
+		_, err = report.ExecContext(ctx, "INSERT INTO a (x) VALUES (99)")
+		require.NoError(t, err)
+		cfg := tenants(migrate.Source{Name: "app", FS: version(last, killed...)})
+		cfg.LockTimeout = 100 * time.Millisecond
+		retries := 0
+		res, err := migrator(t, be, cfg).Tenants(ctx, migrate.Options{OnEvent: func(e migrate.Event) {
+			if e.Kind == migrate.EventRetrying {
+				assert.Equal(t, store(20), e.Store)
+				retries++
+				if e.Done == 39 && retries >= 2 {
+					_ = report.Rollback()
+				}
+			}
+		}})
+		require.NoError(t, err, name)
+		assert.Equal(t, 40, res.Applied, name)
+		assert.GreaterOrEqual(t, retries, 2, name)
+	}
+}
+
 // S67: a store that stays locked fails in the end, and says why.
 func TestLockedForGood(t *testing.T) {
 	t.Parallel()

@@ -354,7 +354,7 @@ func (m *Migrator) insist(ctx context.Context, s *set, rt backend.Route, fn stor
 		}
 		done = append(done, out.touched...)
 		out.touched = done
-		if out.failure == nil || !worthAnotherTry(out.failure.SQLState) || tries >= m.cfg.LockRetries {
+		if out.failure == nil || !worthAnotherTry(out.failure) || tries >= m.cfg.LockRetries {
 			return out, nil
 		}
 		m.log.InfoContext(ctx, "tables are locked; trying again", "store", rt.Store.String(), "error", out.failure.Err)

@@ -14,7 +14,7 @@ import (
 
 // ErrBusy: the wait for the store's writer, or for a free reader, lasted longer than Options.BusyTimeout on a call whose
 // context has no deadline. Usually one goroutine holds a transaction and waits for a call outside of it.
-var ErrBusy = errors.New("store is busy")
+var ErrBusy = fmt.Errorf("%w", backend.ErrBusy)
 
 // session is one unit of work, or a series of them. It takes its connection at its first statement, when it is known
 // whether to queue for the writer's turn first: those who wait for that hold no connection meanwhile.
