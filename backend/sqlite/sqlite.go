@@ -71,7 +71,8 @@ type Backend struct {
 	waiting int   // callers who wait for capacity
 	count   int   // stores that are open, or closing
 	trim    chan struct{}
-	blocked map[backend.Store]chan struct{}
+	blocked map[backend.Store]chan struct{} // by Drop or Rename, closed when they end
+	closing map[backend.Store]chan struct{} // closed when the store is
 
 	templates templates
 	unsynced  unsynced
@@ -103,6 +104,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 		capacity: semaphore.NewWeighted(int64(opts.MaxOpenStores)),
 		stores:   map[backend.Store]*store{},
 		blocked:  map[backend.Store]chan struct{}{},
+		closing:  map[backend.Store]chan struct{}{},
 		trim:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 	}

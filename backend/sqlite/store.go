@@ -293,7 +293,11 @@ func (b *Backend) lookup(ctx context.Context, name backend.Store) (*store, error
 			b.mu.Unlock()
 			return nil, backend.ErrClosed
 		}
-		if wait := b.blocked[name]; wait != nil {
+		wait := b.blocked[name]
+		if wait == nil {
+			wait = b.closing[name]
+		}
+		if wait != nil {
 			b.mu.Unlock()
 			select {
 			case <-wait:
@@ -464,7 +468,7 @@ func (b *Backend) release(st *store) {
 	if st.refs == 0 {
 		switch {
 		case !st.mapped:
-			done = st.finish
+			done = b.finish(st)
 		case b.waiting > 0 || b.closed:
 			done = b.unmap(st)
 		default:
@@ -490,17 +494,28 @@ func (b *Backend) unmap(st *store) (done func()) {
 		return func() {}
 	}
 	st.unlink()
-	return st.finish
+	return b.finish(st)
 }
 
-// finish closes what is left of a store that nobody uses and makes room for another.
-func (st *store) finish() {
-	st.closeIdle()
-	if st.counted {
-		st.b.mu.Lock()
-		st.b.count--
-		st.b.mu.Unlock()
-		st.b.capacity.Release(1)
+// finish returns what closes the connections of a store that nobody uses and makes room for another. Whoever wants the
+// same store meanwhile waits: opening a file while its last connection closes runs into SQLite's locks, and its waits are
+// longer. The caller holds b.mu.
+func (b *Backend) finish(st *store) (done func()) {
+	if !st.counted {
+		return st.closeIdle
+	}
+	closed := make(chan struct{})
+	b.closing[st.name] = closed
+	return func() {
+		st.closeIdle()
+		b.mu.Lock()
+		b.count--
+		if b.closing[st.name] == closed {
+			delete(b.closing, st.name)
+		}
+		b.mu.Unlock()
+		close(closed)
+		b.capacity.Release(1)
 	}
 }
 
