@@ -121,12 +121,13 @@ func serve(ctx context.Context, app *tenancy.App, addr string, update bool, stdo
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	stopped := context.AfterFunc(ctx, func() {
+	// Serve returns as soon as the end begins; what is being answered then still needs the stores.
+	drained := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		_ = server.Shutdown(grace)
+		drained <- server.Shutdown(grace)
 	})
-	defer stopped()
 	fmt.Fprintf(stdout, "listening on %s\n", listener.Addr())
 	fmt.Fprintf(stdout, "  public site  %s\n", address("", listener.Addr()))
 	for t, err := range app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Active}}) {
@@ -136,9 +137,10 @@ func serve(ctx context.Context, app *tenancy.App, addr string, update bool, stdo
 		fmt.Fprintf(stdout, "  %-11s  %s/polls/\n", t.Slug, address(t.Slug, listener.Addr()))
 	}
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		stop()
 		return err
 	}
-	return nil
+	return <-drained
 }
 
 // handler is the whole application: the polls inside each tenant, the public site outside.
