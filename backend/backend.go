@@ -139,6 +139,7 @@ type Leftover struct {
 	Name   string // a file's path within the backend's directory, a schema's or a role's name
 	Kind   string // "side file", "temporary file", "tombstone", "role", …
 	Detail string // what it is and what removing it would do
+	Store  Store  // the store that it was part of, or was to be; zero when it is of none in particular
 }
 
 // Sweeper is the ability to find and remove leftovers.

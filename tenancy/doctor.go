@@ -369,9 +369,9 @@ func (a *App) repairTenant(ctx context.Context, f Finding) error {
 	}
 	switch f.Code {
 	case FindingRename:
-		_, err = a.finishRename(ctx, t)
+		_, err = a.finishRename(ctx, t, true)
 	case FindingPurge:
-		err = a.finishPurge(ctx, t)
+		err = a.finishPurge(ctx, t, true)
 	default:
 		a.lives.learn(t)
 		_, err = a.provision(ctx, t, true)

@@ -266,6 +266,11 @@ func (a *App) provision(ctx context.Context, t *Tenant, resumed bool) (*Tenant, 
 	if err != nil {
 		return a.fail(ctx, t, err)
 	}
+	if resumed {
+		if err := a.tidy(ctx, t.Store); err != nil {
+			return a.fail(ctx, t, err)
+		}
+	}
 	active, err := a.setStatus(ctx, t, Active, "", EventCreated)
 	if err != nil {
 		return t, err
@@ -296,6 +301,26 @@ func (a *App) makeStore(ctx context.Context, t *Tenant, resumed bool) error {
 		}
 	}
 	a.step("create: filled")
+	return nil
+}
+
+// tidy removes what an interrupted operation left beside stores that are the caller's to change.
+func (a *App) tidy(ctx context.Context, stores ...backend.Store) error {
+	sweeper, ok := a.be.(backend.Sweeper)
+	if !ok {
+		return nil
+	}
+	leftovers, err := sweeper.Leftovers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leftovers {
+		if !l.Store.IsZero() && slices.Contains(stores, l.Store) {
+			if err := sweeper.Sweep(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -464,7 +489,7 @@ func (a *App) purge(ctx context.Context, slug string) error {
 		return &StatusError{Op: "purge", Slug: slug, Status: t.Status, Remedy: "delete it first"}
 	}
 	if t.pending.kind == opRename {
-		if t, err = a.finishRename(ctx, t); err != nil {
+		if t, err = a.finishRename(ctx, t, true); err != nil {
 			return err
 		}
 	}
@@ -485,14 +510,20 @@ func (a *App) purge(ctx context.Context, slug string) error {
 			return err
 		}
 		t.pending.kind = opPurge
+		return a.finishPurge(ctx, t, false)
 	}
-	return a.finishPurge(ctx, t)
+	return a.finishPurge(ctx, t, true)
 }
 
-func (a *App) finishPurge(ctx context.Context, t *Tenant) error {
+func (a *App) finishPurge(ctx context.Context, t *Tenant, resumed bool) error {
 	a.step("purge: marked")
 	if err := a.be.Drop(ctx, t.Route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 		return err
+	}
+	if resumed {
+		if err := a.tidy(ctx, t.Store); err != nil {
+			return err
+		}
 	}
 	a.step("purge: dropped")
 	if err := a.migrator.Forget(ctx, t.Store); err != nil {
@@ -555,14 +586,14 @@ func (a *App) rename(ctx context.Context, slug, newSlug string) (*Tenant, error)
 	if errors.Is(err, ErrNotFound) {
 		// Begun before, and interrupted?
 		if t, err := one(ctx, a.reg.db, selectBySlug, newSlug); err == nil && t.pending.kind == opRename && t.pending.slug == slug {
-			return a.finishRename(ctx, t)
+			return a.finishRename(ctx, t, true)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	if t.pending.kind == opRename {
-		if t, err = a.finishRename(ctx, t); err != nil {
+		if t, err = a.finishRename(ctx, t, true); err != nil {
 			return nil, err
 		}
 	}
@@ -604,11 +635,11 @@ func (a *App) rename(ctx context.Context, slug, newSlug string) (*Tenant, error)
 		return t, nil
 	}
 	a.step("rename: slug changed")
-	return a.finishRename(ctx, t)
+	return a.finishRename(ctx, t, false)
 }
 
 // finishRename moves the store of a tenant whose slug was changed already.
-func (a *App) finishRename(ctx context.Context, t *Tenant) (*Tenant, error) {
+func (a *App) finishRename(ctx context.Context, t *Tenant, resumed bool) (*Tenant, error) {
 	to := t.pending.store
 	switch err := a.be.Rename(ctx, t.Route(), to); {
 	case errors.Is(err, backend.ErrStoreMissing):
@@ -624,6 +655,11 @@ func (a *App) finishRename(ctx context.Context, t *Tenant) (*Tenant, error) {
 		return nil, errors.Join(&ConflictError{Field: "store", Value: to.String()}, a.undoRename(ctx, t))
 	case err != nil:
 		return nil, err
+	}
+	if resumed {
+		if err := a.tidy(ctx, t.Store, to); err != nil {
+			return nil, err
+		}
 	}
 	a.step("rename: store moved")
 	if err := a.migrator.Renamed(ctx, t.Store, to); err != nil {

@@ -172,8 +172,9 @@ func (be *Backend) Leftovers(ctx context.Context) ([]backend.Leftover, error) {
 			be.queryMode(), prefix, len([]rune(prefix))+1)
 		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		for _, n := range names {
+			store, _ := backend.ParseStore(strings.TrimPrefix(n, prefix))
 			left = append(left, backend.Leftover{
-				Name: n, Kind: "role",
+				Name: n, Kind: "role", Store: store,
 				Detail: "the role of store " + strings.TrimPrefix(n, prefix) + ", which is gone; sweeping it drops the role and its grants",
 			})
 		}

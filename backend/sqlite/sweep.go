@@ -22,8 +22,8 @@ const templateAge = 24 * time.Hour
 // leftover says what a file is, by its path within the directory, and which lock whoever is busy with it would hold.
 func (b *Backend) leftover(rel string) (l backend.Leftover, key string, ok bool) {
 	dir, name := filepath.Split(rel)
-	found := func(kind, detail, key string) (backend.Leftover, string, bool) {
-		return backend.Leftover{Name: rel, Kind: kind, Detail: detail}, key, true
+	found := func(kind, detail, key string, store backend.Store) (backend.Leftover, string, bool) {
+		return backend.Leftover{Name: rel, Kind: kind, Detail: detail, Store: store}, key, true
 	}
 	base := name
 	side := ""
@@ -44,9 +44,9 @@ func (b *Backend) leftover(rel string) (l backend.Leftover, key string, ok bool)
 			}
 			switch ext {
 			case tempExt:
-				return found("temporary file", "a store that was being made when the process ended; removing it loses nothing", storeKey(store))
+				return found("temporary file", "a store that was being made when the process ended; removing it loses nothing", storeKey(store), store)
 			case tombstoneExt:
-				return found("tombstone", "what store "+text+" held when it was dropped; removing it frees the space", storeKey(store))
+				return found("tombstone", "what store "+text+" held when it was dropped; removing it frees the space", storeKey(store), store)
 			}
 			return l, "", false
 		}
@@ -58,11 +58,11 @@ func (b *Backend) leftover(rel string) (l backend.Leftover, key string, ok bool)
 		if _, err := os.Lstat(b.path(store)); !errors.Is(err, fs.ErrNotExist) {
 			return l, "", false
 		}
-		return found("side file", "SQLite's, of a store that is no more; removing it loses nothing", storeKey(store))
+		return found("side file", "SQLite's, of a store that is no more; removing it loses nothing", storeKey(store), store)
 	case "templates":
 		if hidden, isHidden := strings.CutPrefix(base, "."); isHidden {
 			if text, isTemp := strings.CutSuffix(hidden, tempExt); isTemp {
-				return found("temporary file", "a template that was being built when the process ended; removing it loses nothing", templateKey(text))
+				return found("temporary file", "a template that was being built when the process ended; removing it loses nothing", templateKey(text), backend.Store{})
 			}
 			return l, "", false
 		}
@@ -75,13 +75,13 @@ func (b *Backend) leftover(rel string) (l backend.Leftover, key string, ok bool)
 			return l, "", false
 		}
 		return found("template", "made for new stores and unused since "+info.ModTime().UTC().Format(time.DateTime)+
-			" UTC; it is built again when it is needed", templateKey(text))
+			" UTC; it is built again when it is needed", templateKey(text), backend.Store{})
 	case "moving":
 		store, err := backend.ParseStore(base)
 		if err != nil || side != "" {
 			return l, "", false
 		}
-		return found("marker", "of a rename that the process did not live to finish; removing it loses nothing", storeKey(store))
+		return found("marker", "of a rename that the process did not live to finish; removing it loses nothing", storeKey(store), store)
 	}
 	return l, "", false
 }
