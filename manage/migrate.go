@@ -93,7 +93,7 @@ func (t *tree) migrateCommand() *cobra.Command {
 		if f.shared {
 			res, err := m.Shared(cmd.Context(), f.opt)
 			if f.opt.Source != "" && tenants && errors.Is(err, migrate.ErrUnknownSource) {
-				unknown, err = err, nil // it may be in the other set
+				unknown = err // it may be in the other set
 			} else if err = t.finish(cmd, p, &f, res, err); err != nil {
 				return err
 			}
