@@ -19,6 +19,8 @@ const (
 	// begins and ends: it opens (or may open) or ends a transaction by text.
 	begins
 	ends
+	// looksUp: it asks about tables by name without failing where there is none (pragmas, and the functions made of them).
+	looksUp
 	// sharedRead: it reads a shared table. Its compilation went by the tables that the tenant had then.
 	sharedRead
 )
@@ -70,6 +72,9 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		if schema == sharedSchema {
 			return sharedRead, true
 		}
+		if strings.HasPrefix(arg1, "pragma_") {
+			return looksUp, true
+		}
 		return 0, true
 	case driver.AuthTransaction:
 		if c.vacuum {
@@ -85,10 +90,14 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		}
 		return 0, true
 	case driver.AuthPragma:
-		return c.judgePragma(strings.ToLower(arg1), strings.ToLower(arg2), schema)
+		e, allowed := c.judgePragma(strings.ToLower(arg1), strings.ToLower(arg2), schema)
+		return e | looksUp, allowed
 	case driver.AuthAttach:
 		// VACUUM attaches a database without a name. So could a statement whose file name is an expression, hence
 		// the flag, which is set while a VACUUM runs and nothing else.
+		if c.attaching {
+			return 0, true
+		}
 		return writes, c.vacuum && arg1 == ""
 	case driver.AuthDetach:
 		return 0, false

@@ -31,7 +31,7 @@ type raw interface {
 // between two of that unit's calls, which is what mu is for.
 type conn struct {
 	st     *store
-	tenant bool // the shared store is attached, and protected
+	tenant bool // not the shared store's own
 
 	mu    sync.Mutex // held during each call into SQLite
 	raw   raw        // nil: closed
@@ -45,6 +45,9 @@ type conn struct {
 	readOnly bool // within a read-only transaction
 	script   bool // within a script, which has no business with transactions of its own
 	vacuum   bool // a VACUUM runs, alone
+
+	attached  bool // the shared store is
+	attaching bool
 
 	tainted bool  // not to be used by anyone else
 	schema  int64 // the tenant's schema version that the statements which read shared tables were compiled for
@@ -208,8 +211,24 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 			return cached, nil
 		}
 	}
+	if !c.attached && attachFirst(query) {
+		if err := c.attach(ctx); err != nil {
+			return nil, err
+		}
+	}
 	c.effects, c.denied = 0, notDenied
 	ds, err := c.raw.PrepareContext(ctx, query)
+	if !c.attached && (code(err) == sqlite3.SQLITE_ERROR || (err == nil && c.effects&looksUp != 0)) {
+		// It may mean a shared table.
+		if err == nil {
+			_ = ds.Close()
+		}
+		if err := c.attach(ctx); err != nil {
+			return nil, err
+		}
+		c.effects, c.denied = 0, notDenied
+		ds, err = c.raw.PrepareContext(ctx, query)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +258,29 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 		c.keep(st)
 	}
 	return st, nil
+}
+
+// attach attaches the shared store. It is put off until a statement needs it, since it is a fair part of what opening a
+// store costs, and most connections of a store that comes and goes see but a few statements. A name that the tenant has
+// is the tenant's whether or not the shared store is attached; one that it has not fails to compile, and is compiled
+// again with it.
+func (c *conn) attach(ctx context.Context) error {
+	saved := c.effects
+	c.attaching = true
+	_, err := c.raw.ExecContext(ctx, c.st.b.attach, nil)
+	c.attaching, c.effects, c.denied = false, saved, notDenied
+	if err != nil {
+		return err
+	}
+	c.attached = true
+	return nil
+}
+
+// attachFirst reports whether a statement does something else, rather than fail, where a name is unknown: DROP … IF EXISTS,
+// and ANALYZE.
+func attachFirst(query string) bool {
+	query = skipBlank(query)
+	return keyword(query, "DROP") || keyword(query, "ANALYZE") || keyword(query, "EXPLAIN")
 }
 
 // schemaProbe makes SQLite compare the schema it has in memory with the file's, which it does for the files that a

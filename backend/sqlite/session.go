@@ -191,6 +191,13 @@ func (s *session) statement(ctx context.Context, op, query string) (st *stmt, er
 		}
 		single := c.stmts[query] != nil || alone(query)
 		need := writes
+		if !single && !c.attached {
+			if err := c.attach(ctx); err != nil {
+				err = s.failed(op, err)
+				c.mu.Unlock()
+				return nil, err
+			}
+		}
 		if single {
 			if st, err = c.prepare(ctx, query); err != nil {
 				err = s.failed(op, err)
@@ -213,7 +220,8 @@ func (s *session) statement(ctx context.Context, op, query string) (st *stmt, er
 		case s.readOnly && single:
 			err = s.fail(op, errors.New("the transaction is read-only; begin it without sql.TxOptions.ReadOnly"))
 		case s.readOnly:
-			return st, nil // the authorizer looks at each statement as it comes
+			c.effects, c.denied = need&^writes, notDenied
+			return nil, nil // the authorizer looks at each statement as it comes
 		}
 		if st != nil {
 			_ = st.done()

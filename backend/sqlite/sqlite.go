@@ -56,7 +56,7 @@ type Backend struct {
 	opts   Options
 	dir    string // absolute
 	attach string // the statement that attaches the shared store
-	setup  string // what readies a store's connection, that included
+	setup  string // what readies a store's connection
 	epoch  time.Time
 	locks  locks
 
@@ -116,8 +116,9 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	}
 	path := filepath.Join(dir, "shared.db")
 	b.attach = "ATTACH '" + strings.ReplaceAll(uri(path, "ro"), "'", "''") + "' AS " + sharedSchema
-	b.setup = opts.settings() + "; " + b.attach
+	b.setup = opts.settings()
 	b.shared = b.newStore(backend.Store{}, path)
+	b.shared.setup += "; " + b.attach
 	if err := b.openShared(ctx); err != nil {
 		return nil, &backend.Error{Op: "open", Err: fmt.Errorf("%s: %w", b.shared.path, err)}
 	}

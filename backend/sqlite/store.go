@@ -88,8 +88,8 @@ func (st *store) dial(ctx context.Context) (*conn, error) {
 		}
 		return nil, err
 	}
-	c := &conn{st: st, raw: r, stmts: map[string]*stmt{}, tenant: st != st.b.shared}
-	// Attaching reads the schema, and with it opens the -wal of the store. The shared store is attached to itself, so that
+	c := &conn{st: st, raw: r, stmts: map[string]*stmt{}, tenant: st != st.b.shared, attached: st == st.b.shared}
+	// The settings read the schema, and with it open the -wal of the store. The shared store is attached to itself, so that
 	// public.x means the same everywhere.
 	if _, err = r.ExecContext(ctx, st.setup, nil); err == nil {
 		err = r.RegisterAuthorizer(c.authorize)

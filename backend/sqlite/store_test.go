@@ -462,6 +462,41 @@ func TestAuthorizerRefusesWhatUndoesIsolation(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestSharedTablesAreFoundWheneverTheyAreAskedFor(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	_, rt := withTable(t, b, "a")
+	mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (id INTEGER); INSERT INTO plans VALUES (1)")
+	// Each on a connection that has not seen a shared table yet.
+	ctx := backend.WithRoute(t.Context(), rt)
+	for _, query := range []string{
+		"SELECT count(*) FROM plans",
+		"SELECT count(*) FROM public.plans",
+		"SELECT count(*) FROM pragma_table_info('plans')",
+		"SELECT count(*) FROM pragma_database_list WHERE name = 'public'",
+		"SELECT 0; SELECT count(*) FROM plans",
+		"WITH p AS (SELECT id FROM plans) SELECT count(*) FROM p",
+	} {
+		fresh(t, b, rt)
+		require.Equal(t, 1, count(t, ctx, b.DB(), query), query)
+		mustExec(t, ctx, b.DB(), "SELECT 1")
+	}
+	for _, readOnly := range []bool{false, true} {
+		fresh(t, b, rt)
+		tx, err := b.DB().BeginTx(ctx, &sql.TxOptions{ReadOnly: readOnly})
+		require.NoError(t, err)
+		require.NoError(t, tx.QueryRow("SELECT id FROM plans").Scan(new(int)), "within a transaction")
+		require.NoError(t, tx.Commit())
+	}
+	fresh(t, b, rt)
+	_, err := b.DB().ExecContext(ctx, "DROP TABLE IF EXISTS plans")
+	require.ErrorIs(t, err, backend.ErrReadOnlyShared)
+	// What asks for a name that nobody has still fails as SQLite has it.
+	mustExec(t, ctx, b.DB(), "SELECT 1")
+	_, err = b.DB().ExecContext(ctx, "SELECT * FROM nothing")
+	require.Equal(t, sqlite3.SQLITE_ERROR, code(err))
+}
+
 func TestTenantsTableWinsOverACachedSharedOne(t *testing.T) {
 	t.Parallel()
 	b := openIn(t, t.TempDir())

@@ -111,7 +111,7 @@ func readTemplate(ctx context.Context, path string) (*template, error) {
 		return nil, nil
 	}
 	defer r.Close()
-	c := &conn{raw: r, stmts: map[string]*stmt{}, st: &store{b: &Backend{opts: Options{Statements: 1}}}}
+	c := &conn{raw: r, attached: true, stmts: map[string]*stmt{}, st: &store{b: &Backend{opts: Options{Statements: 1}}}}
 	defer func() {
 		for _, st := range c.stmts {
 			_ = st.driver.Close()
@@ -164,7 +164,7 @@ func (b *Backend) fillTemplate(ctx context.Context, temp string, build func(ctx 
 	st := b.newStore(backend.Store{}, temp)
 	opts := b.opts
 	opts.Synchronous = Off // it is synced once, when it is whole
-	st.setup = opts.settings() + "; " + b.attach
+	st.setup = opts.settings()
 	st.refs = 1 // keeps its connections between two calls of build
 	defer st.seize(errors.New("the template is finished"))
 	db := backend.OpenDB(storeSource{b, st}, backend.Route{}, backend.AccessOwner)
