@@ -65,6 +65,28 @@ func TestStoresMigratedByGooseAlone(t *testing.T) {
 	})
 }
 
+// S62: a migration that would succeed twice is not done twice because the ledger is behind. This is the guard's work alone.
+func TestStaleLedgerDoesNotRepeat(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		list := []string{"1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", up("INSERT INTO a (x) VALUES (2);")}
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 2)
+		db := be.Owner(route(1))
+		defer func() { require.NoError(t, db.Close()) }()
+		_, err := plainGoose(t, be, db, version(2, list...)).Up(ctx)
+		require.NoError(t, err)
+		res, err := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)})).Tenants(ctx, migrate.Options{})
+		require.NoError(t, err)
+		assert.Equal(t, 1, res.Applied)
+		assert.Equal(t, 1, res.Skipped)
+		for i := range 2 {
+			assert.Equal(t, "2", query(t, be, route(i), "SELECT x FROM a"))
+			assert.Equal(t, "0,1,2", versions(t, be, route(i), "goose_db_version"))
+		}
+	})
+}
+
 // fillLedger enters n stores that look like the one that is there, without making them.
 func fillLedger(t testing.TB, be *site, n int) {
 	t.Helper()
