@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,9 +253,10 @@ func (a *App) sharedTables(ctx context.Context) (found sharedTables, err error) 
 		if err := rows.Scan(&name); err != nil {
 			return found, err
 		}
-		if name == "tenement_changes" {
+		switch {
+		case name == "tenement_changes":
 			found.registry = true
-		} else {
+		case !strings.HasPrefix(name, "tenement_") && !strings.HasPrefix(name, "goose_"):
 			found.others = true
 		}
 	}
