@@ -177,8 +177,8 @@ func perStoreMS(total time.Duration, stores int) float64 {
 }
 
 func fleetPostgres(ctx context.Context, e *env) ([]result, error) {
-	stores := e.pick(2048, 256)
-	sample := e.pick(128, 32) // goose is slow: its time per store is taken from fewer stores
+	stores := e.pick(2048, 128)
+	sample := e.pick(128, 16) // goose is slow: its time per store is taken from fewer stores
 	oursURL, err := e.database(ctx)
 	if err != nil {
 		return nil, err
@@ -243,7 +243,7 @@ func medians(name, what, unit string, bar float64, ours, ref []float64) result {
 
 // fleetLatency puts 1 ms between the migrator and the server.
 func fleetLatency(ctx context.Context, e *env) ([]result, error) {
-	stores, sample := e.pick(2048, 256), e.pick(48, 12)
+	stores, sample := e.pick(2048, 128), e.pick(48, 6)
 	oursURL, err := e.database(ctx)
 	if err != nil {
 		return nil, err
@@ -292,7 +292,7 @@ func fleetLatency(ctx context.Context, e *env) ([]result, error) {
 }
 
 func fleetSQLite(ctx context.Context, e *env) ([]result, error) {
-	stores := e.pick(2000, 200)
+	stores := e.pick(2000, 100)
 	be, dir, err := newSQLite(ctx, e, "", 0)
 	if err != nil {
 		return nil, err
@@ -371,7 +371,7 @@ func provisionPostgres(ctx context.Context, e *env) ([]result, error) {
 	}
 	defer conn.Close(ctx)
 	made, copies := 0, 0
-	r, err := e.compare(ctx, "provision_postgres", "a new store of 20 tables and 40 indexes ÷ the same DDL sent as one message", "ms", 1.15, e.pick(20, 8),
+	r, err := e.compare(ctx, "provision_postgres", "a new store of 20 tables and 40 indexes ÷ the same DDL sent as one message", "ms", 1.15, e.pick(20, 5),
 		timed(func(ctx context.Context) error {
 			made++
 			return m.Provision(ctx, backend.Route{Store: numbered(made), Owner: fmt.Sprint(made)})
@@ -423,7 +423,7 @@ func fleetMemory(ctx context.Context, e *env) ([]result, error) {
 		<-sampled
 		return float64(highest-min(before.HeapAlloc, highest)) / (1 << 20), err
 	}
-	large := e.pick(10000, 1000)
+	large := e.pick(10000, 300)
 	a, errA := peak(large)
 	b, errB := peak(large / 10)
 	if err := errors.Join(errA, errB); err != nil {

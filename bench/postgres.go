@@ -131,7 +131,7 @@ func postgresSame(ctx context.Context, e *env) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := e.pick(10000, 3000)
+	n := e.pick(10000, 1500)
 	routed := route(ctx, 0)
 	oursSQL := func(context.Context) error { return readPoint(routed, f.be.DB()) }
 	refSQL := func(ctx context.Context) error { return readPoint(ctx, f.std) }
@@ -203,7 +203,7 @@ func postgresRandom(ctx context.Context, e *env) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	stores := e.pick(1000, 200)
+	stores := e.pick(1000, 100)
 	f, err := newPostgres(ctx, e, u, socket, stores, 2)
 	if err != nil {
 		return nil, err
@@ -213,7 +213,7 @@ func postgresRandom(ctx context.Context, e *env) ([]result, error) {
 		routes[i] = route(ctx, i)
 	}
 	r, err := e.compare(ctx, "postgres_read_random", fmt.Sprintf("routed *sql.DB point read, random of %d tenants ÷ acquire, SET search_path, query", stores),
-		"µs", 0.67, e.pick(10000, 3000),
+		"µs", 0.67, e.pick(10000, 1500),
 		timed(func(context.Context) error { return readPoint(routes[rand.IntN(stores)], f.be.DB()) }),
 		timed(func(ctx context.Context) error { return f.setThenQuery(ctx, rand.IntN(stores)) }))
 	return []result{r}, err

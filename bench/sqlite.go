@@ -186,7 +186,7 @@ func eightWriters(ctx context.Context, db *sql.DB, perWriter int) (total, worst 
 
 // sqliteRandom reads from a random one of many tenants of which few can be open.
 func sqliteRandom(ctx context.Context, e *env) ([]result, error) {
-	stores, open := e.pick(10000, 1000), e.pick(256, 32)
+	stores, open := e.pick(10000, 400), e.pick(256, 16)
 	be, dir, err := newSQLite(ctx, e, fmt.Sprintf("?max_open=%d", open), stores)
 	if err != nil {
 		return nil, err
@@ -211,7 +211,7 @@ func sqliteRandom(ctx context.Context, e *env) ([]result, error) {
 	}
 	r, err := e.compare(ctx, "sqlite_read_random",
 		fmt.Sprintf("routed read, random of %d tenants with %d open ÷ bare: open, attach, query, close", stores, open),
-		"µs", 1.15, e.pick(3000, 500), timed(ours), timed(ref))
+		"µs", 1.15, e.pick(3000, 300), timed(ours), timed(ref))
 	return []result{r}, err
 }
 

@@ -167,7 +167,7 @@ func registryMemory(ctx context.Context, e *env) ([]result, error) {
 		runtime.KeepAlive(app)
 		return (after - before) / (1 << 20), nil
 	}
-	large, small := e.pick(100000, 10000), e.pick(10000, 2000)
+	large, small := e.pick(100000, 5000), e.pick(10000, 2000)
 	a, errA := grown(large)
 	b, errB := grown(small)
 	if err := errors.Join(errA, errB); err != nil {
@@ -247,7 +247,7 @@ func createSQLite(ctx context.Context, e *env) ([]result, error) {
 		return err
 	}
 	r, err := e.compare(ctx, "create_sqlite", "App.Create, 20 tables, one domain ÷ copy + fsync of the template and two registry commits", "ms", 2,
-		e.pick(150, 40), timed(ours), timed(ref))
+		e.pick(150, 20), timed(ours), timed(ref))
 	return []result{r}, err
 }
 
@@ -275,7 +275,7 @@ func createPostgres(ctx context.Context, e *env) ([]result, error) {
 	}
 	defer conn.Close(ctx)
 	made, copies := 0, 0
-	r, err := e.compare(ctx, "create_postgres", "App.Create, 20 tables and 40 indexes, one domain ÷ the same DDL sent as one message", "ms", 1.2, e.pick(20, 8),
+	r, err := e.compare(ctx, "create_postgres", "App.Create, 20 tables and 40 indexes, one domain ÷ the same DDL sent as one message", "ms", 1.2, e.pick(20, 5),
 		timed(func(ctx context.Context) error {
 			made++
 			_, err := app.Create(ctx, tenancy.Spec{Slug: fmt.Sprintf("c%d", made), Domains: []string{fmt.Sprintf("c%d.bench.example", made)}})
