@@ -233,7 +233,7 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string
 			if c.be.mode == pgx.QueryExecModeCacheStatement && c.be.statementCapacity > 0 {
 				r.Name = statementName(sql)
 			}
-			st := c.newStatement(r)
+			st := c.newStatement(r, classify(sql))
 			known[sql] = st
 		case *pgconn.PipelineSync:
 			return 0, nil

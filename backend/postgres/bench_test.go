@@ -52,9 +52,12 @@ func BenchmarkFigures(b *testing.B) {
 	})
 	b.Run("random of 1000 tenants", func(b *testing.B) {
 		ours, theirs := rand.New(rand.NewPCG(1, 1)), rand.New(rand.NewPCG(1, 1))
-		for _, rt := range w.routes { // every connection knows every tenant
-			require.NoError(b, w.be.DB().QueryRowContext(backend.WithRoute(ctx, rt), point, 1).Scan(&got))
-			require.NoError(b, readAfterSet(ctx, plain, rt.Store, point, &got))
+		// Every connection knows every tenant, and the server has made up its mind about plans (after five executions).
+		for range 7 {
+			for _, rt := range w.routes {
+				require.NoError(b, w.be.DB().QueryRowContext(backend.WithRoute(ctx, rt), point, 1).Scan(&got))
+				require.NoError(b, readAfterSet(ctx, plain, rt.Store, point, &got))
+			}
 		}
 		compare(b, func() error {
 			rt := w.routes[ours.IntN(len(w.routes))]
@@ -212,7 +215,7 @@ func readAfterSet(ctx context.Context, pool *pgxpool.Pool, s backend.Store, quer
 	return c.QueryRow(ctx, query, 1).Scan(got)
 }
 
-// compare runs both in turns and reports their medians.
+// compare runs both in turns and reports their medians, and how their quickest tenths compare.
 func compare(b *testing.B, ours, reference func() error) {
 	const turn = 20
 	var took [2][]time.Duration
@@ -234,13 +237,16 @@ func compare(b *testing.B, ours, reference func() error) {
 			}
 		}
 	}
-	median := func(d []time.Duration) float64 {
-		slices.Sort(d)
-		return float64(d[len(d)/2]) / float64(time.Microsecond)
+	slices.Sort(took[0])
+	slices.Sort(took[1])
+	at := func(d []time.Duration, part float64) float64 {
+		return float64(d[int(float64(len(d))*part)]) / float64(time.Microsecond)
 	}
-	o, r := median(took[0]), median(took[1])
+	o, r := at(took[0], 0.5), at(took[1], 0.5)
 	b.ReportMetric(0, "ns/op") // of both together: means nothing
 	b.ReportMetric(o, "ours-µs")
 	b.ReportMetric(r, "reference-µs")
 	b.ReportMetric(o/r, "ours/reference")
+	// On a machine that others are using, the quick tenth tells more.
+	b.ReportMetric(at(took[0], 0.1)/at(took[1], 0.1), "ours/reference-p10")
 }

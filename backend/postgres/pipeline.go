@@ -90,7 +90,8 @@ const maxSwaps = 4
 // transaction nothing is repeated.
 func (s *session) retrying(ctx context.Context, query string, attempt func(*conn) (cursor, stage, error)) (cursor, error) {
 	var swaps int
-	var prefixAgain, identityAgain, statementAgain bool
+	var prefixAgain, identityAgain bool
+	var statementAgain int
 	for {
 		c := s.c
 		if c.wire.open {
@@ -148,8 +149,8 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 				return nil, s.settleFault(err, pe)
 			}
 			continue
-		case at != stagePrefix && !statementAgain && c.restate(query, pe.Code):
-			statementAgain = true
+		case at != stagePrefix && statementAgain < 2 && c.restate(query, pe.Code):
+			statementAgain++
 			continue
 		}
 		return nil, s.fault("query", err)
@@ -225,13 +226,23 @@ func (c *conn) restate(query, code string) bool {
 	if st == nil {
 		return false
 	}
+	mine := st.store == c.unit.rt.Store
+	if v := st.variants[c.unit.rt.Store]; v != nil {
+		mine = true
+		switch {
+		case code == "0A000", code == "26000", code == "08P01", code[:2] == "42" && code != "42501":
+			c.statements.removeVariant(v)
+			return code[:2] != "42"
+		}
+		return false
+	}
 	switch {
-	case code == "0A000" && !st.varied:
+	case code == "0A000" && !mine && !st.varied:
 		st.varied = true
 		return true
 	case code == "26000", code == "08P01", code == "0A000", code[:2] == "42" && code != "42501":
 		// As pgx does, do not trust what is remembered of a statement that failed.
-		again := st.store != c.unit.rt.Store || code == "26000" || code == "08P01"
+		again := !mine || code[:2] != "42"
 		set.remove(query)
 		return again
 	}
@@ -289,34 +300,54 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 	if err := c.ready(ctx); err != nil {
 		return nil, false, stagePrefix, &notSent{err}
 	}
+	inTx := !c.idle()
 	named := false
+	if len(c.statements.drop) > 0 {
+		c.closeDropped()
+	}
 	if prefixed {
 		named = c.named()
 		c.queuePrefix(named)
 	}
 	w := &c.wire
-	var fields []pgconn.FieldDescription
+	var (
+		fields []pgconn.FieldDescription
+		making string // the name of a variant that is being made
+	)
 	c.ran = nil
+	if st != nil && st.sd.Name != "" && st.store != c.unit.rt.Store && c.be.cfg.tenantStatements > 0 && !st.varied {
+		if v := c.statements.variant(st, c.unit.rt.Store); v != nil {
+			st = v
+		} else {
+			making = variantName(query, c.unit.rt.Store)
+		}
+	}
 	switch {
 	case st == nil:
-		c.sendStatement(query, nil, true, c.eqb.ResultFormats)
-	case st.varied, st.traits&star != 0 && !prefixed:
+		c.sendStatement(query, nil, true, "", c.eqb.ResultFormats)
+	case st.varied, st.traits&star != 0 && inTx:
 		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
-		c.sendStatement(query, st, true, nil)
+		making = ""
+		c.sendStatement(query, st, true, "", nil)
+	case making != "":
+		c.sendStatement(query, st, true, making, nil)
 	case formats != nil:
 		asked := c.asked(st, formats)
-		c.sendStatement(query, st, false, asked)
+		c.sendStatement(query, st, false, "", asked)
 		fields = withFormats(st.sd.Fields, asked)
 	case native:
-		c.sendStatement(query, st, false, st.nativeFormats)
+		c.sendStatement(query, st, false, "", st.nativeFormats)
 		fields = st.nativeFields
 		c.ran = st
 	default:
-		c.sendStatement(query, st, false, st.formats)
+		c.sendStatement(query, st, false, "", st.formats)
 		fields = st.fields
 	}
 	if err := w.flush(ctx); err != nil {
 		return nil, false, stagePrefix, err
+	}
+	if making != "" {
+		defer func() { c.made(st, making, err) }()
 	}
 	if prefixed {
 		if err := c.answerPrefix(named); err != nil {
@@ -331,6 +362,17 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 		return nil, false, stageStatement, w.err
 	}
 	return w, more, 0, nil
+}
+
+// made keeps a variant of st that was parsed along with its first execution, or sees to it that it is closed.
+func (c *conn) made(st *statement, name string, err error) {
+	if err != nil {
+		c.statements.drop = append(c.statements.drop, name)
+		return
+	}
+	sd := *st.sd
+	sd.Name, sd.Fields = name, c.wire.fields
+	c.statements.putVariant(st, c.newStatement(&sd, st.traits), c.be.cfg.tenantStatements)
 }
 
 // asked returns the result formats that the caller asked for.

@@ -13,6 +13,7 @@
 //
 //   - tenant_roles: on or off (the default). See [WithTenantRoles].
 //   - max_tenants_per_conn: a number of stores. See [WithMaxTenantsPerConn].
+//   - tenant_statements: a number of prepared statements. See [WithTenantStatements].
 //
 // # How a statement finds its store
 //
@@ -51,6 +52,10 @@ func init() {
 // DefaultMaxTenantsPerConn is how many distinct stores a connection serves before it is retired, unless
 // [WithMaxTenantsPerConn] says otherwise.
 const DefaultMaxTenantsPerConn = 1024
+
+// DefaultTenantStatements is how many prepared statements a connection keeps for single stores, unless
+// [WithTenantStatements] says otherwise.
+const DefaultTenantStatements = 1024
 
 // Backend is a Postgres database whose schemas are stores. It is safe for concurrent use.
 type Backend struct {
@@ -93,8 +98,9 @@ var (
 )
 
 type config struct {
-	maxTenants int
-	roles      bool
+	maxTenants       int
+	tenantStatements int
+	roles            bool
 }
 
 // Option adjusts a backend made by [Open] or [FromPool].
@@ -106,6 +112,15 @@ type Option func(*config)
 // use its server_lifetime.
 func WithMaxTenantsPerConn(n int) Option {
 	return func(c *config) { c.maxTenants = n }
+}
+
+// WithTenantStatements bounds the prepared statements that a connection keeps for single stores, in the query mode
+// cache_statement. A statement's plan is only good for the store that it was made for, and making a new one costs the
+// server more than the rest of a point read; so a connection that alternates between stores keeps one of each, the least
+// recently used going first. Each takes the server some 10 KB. 0 means none: every change of store costs a new plan.
+// Defaults to [DefaultTenantStatements].
+func WithTenantStatements(n int) Option {
+	return func(c *config) { c.tenantStatements = max(n, 0) }
 }
 
 // WithTenantRoles turns roles on: each store gets a role (NOLOGIN) that may use its own schema and read the shared one,
@@ -129,7 +144,7 @@ func Open(ctx context.Context, url string, options ...Option) (*Backend, error) 
 	if err != nil {
 		return nil, &backend.Error{Op: "open", Err: parseFault(err)}
 	}
-	var cfg config
+	cfg := config{tenantStatements: DefaultTenantStatements}
 	if err := cfg.takeParams(pc.ConnConfig.RuntimeParams); err != nil {
 		return nil, &backend.Error{Op: "open", Err: err}
 	}
@@ -152,7 +167,7 @@ func FromPool(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Back
 	if pool == nil {
 		return nil, &backend.Error{Op: "open", Err: errors.New("the pool is nil")}
 	}
-	be := newBackend(config{}, options, pool.Config().ConnConfig)
+	be := newBackend(config{tenantStatements: DefaultTenantStatements}, options, pool.Config().ConnConfig)
 	be.pool, be.lent = pool, true
 	if err := be.check(ctx); err != nil {
 		return nil, err
@@ -192,6 +207,14 @@ func (c *config) takeParams(params map[string]string) error {
 				return nil
 			}
 			return fmt.Errorf("%w: tenant_roles=%q is not one of on, off", backend.ErrInvalidURL, v)
+		},
+		"tenant_statements": func(v string) error {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 0 {
+				return fmt.Errorf("%w: tenant_statements=%q is not a whole number of at least 0", backend.ErrInvalidURL, v)
+			}
+			c.tenantStatements = n
+			return nil
 		},
 		"max_tenants_per_conn": func(v string) error {
 			n, err := strconv.Atoi(v)

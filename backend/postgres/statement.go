@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"container/list"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,6 +24,12 @@ type statement struct {
 	plans         []scanPlan // how the last native result was scanned
 	traits        traits
 	store         backend.Store // for which it was prepared
+	// variants are the same text prepared for other stores. The server makes a new plan whenever it finds search_path
+	// changed, which costs more than all else of a point read; each variant keeps the plan of its store. They need no
+	// round trip of their own, since the types of the parameters are known.
+	variants map[backend.Store]*statement
+	of       *statement    // what this is a variant of
+	place    *list.Element // among the connection's variants
 	// varied: the server said that its result differs between stores (0A000). From then on it is parsed anew each time,
 	// in the same round trip, and its results come as text.
 	varied bool
@@ -31,9 +38,10 @@ type statement struct {
 
 // statements is a bounded set of statements of one connection. The least recently used goes first.
 type statements struct {
-	m     map[string]*statement
-	clock uint64
-	drop  []string // names to be closed on the server with the next message
+	m        map[string]*statement
+	clock    uint64
+	variants list.List // of *statement, the most recently used first
+	drop     []string  // names to be closed on the server with the next message
 }
 
 func (s *statements) get(sql string) *statement {
@@ -65,18 +73,64 @@ func (s *statements) put(sql string, st *statement, capacity int) {
 }
 
 func (s *statements) remove(sql string) {
-	if st := s.m[sql]; st != nil {
-		delete(s.m, sql)
-		if st.sd.Name != "" {
-			s.drop = append(s.drop, st.sd.Name)
-		}
+	st := s.m[sql]
+	if st == nil {
+		return
 	}
+	delete(s.m, sql)
+	for _, v := range st.variants {
+		s.removeVariant(v)
+	}
+	if st.sd.Name != "" {
+		s.drop = append(s.drop, st.sd.Name)
+	}
+}
+
+// variant returns the statement as it was prepared for a store, or nil.
+func (s *statements) variant(st *statement, store backend.Store) *statement {
+	v := st.variants[store]
+	if v != nil {
+		s.variants.MoveToFront(v.place)
+	}
+	return v
+}
+
+func (s *statements) putVariant(st, v *statement, capacity int) {
+	for s.variants.Len() >= capacity {
+		s.removeVariant(s.variants.Back().Value.(*statement))
+	}
+	if st.variants == nil {
+		st.variants = make(map[backend.Store]*statement)
+	}
+	v.of = st
+	v.place = s.variants.PushFront(v)
+	st.variants[v.store] = v
+}
+
+func (s *statements) removeVariant(v *statement) {
+	delete(v.of.variants, v.store)
+	s.variants.Remove(v.place)
+	s.drop = append(s.drop, v.sd.Name)
+}
+
+// closeDropped queues the closing of the statements that were removed.
+func (c *conn) closeDropped() {
+	for _, name := range c.statements.drop {
+		c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
+	}
+	// Should it not arrive, the connection does not survive that.
+	c.statements.drop = c.statements.drop[:0]
 }
 
 // statementName returns a name that stands for the text, so that nothing else can ever be run under it.
 func statementName(sql string) string {
 	sum := sha256.Sum256([]byte(sql))
 	return "tenement_" + hex.EncodeToString(sum[:20])
+}
+
+// variantName returns the name of a variant.
+func variantName(sql string, store backend.Store) string {
+	return statementName(store.String() + "\x00" + sql)
 }
 
 // prepare has the server parse and describe sql, behind the prefix when the unit of work needs one, in one round trip.
@@ -88,9 +142,7 @@ func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (*
 	if named {
 		name = statementName(sql)
 	}
-	for _, old := range c.statements.drop {
-		c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: old})
-	}
+	c.closeDropped()
 	if prefixed {
 		c.queuePrefix(c.named())
 	}
@@ -103,15 +155,14 @@ func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (*
 		}
 		return nil, err
 	}
-	c.statements.drop = c.statements.drop[:0]
 	if prefixed {
 		c.prefixDone(c.named(), nil)
 	}
-	return c.newStatement(sd), nil
+	return c.newStatement(sd, classify(sd.SQL)), nil
 }
 
-func (c *conn) newStatement(sd *pgconn.StatementDescription) *statement {
-	st := &statement{sd: sd, traits: classify(sd.SQL), store: c.unit.rt.Store}
+func (c *conn) newStatement(sd *pgconn.StatementDescription, t traits) *statement {
+	st := &statement{sd: sd, traits: t, store: c.unit.rt.Store}
 	st.formats, st.nativeFormats = make([]int16, len(sd.Fields)), make([]int16, len(sd.Fields))
 	for i := range sd.Fields {
 		st.formats[i] = sqlFormat(sd.Fields[i].DataTypeOID)

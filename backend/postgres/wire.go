@@ -194,16 +194,15 @@ func (c *conn) ready(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// sendStatement queues the messages of one statement: by name, or parsed anew when st is nil, has no name or is not to be
-// trusted. formats are those of the result; none means text.
-func (c *conn) sendStatement(query string, st *statement, fresh bool, formats []int16) {
-	name := ""
+// sendStatement queues the messages of one statement: by name; or parsed anew, under a name when that is given, when
+// st is nil, has no name or is not to be trusted. formats are those of the result; none means text.
+func (c *conn) sendStatement(query string, st *statement, fresh bool, name string, formats []int16) {
 	describe := true
 	switch {
 	case st == nil:
 		c.fe.SendParse(&pgproto3.Parse{Query: query})
 	case fresh || st.sd.Name == "":
-		c.fe.SendParse(&pgproto3.Parse{Query: query, ParameterOIDs: st.sd.ParamOIDs})
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: query, ParameterOIDs: st.sd.ParamOIDs})
 	default:
 		name = st.sd.Name
 		// No fields may mean that they were not known then, as with FETCH.
