@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,7 @@ import (
 	"github.com/tenement-go/tenement/httpx"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
+	"github.com/tenement-go/tenement/tenancy/tenancytest"
 )
 
 var tenancySuites = []suite{
@@ -27,6 +29,7 @@ var tenancySuites = []suite{
 	{rows: []string{"registry_memory"}, measure: registryMemory},
 	{rows: []string{"create_sqlite"}, measure: createSQLite},
 	{rows: []string{"create_postgres"}, measure: createPostgres},
+	{rows: []string{"tenancytest_tenant"}, measure: testTenant},
 }
 
 func openApp(ctx context.Context, e *env, be backend.Backend, tables fs.FS) (*tenancy.App, error) {
@@ -288,4 +291,20 @@ func createPostgres(ctx context.Context, e *env) ([]result, error) {
 			return err
 		}))
 	return []result{r}, err
+}
+
+// testTenant makes tenants as the tests of an application do.
+func testTenant(context.Context, *env) ([]result, error) {
+	cfg := tenancy.Config{Tenant: []migrate.Source{{Name: "tables", FS: twentyTablesSource("INTEGER")}}}
+	r := testing.Benchmark(func(b *testing.B) {
+		tt := tenancytest.New(b, cfg)
+		tt.Tenant(b) // makes the template
+		for b.Loop() {
+			tt.Tenant(b)
+		}
+	})
+	if r.N == 0 {
+		return nil, errors.New("tenancytest could not make a tenant")
+	}
+	return []result{newResult("tenancytest_tenant", "a test's fresh tenant, 20 tables, SQLite ÷ 5 ms", "ms", 1, float64(r.NsPerOp())/1e6, 5, nil)}, nil
 }
