@@ -67,14 +67,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if flags.NArg() > 0 {
 		return command(ctx, log, flags.Args(), stdin, stdout, stderr)
 	}
-	app, closeApp, err := open(ctx, true, log)
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 1
-	}
-	defer closeApp()
-	if err := serve(ctx, app, *addr, *update, stdout, log); err != nil {
-		fmt.Fprintln(stderr, err)
+	if err := serve(ctx, *addr, *update, stdout, log); err != nil {
+		fmt.Fprintln(stderr, "polls:", err)
 		return 1
 	}
 	return 0
@@ -84,7 +78,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, closeAll func(), err error) {
 	be, err := backend.Open(ctx, cmp.Or(os.Getenv("DATABASE_URL"), "sqlite:data"))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	cfg := tenancy.Config{
 		Shared: []migrate.Source{{Name: "plans", FS: migrations.Shared()}},
@@ -102,18 +96,25 @@ func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, clo
 	return app, func() { _ = app.Close(); _ = be.Close() }, nil
 }
 
-// serve brings the stores up to date, fills an empty registry with the demo, and serves until ctx is done.
-func serve(ctx context.Context, app *tenancy.App, addr string, update bool, stdout io.Writer, log *slog.Logger) error {
+// serve brings the stores up to date, fills an empty registry with the demo, and serves until ctx is done. It takes the
+// port first, so that nothing has been made when another process has it.
+func serve(ctx context.Context, addr string, update bool, stdout io.Writer, log *slog.Logger) error {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%w; -addr HOST:PORT says where to listen instead, such as -addr 127.0.0.1:8001", err)
+	}
+	defer func() { _ = listener.Close() }()
+	app, closeApp, err := open(ctx, true, log)
+	if err != nil {
+		return err
+	}
+	defer closeApp()
 	if update {
 		if _, err := app.Migrator().Up(ctx, migrate.Options{}); err != nil {
 			return err
 		}
 	}
 	if err := demo(ctx, app, stdout); err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
 		return err
 	}
 	server := &http.Server{
@@ -130,9 +131,15 @@ func serve(ctx context.Context, app *tenancy.App, addr string, update bool, stdo
 	})
 	fmt.Fprintf(stdout, "listening on %s\n", listener.Addr())
 	fmt.Fprintf(stdout, "  public site  %s\n", address("", listener.Addr()))
+	const listed = 10
+	n := 0
 	for t, err := range app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Active}}) {
 		if err != nil {
 			break // The listing is a courtesy; what is wrong with the registry, requests will tell.
+		}
+		if n++; n > listed {
+			fmt.Fprintln(stdout, "  … polls tenant list shows the others")
+			break
 		}
 		fmt.Fprintf(stdout, "  %-11s  %s/polls/\n", t.Slug, address(t.Slug, listener.Addr()))
 	}

@@ -47,6 +47,9 @@ func demo(ctx context.Context, app *tenancy.App, stdout io.Writer) error {
 	}
 	given := os.Getenv("POLLS_ADMIN_PASSWORD")
 	password := cmp.Or(given, rand.Text())
+	if wrong := polls.CheckPassword("admin", password); wrong != "" {
+		return fmt.Errorf("POLLS_ADMIN_PASSWORD: %s", wrong)
+	}
 	for _, d := range []struct{ slug, name string }{{"thor", "Thor"}, {"potter", "Potter"}} {
 		ctx := context.WithValue(ctx, foundingKey{}, founding{"admin", password, polls.DemoPolls(d.slug)})
 		_, err := app.Create(ctx, tenancy.Spec{Slug: d.slug, Name: d.name, Domains: []string{d.slug + "." + base}})
@@ -57,6 +60,8 @@ func demo(ctx context.Context, app *tenancy.App, stdout io.Writer) error {
 	}
 	if given == "" {
 		fmt.Fprintf(stdout, "made the tenants thor and potter; the user admin has the password %s in both (shown only now)\n", password)
+	} else {
+		fmt.Fprintln(stdout, "made the tenants thor and potter; the user admin has the password of POLLS_ADMIN_PASSWORD in both")
 	}
 	return nil
 }
