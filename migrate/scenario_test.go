@@ -364,8 +364,8 @@ func TestLongWriteInOneTenant(t *testing.T) {
 	be := sqliteSite(t)
 	ctx := context.Background()
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
-	for name, other := range map[string]*site{"this process": be, "another process": openSite(t, be.url)} {
-		last := map[string]int{"this process": 2, "another process": 3}[name]
+	for i, other := range []*site{be, openSite(t, be.url)} {
+		name, last := []string{"this process", "another process"}[i], i+2
 		db := other.Pin(route(20))
 		defer func() { require.NoError(t, db.Close()) }()
 		report, err := db.BeginTx(ctx, nil)
