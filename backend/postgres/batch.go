@@ -7,20 +7,24 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
-// sendBatch sends a batch outside a transaction, the prefix ahead of it. The results release the session.
-func (s *session) sendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+// sendBatch sends a batch, the prefix ahead of it when no transaction is open. own says that the results are to release
+// the session.
+func (s *session) sendBatch(ctx context.Context, b *pgx.Batch, own bool) pgx.BatchResults {
 	fail := func(err error) pgx.BatchResults {
-		s.Release()
+		if own {
+			s.Release()
+		}
 		return pgx.FailedBatchResults(b, err)
 	}
 	if beginsTx(b) {
 		return fail(errors.New("a batch that begins a transaction cannot be routed; use BeginTx, and SendBatch of the transaction"))
 	}
 	if len(b.QueuedQueries) == 0 {
-		s.Release()
-		return pgx.FailedBatchResults(b, nil)
+		return fail(nil)
 	}
 	for _, q := range b.QueuedQueries {
 		if len(q.Arguments) == 0 {
@@ -50,7 +54,7 @@ func (s *session) sendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults 
 	if err != nil {
 		return fail(err)
 	}
-	return &batchResults{BatchResults: br, s: s}
+	return &batchResults{BatchResults: br, s: s, own: own}
 }
 
 // simpleBatch has pgx write the prefix and the batch into one text.
@@ -60,12 +64,18 @@ func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults,
 	for _, p := range c.params() {
 		values = append(values, string(p))
 	}
-	all.Queue(prefixSQL[c.unit.role][c.unit.kind], values...)
+	prefixed := c.prefixed()
+	if prefixed {
+		all.Queue(prefixSQL[c.unit.role][c.unit.kind], values...)
+	}
 	for _, q := range b.QueuedQueries {
 		c.doomed = c.doomed || classify(q.SQL)&sticky != 0
 	}
 	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
 	br := c.pg.SendBatch(ctx, &all)
+	if !prefixed {
+		return br, nil
+	}
 	prefix, err := br.Query()
 	if err == nil && prefix.Next() {
 		c.prefixDone(false, prefix.RawValues())
@@ -89,7 +99,10 @@ func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResult
 	}
 	u := &c.unit
 	var batch pgconn.Batch
-	batch.ExecParams(prefixSQL[u.role][u.kind], c.params(), nil, nil, nil)
+	prefixed := c.prefixed()
+	if prefixed {
+		batch.ExecParams(prefixSQL[u.role][u.kind], c.params(), nil, nil, nil)
+	}
 	for i, q := range b.QueuedQueries {
 		st := known[q.SQL]
 		var err error
@@ -110,7 +123,7 @@ func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResult
 		switch {
 		case st == nil:
 			batch.ExecParams(q.SQL, c.eqb.ParamValues, nil, c.eqb.ParamFormats, nil)
-		case st.varied:
+		case st.varied, st.store != u.rt.Store, st.traits&star != 0 && !prefixed:
 			batch.ExecParams(q.SQL, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, nil)
 		case st.sd.Name == "":
 			batch.ExecParams(q.SQL, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, c.eqb.ResultFormats)
@@ -121,6 +134,9 @@ func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResult
 		}
 	}
 	mrr := c.pc.ExecBatch(ctx, &batch)
+	if !prefixed {
+		return &extendedResults{c: c, b: b, mrr: mrr}, 0, nil
+	}
 	if !mrr.NextResult() {
 		return nil, stagePrefix, errorOr(mrr.Close(), errNoAnswer)
 	}
@@ -175,15 +191,20 @@ func (c *conn) prepareAll(ctx context.Context, b *pgx.Batch, known map[string]*s
 	for _, old := range c.statements.drop {
 		p.SendDeallocate(old)
 	}
-	p.SendQueryParams(prefixSQL[c.unit.role][c.unit.kind], c.params(), nil, nil, nil)
+	at := stageStatement
+	if c.prefixed() {
+		at = stagePrefix
+		p.SendQueryParams(prefixSQL[c.unit.role][c.unit.kind], c.params(), nil, nil, nil)
+	}
 	for _, sql := range fresh {
 		name := ""
 		if named {
 			name = statementName(sql)
 		}
+		p.SendQueryParams(sharedSQL, [][]byte{textArray(words(sql))}, nil, nil, nil)
 		p.SendPrepare(name, sql, nil)
 	}
-	at, err := c.readPrepared(p, fresh, known)
+	at, err := c.readPrepared(p, at, fresh, known)
 	if closeErr := p.Close(); err == nil {
 		err = closeErr
 	}
@@ -207,11 +228,11 @@ func (c *conn) prepareAll(ctx context.Context, b *pgx.Batch, known map[string]*s
 }
 
 // readPrepared reads the answers to what prepareAll sent.
-func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string]*statement) (stage, error) {
+func (c *conn) readPrepared(p *pgconn.Pipeline, at stage, fresh []string, known map[string]*statement) (stage, error) {
 	if err := p.Sync(); err != nil {
 		return stagePrefix, err
 	}
-	at, next := stagePrefix, 0
+	next, shared := 0, false
 	for {
 		result, err := p.GetResults()
 		if err != nil {
@@ -219,8 +240,11 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string
 		}
 		switch r := result.(type) {
 		case *pgconn.ResultReader:
-			if r.NextRow() {
+			switch row := r.NextRow(); {
+			case row && at == stagePrefix:
 				c.prefixDone(false, r.Values())
+			case row:
+				shared = string(r.Values()[0]) == "t"
 			}
 			if _, err := r.Close(); err != nil {
 				return at, err
@@ -234,6 +258,7 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string
 				r.Name = statementName(sql)
 			}
 			st := c.newStatement(r, classify(sql))
+			st.varied = shared && c.unit.access != backend.AccessShared
 			known[sql] = st
 		case *pgconn.PipelineSync:
 			return 0, nil
@@ -243,10 +268,11 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, fresh []string, known map[string
 	}
 }
 
-// batchResults releases the session when it is closed.
+// batchResults releases the session, when it is its own, at the end.
 type batchResults struct {
 	pgx.BatchResults
-	s *session
+	s   *session
+	own bool
 }
 
 func (r *batchResults) Close() error {
@@ -255,7 +281,9 @@ func (r *batchResults) Close() error {
 		if err != nil {
 			err = r.s.fault("send batch", err)
 		}
-		r.s.Release()
+		if r.own {
+			r.s.Release()
+		}
 		r.s = nil
 	}
 	return err

@@ -1,6 +1,9 @@
 package postgres
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // traits is what the text of a statement tells about how it has to be run.
 type traits uint8
@@ -66,13 +69,30 @@ func classify(text string) traits {
 	return t
 }
 
+// words returns everything in a text that could be the name of a table, keywords and all, as the server would fold it.
+func words(text string) []string {
+	s := scanner{text: text, collect: true}
+	for {
+		word, ok := s.first()
+		if !ok {
+			break
+		}
+		s.words = append(s.words, word)
+		s.rest()
+	}
+	slices.Sort(s.words)
+	return slices.Compact(s.words)
+}
+
 // scanner walks over SQL, knowing comments, quotes and dollar quotes.
 type scanner struct {
 	text     string
 	pos      int
-	star     bool   // a '*' that is a column list, not count(*) or a product
-	advisory bool   // a session-level advisory lock is mentioned
-	temp     bool   // SELECT … INTO TEMP
+	star     bool // a '*' that is a column list, not count(*) or a product
+	advisory bool // a session-level advisory lock is mentioned
+	temp     bool // SELECT … INTO TEMP
+	collect  bool // keep the words and quoted identifiers
+	words    []string
 	last     string // the last word, while looking for BEGIN ATOMIC
 	atomic   bool   // in the body of a routine in standard SQL: its ';' do not end the statement
 	cases    int    // CASE … END open in it
@@ -120,7 +140,11 @@ func (s *scanner) rest() {
 		case c == '\'':
 			s.quoted('\'', prev == 'e' || prev == 'E')
 		case c == '"':
+			start := s.pos
 			s.quoted('"', false)
+			if s.collect && s.pos-start > 2 {
+				s.words = append(s.words, s.text[start+1:s.pos-1])
+			}
 		case c == '$':
 			s.dollar()
 		case c == '*':
@@ -133,6 +157,9 @@ func (s *scanner) rest() {
 				s.pos++
 			}
 			s.note(s.text[start:s.pos])
+			if s.collect {
+				s.words = append(s.words, strings.ToLower(s.text[start:s.pos]))
+			}
 			prev = s.text[s.pos-1]
 			if isKeywordBeforeStar(s.text[start:s.pos]) {
 				prev = ' '

@@ -134,18 +134,14 @@ func (c *conn) close() {
 	_ = c.pg.Close(ctx)
 }
 
-// unsent closes the connection when err says that pgconn sent nothing: a prefix may then be waiting in the send buffer.
-func (c *conn) unsent(err error) {
-	if pgconn.SafeToRetry(err) && !c.pc.IsClosed() {
-		c.close()
-	}
-}
-
 // named reports whether this connection may use prepared statements that have names.
 func (c *conn) named() bool { return c.be.mode == pgx.QueryExecModeCacheStatement }
 
 // idle reports whether no transaction is open, so that what is sent next is a unit of work of its own.
 func (c *conn) idle() bool { return c.pc.TxStatus() == 'I' }
+
+// prefixed reports whether what is sent next needs the prefix.
+func (c *conn) prefixed() bool { return !c.settled && c.idle() }
 
 // watched returns a context that spares pgconn the watching of one that cannot be cancelled.
 func watched(ctx context.Context) context.Context {

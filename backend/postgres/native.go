@@ -106,7 +106,7 @@ func (n *Native) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	return s.sendBatch(ctx, b)
+	return s.sendBatch(ctx, b, true)
 }
 
 // CopyFrom copies rows into a table, in a transaction of its own: two round trips, BEGIN and COMMIT, more than pgx spends.
@@ -488,7 +488,7 @@ func (t *tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if beginsTx(b) {
 		return pgx.FailedBatchResults(b, errors.New("Batch.BeginTx cannot be used within a transaction"))
 	}
-	return t.s.c.pg.SendBatch(ctx, b)
+	return t.s.sendBatch(ctx, b, false)
 }
 
 // Prepare prepares a statement on the transaction's connection under a name of the caller's.

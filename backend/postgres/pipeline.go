@@ -18,7 +18,6 @@ type stage uint8
 
 const (
 	stagePrefix    stage = iota // the prefix had not been answered: nothing after it ran
-	stagePrepare                // prefix or parsing, it is not known which: nothing ran
 	stageStatement              // the statement itself, before its first row
 )
 
@@ -108,11 +107,6 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 		if err == nil {
 			return cur, nil
 		}
-		if at == stagePrepare && alone && !c.settled && !c.pc.IsClosed() {
-			if at, err = c.blame(ctx, err); at == stagePrefix {
-				c.be.forget(c.unit.rt)
-			}
-		}
 		if !alone {
 			return nil, s.fault("query", err)
 		}
@@ -199,21 +193,6 @@ func (s *session) swap(ctx context.Context) error {
 	return nil
 }
 
-// blame finds out whether an error of prefix and parsing together was the prefix's.
-func (c *conn) blame(ctx context.Context, err error) (stage, error) {
-	var pe *pgconn.PgError
-	if !errors.As(err, &pe) {
-		return stagePrefix, err // the connection's, or ours
-	}
-	switch pe.Code {
-	case "3F000", "22012", "26000", "42P05", "22023", "42704":
-		if probed := c.probe(watched(ctx)); probed != nil {
-			return stagePrefix, probed
-		}
-	}
-	return stagePrepare, err
-}
-
 // restate decides whether a statement that failed would do better when it is parsed again: because the shape of its
 // result (0A000) or the types of its parameters are not, in this store, what they were where it was prepared.
 func (c *conn) restate(query, code string) bool {
@@ -252,7 +231,7 @@ func (c *conn) restate(query, code string) bool {
 // extended runs a statement by the extended protocol.
 func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query string, args []any, formats any, native bool) (cur cursor, more bool, at stage, err error) {
 	var (
-		prefixed = !c.settled && c.idle()
+		prefixed = c.prefixed()
 		st       *statement
 	)
 	ctx = watched(ctx)
@@ -272,9 +251,9 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 			st = set.get(query)
 		}
 		if st == nil {
-			st, err = c.prepare(ctx, query, mode == pgx.QueryExecModeCacheStatement && capacity > 0, prefixed)
+			st, at, err = c.prepare(ctx, query, mode == pgx.QueryExecModeCacheStatement && capacity > 0, prefixed)
 			if err != nil {
-				return nil, false, stagePrepare, err
+				return nil, false, at, err
 			}
 			if capacity > 0 {
 				set.put(query, st, capacity)
@@ -315,19 +294,22 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 		making string // the name of a variant that is being made
 	)
 	c.ran = nil
-	if st != nil && st.sd.Name != "" && st.store != c.unit.rt.Store && c.be.cfg.tenantStatements > 0 && !st.varied {
+	elsewhere := false // it was prepared for another store
+	if st != nil && st.sd.Name != "" && st.store != c.unit.rt.Store && !st.varied {
 		if v := c.statements.variant(st, c.unit.rt.Store); v != nil {
 			st = v
-		} else {
+		} else if c.be.cfg.tenantStatements > 0 && (st.traits&star == 0 || !inTx) {
 			making = variantName(query, c.unit.rt.Store)
+			c.queueShared(query)
+		} else {
+			elsewhere = true
 		}
 	}
 	switch {
 	case st == nil:
 		c.sendStatement(query, nil, true, "", c.eqb.ResultFormats)
-	case st.varied, st.traits&star != 0 && inTx:
+	case elsewhere, st.varied, st.traits&star != 0 && inTx:
 		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
-		making = ""
 		c.sendStatement(query, st, true, "", nil)
 	case making != "":
 		c.sendStatement(query, st, true, making, nil)
@@ -346,12 +328,18 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 	if err := w.flush(ctx); err != nil {
 		return nil, false, stagePrefix, err
 	}
+	shared := false
 	if making != "" {
-		defer func() { c.made(st, making, err) }()
+		defer func() { c.made(st, making, shared, err) }()
 	}
 	if prefixed {
 		if err := c.answerPrefix(named); err != nil {
 			return nil, false, stagePrefix, err
+		}
+	}
+	if making != "" {
+		if shared, err = c.answerShared(); err != nil {
+			return nil, false, stageStatement, err
 		}
 	}
 	if fields != nil {
@@ -365,8 +353,11 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 }
 
 // made keeps a variant of st that was parsed along with its first execution, or sees to it that it is closed.
-func (c *conn) made(st *statement, name string, err error) {
-	if err != nil {
+func (c *conn) made(st *statement, name string, shared bool, err error) {
+	if shared && c.unit.access != backend.AccessShared {
+		st.varied = true
+	}
+	if err != nil || st.varied {
 		c.statements.drop = append(c.statements.drop, name)
 		return
 	}
@@ -395,7 +386,7 @@ func (c *conn) simple(ctx context.Context, query string, args []any) (cur cursor
 	if classify(query)&sticky != 0 {
 		c.doomed = true
 	}
-	if c.settled || !c.idle() {
+	if !c.prefixed() {
 		rows, err := c.pg.Query(ctx, query, args...)
 		if err != nil {
 			return nil, false, stageStatement, err
@@ -473,7 +464,7 @@ func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
 	if t&sticky != 0 {
 		c.doomed = true
 	}
-	prefixed := !c.settled && c.idle()
+	prefixed := c.prefixed()
 	if t&ownTx != 0 && !c.idle() {
 		return nil, stageStatement, errOwnTx
 	}

@@ -152,10 +152,11 @@ func Open(ctx context.Context, url string, options ...Option) (*Backend, error) 
 	pc.ShouldPing = be.shouldPing
 	be.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
-		return nil, &backend.Error{Op: "open", Err: err}
+		be.lent = true // there is none to close
+		return nil, errors.Join(&backend.Error{Op: "open", Err: err}, be.Close())
 	}
 	if err := be.check(ctx); err != nil {
-		be.pool.Close()
+		_ = be.Close()
 		return nil, err
 	}
 	return be, nil
@@ -170,6 +171,7 @@ func FromPool(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Back
 	be := newBackend(config{tenantStatements: DefaultTenantStatements}, options, pool.Config().ConnConfig)
 	be.pool, be.lent = pool, true
 	if err := be.check(ctx); err != nil {
+		_ = be.Close()
 		return nil, err
 	}
 	return be, nil

@@ -456,3 +456,63 @@ func TestTracer(t *testing.T) {
 	assert.Equal(t, []string{`INSERT INTO notes (mark) VALUES ($1)`, `SELECT 1`, `SELECT 2`, `DELETE FROM nowhere`}, seen.started)
 	assert.Equal(t, []string{"INSERT 0 1", "SELECT 1", "SELECT 1", ""}, seen.ended)
 }
+
+// S09: a store that gets a table of its own name stops meaning the shared one at once, whatever was prepared before, on
+// every way in.
+func TestTableTakesThePlaceOfTheShared(t *testing.T) {
+	t.Parallel()
+	for _, statements := range []string{"0", "100"} {
+		for _, mode := range modes {
+			t.Run(mode+"/"+statements, func(t *testing.T) {
+				t.Parallel()
+				be := open(t, pgtest.Shared(t).Database(t), map[string]string{
+					"pool_max_conns": "1", "default_query_exec_mode": mode, "tenant_statements": statements,
+				})
+				_, err := be.Shared().ExecContext(t.Context(), `CREATE TABLE "Plans" (name text); INSERT INTO "Plans" VALUES ('shared')`)
+				require.NoError(t, err)
+				_, a := tenant(t, be, "a")
+				_, b := tenant(t, be, "b")
+				read := func(ctx context.Context) (got []string) {
+					const query = `SELECT name FROM "Plans" WHERE name <> $1`
+					var name string
+					require.NoError(t, be.DB().QueryRowContext(ctx, query, "").Scan(&name))
+					got = append(got, name)
+					require.NoError(t, be.Native().QueryRow(ctx, query, "").Scan(&name))
+					got = append(got, name)
+					tx, err := be.DB().BeginTx(ctx, nil)
+					require.NoError(t, err)
+					require.NoError(t, tx.QueryRowContext(ctx, query, "").Scan(&name))
+					require.NoError(t, tx.Rollback())
+					got = append(got, name)
+					var batch pgx.Batch
+					batch.Queue(query, "")
+					results := be.Native().SendBatch(ctx, &batch)
+					require.NoError(t, results.QueryRow().Scan(&name))
+					require.NoError(t, results.Close())
+					got = append(got, name)
+					require.NoError(t, pgx.BeginFunc(ctx, be.Native(), func(tx pgx.Tx) error {
+						batch = pgx.Batch{}
+						batch.Queue(query, "").QueryRow(func(row pgx.Row) error { return row.Scan(&name) })
+						return tx.SendBatch(ctx, &batch).Close()
+					}))
+					return append(got, name)
+				}
+				shared := []string{"shared", "shared", "shared", "shared", "shared"}
+				for range 7 { // past the point where the server settles for a plan
+					require.Equal(t, shared, read(a))
+				}
+				for range 3 {
+					require.Equal(t, shared, read(b))
+				}
+				for name, ctx := range map[string]context.Context{"a": a, "b": b} {
+					_, err := be.DB().ExecContext(ctx, `CREATE TABLE "Plans" (name text); INSERT INTO "Plans" VALUES ('`+name+`')`)
+					require.NoError(t, err)
+					for range 2 {
+						require.Equal(t, []string{name, name, name, name, name}, read(ctx))
+					}
+				}
+				require.Equal(t, []string{"a", "a", "a", "a", "a"}, read(a))
+			})
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -177,11 +176,9 @@ func (c *conn) params() [][]byte {
 	return p
 }
 
-// queuePrefix writes the prefix into the connection's send buffer, where whatever pgconn sends next follows it. It is
-// executed with a row limit of one, so that the server ends it with PortalSuspended, which pgconn's readers pass over,
-// rather than with a CommandComplete of its own: to them its row is the first of the statement's.
-//
-// When what follows was not sent after all, the connection has to be closed: see conn.unsent.
+// queuePrefix writes the prefix into the connection's send buffer, where the statement follows it. It is
+// executed with a row limit of one, so that the server ends it with PortalSuspended rather than with a CommandComplete of
+// its own: its row is simply the first.
 func (c *conn) queuePrefix(named bool) {
 	u := &c.unit
 	name := ""
@@ -291,20 +288,4 @@ func refusedByPrefix(err error) bool {
 		return true
 	}
 	return false
-}
-
-// probe runs the prefix alone and returns its error: what tells a missing store from a statement that names a missing
-// schema, where the two were sent together.
-func (c *conn) probe(ctx context.Context) error {
-	named := c.named()
-	c.queuePrefix(named)
-	rr := c.pc.ExecParams(ctx, "select", nil, nil, nil, nil)
-	if rr.NextRow() {
-		c.prefixDone(named, rr.Values())
-	}
-	_, err := rr.Close()
-	if err != nil {
-		c.unsent(err)
-	}
-	return err
 }

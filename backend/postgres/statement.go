@@ -30,8 +30,9 @@ type statement struct {
 	variants map[backend.Store]*statement
 	of       *statement    // what this is a variant of
 	place    *list.Element // among the connection's variants
-	// varied: the server said that its result differs between stores (0A000). From then on it is parsed anew each time,
-	// in the same round trip, and its results come as text.
+	// varied: it cannot be trusted to mean the same at all times: the server said that its result has changed more than
+	// once (0A000), or it may read a shared table. It is parsed anew each time, in the same round trip, and its results
+	// come as text.
 	varied bool
 	used   uint64
 }
@@ -133,10 +134,53 @@ func variantName(sql string, store backend.Store) string {
 	return statementName(store.String() + "\x00" + sql)
 }
 
+// A prepared statement stays bound to the tables that it was first found to mean, as long as search_path is the same
+// when it is executed: should a store get a table of its own that takes the place of a shared one, Postgres does not
+// notice. Therefore a statement is only ever executed by name for the store that it was prepared for, and only when none
+// of the names in it was that of a shared table at the time. sharedSQL asks whether one is.
+const sharedSQL = "select exists(select from pg_catalog.pg_class c where c.relnamespace operator(pg_catalog.=) " +
+	"'public'::pg_catalog.regnamespace and c.relname operator(pg_catalog.=) any($1::pg_catalog.text[]::pg_catalog.name[]))"
+
+// queueShared asks sharedSQL about a text; the answer is a row.
+func (c *conn) queueShared(sql string) {
+	c.fe.SendParse(&pgproto3.Parse{Query: sharedSQL})
+	c.fe.SendBind(&pgproto3.Bind{Parameters: [][]byte{textArray(words(sql))}})
+	c.fe.SendExecute(&executeOne)
+}
+
+// textArray writes an array of text as Postgres reads it.
+func textArray(values []string) []byte {
+	b := []byte{'{'}
+	for i, v := range values {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		for j := range len(v) {
+			if v[j] == '"' || v[j] == '\\' {
+				b = append(b, '\\')
+			}
+			b = append(b, v[j])
+		}
+		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
+// answerShared reads the answer to queueShared.
+func (c *conn) answerShared() (shared bool, err error) {
+	w := &c.wire
+	if w.receive() != eventRow {
+		w.drain()
+		return false, errorOr(w.err, errNoAnswer)
+	}
+	return string(w.values[0]) == "t", nil
+}
+
 // prepare has the server parse and describe sql, behind the prefix when the unit of work needs one, in one round trip.
-func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (*statement, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (st *statement, at stage, err error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, stagePrefix, &notSent{err}
 	}
 	name := ""
 	if named {
@@ -146,19 +190,42 @@ func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (*
 	if prefixed {
 		c.queuePrefix(c.named())
 	}
-	sd, err := c.pc.Prepare(ctx, name, sql, nil)
-	if err != nil {
-		c.unsent(err)
-		// The Parse may have been executed all the same.
-		if named {
-			c.statements.drop = append(c.statements.drop, name)
-		}
-		return nil, err
+	if named {
+		c.queueShared(sql)
+	}
+	c.fe.SendParse(&pgproto3.Parse{Name: name, Query: sql})
+	c.fe.SendDescribe(&pgproto3.Describe{ObjectType: 'S', Name: name})
+	c.fe.SendSync(&syncAll)
+	w := &c.wire
+	if err := w.flush(ctx); err != nil {
+		return nil, stagePrefix, err
+	}
+	if named {
+		defer func() {
+			if err != nil {
+				// The Parse may have been executed all the same.
+				c.statements.drop = append(c.statements.drop, name)
+			}
+		}()
 	}
 	if prefixed {
-		c.prefixDone(c.named(), nil)
+		if err := c.answerPrefix(c.named()); err != nil {
+			return nil, stagePrefix, err
+		}
 	}
-	return c.newStatement(sd, classify(sd.SQL)), nil
+	shared := false
+	if named {
+		if shared, err = c.answerShared(); err != nil {
+			return nil, stageStatement, err
+		}
+	}
+	w.drain()
+	if w.err != nil {
+		return nil, stageStatement, w.err
+	}
+	st = c.newStatement(&pgconn.StatementDescription{Name: name, SQL: sql, ParamOIDs: w.params, Fields: w.fields}, classify(sql))
+	st.varied = shared && c.unit.access != backend.AccessShared
+	return st, 0, nil
 }
 
 func (c *conn) newStatement(sd *pgconn.StatementDescription, t traits) *statement {

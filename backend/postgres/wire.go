@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,6 +28,7 @@ type wire struct {
 	open    bool // answers are outstanding
 	watched bool
 	fields  []pgconn.FieldDescription
+	params  []uint32 // of the statement that was described
 	values  [][]byte
 	tag     [64]byte // of the last command
 	tagLen  int
@@ -42,7 +44,7 @@ var errBusy = errors.New("conn busy: a result is still open")
 // flush sends what is queued, which ends with a Sync or a Query.
 func (w *wire) flush(ctx context.Context) error {
 	w.ctx, w.open, w.err = ctx, true, nil
-	w.fields, w.values, w.tagLen, w.results = nil, nil, 0, 0
+	w.fields, w.params, w.values, w.tagLen, w.results = nil, nil, nil, 0, 0
 	if ctx.Done() != nil {
 		w.watched = true
 		w.c.watcher.Watch(ctx)
@@ -86,6 +88,8 @@ func (w *wire) receive() event {
 			return eventComplete
 		case *pgproto3.RowDescription:
 			w.fields = describe(m)
+		case *pgproto3.ParameterDescription:
+			w.params = slices.Clone(m.ParameterOIDs)
 		case *pgproto3.ErrorResponse:
 			if w.err == nil {
 				w.err = pgconn.ErrorResponseToPgError(m)
