@@ -300,4 +300,4 @@ func (closedDriver) Open(string) (driver.Conn, error) {
 	return nil, &Error{Op: "open", Err: errors.New("this driver has no data source names; use backend.Open")}
 }
 
-var _ io.Closer = (Backend)(nil)
+var _ io.Closer = Backend(nil)

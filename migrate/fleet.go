@@ -53,8 +53,7 @@ func (m *Migrator) runShared(ctx context.Context, opt Options, fn storeFunc, isD
 	}
 	if isDone(row) {
 		r.res.Current = 1
-		r.finish(nil)
-		return r.res, nil
+		return r.res, r.finish(nil)
 	}
 	r.res.Total = 1
 	r.event(EventStarted, backend.Store{}, nil)

@@ -243,9 +243,9 @@ func TestRename(t *testing.T) {
 		require.Empty(t, questions(t, a, enter(t, again)))
 
 		// A store that is not named after the slug stays.
-		asgard, err := a.Create(t.Context(), Spec{Slug: "loki", Store: "jotun"})
+		_, err = a.Create(t.Context(), Spec{Slug: "loki", Store: "jotun"})
 		require.NoError(t, err)
-		asgard, err = a.Rename(t.Context(), "loki", "loptr")
+		asgard, err := a.Rename(t.Context(), "loki", "loptr")
 		require.NoError(t, err)
 		require.Equal(t, "jotun", asgard.Store.String())
 

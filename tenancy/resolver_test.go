@@ -20,7 +20,7 @@ import (
 func insertTenants(t testing.TB, a *App, n int) {
 	tx, err := a.Shared().BeginTx(t.Context(), nil)
 	require.NoError(t, err)
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }()
 	const per = 200
 	for from := 0; from < n; from += per {
 		var tenants, domains []string

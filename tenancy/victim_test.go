@@ -127,8 +127,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 	onEach(t, func(t *testing.T, p place) {
 		e := errand{URL: p.url, Files: t.TempDir()}
-		var a *App
-		a = open(t, p.be, func(c *Config) { c.FilesDir = e.Files })
+		a := open(t, p.be, func(c *Config) { c.FilesDir = e.Files })
 		a.cfg.Hooks.OnCreate = fillOnCreate(a)
 		number := 0
 		for _, c := range []struct {
@@ -235,8 +234,7 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 	onEach(t, func(t *testing.T, p place) {
 		e := errand{URL: p.url, Files: t.TempDir()}
-		var a *App
-		a = open(t, p.be, func(c *Config) { c.FilesDir = e.Files })
+		a := open(t, p.be, func(c *Config) { c.FilesDir = e.Files })
 		a.cfg.Hooks.OnCreate = fillOnCreate(a)
 		for i := range 12 {
 			e := e

@@ -133,8 +133,9 @@ var sharedCases = []testCase{
 			require.NoError(e, err)
 			require.NoError(e, tx.Commit())
 			e.sharedHolds("one", "two", "three")
-			require.Same(e, e.be.Shared(), e.be.Shared())
-			require.Same(e, e.be.DB(), e.be.DB())
+			shared, routed := e.be.Shared(), e.be.DB()
+			require.Same(e, shared, e.be.Shared())
+			require.Same(e, routed, e.be.DB())
 			e.holds(a, "a1")
 		},
 	},

@@ -72,8 +72,8 @@ func TestTenantPerTest(t *testing.T) {
 		require.NoError(t, err)
 		defer be.Close()
 		t.Run("inner", func(t *testing.T) { test(t, tenancytest.New(t, config(2), tenancytest.WithBackend(be))) })
-		for range be.Stores(t.Context()) {
-			t.Error("tenants are purged at the end of their test")
+		for info, err := range be.Stores(t.Context()) {
+			t.Error("tenants are purged at the end of their test", info.Store, err)
 		}
 	})
 }

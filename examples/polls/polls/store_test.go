@@ -85,10 +85,9 @@ func TestChoicesAreBounded(t *testing.T) {
 		var added atomic.Int32
 		for range polls.MaxChoices + 5 {
 			wg.Go(func() {
-				switch _, err := a.store.AddChoice(context.Background(), p.ID, "one more"); {
-				case err == nil:
+				if _, err := a.store.AddChoice(context.Background(), p.ID, "one more"); err == nil {
 					added.Add(1)
-				default:
+				} else {
 					assert.ErrorIs(t, err, polls.ErrTooManyChoices)
 				}
 			})
