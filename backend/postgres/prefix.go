@@ -98,6 +98,7 @@ func stampOf(owner string) string { return stampText + owner }
 
 // unit is what the prefix binds a session to.
 type unit struct {
+	be     *Backend
 	rt     backend.Route
 	access backend.Access
 	kind   prefixKind
@@ -112,7 +113,10 @@ type unit struct {
 // bindUnit prepares c for units of work of rt.
 func (c *conn) bindUnit(rt backend.Route, access backend.Access) {
 	u := &c.unit
-	u.access = access
+	if u.rt == rt && u.access == access && u.kind == prefixOID && u.be == c.be {
+		return // as before; should the schema be another by now, the check will tell
+	}
+	u.be, u.access = c.be, access
 	if access == backend.AccessShared {
 		u.rt, u.kind = backend.Route{}, prefixShared
 		u.path = append(u.path[:0], "public, pg_temp"...)
