@@ -127,11 +127,23 @@ func alone(query string) bool {
 			if n := commentLen(query[i:]); n > 0 {
 				i += n - 1
 			}
+		case '$', '@', ':', '#':
+			// A parameter may be named $a(…), and what is within the parentheses is no literal, whatever it looks like.
+			for i+1 < len(query) && (query[i+1] == ':' || query[i+1] == '$' || query[i+1] >= 0x80 || isNameByte(query[i+1])) {
+				i++
+			}
+			if i+1 < len(query) && query[i+1] == '(' {
+				return false
+			}
 		case ';':
 			return skipBlank(query[i+1:]) == ""
 		}
 	}
 	return true
+}
+
+func isNameByte(c byte) bool {
+	return c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c == '_'
 }
 
 // commentLen returns the length of the comment that s begins with, or 0.

@@ -754,6 +754,7 @@ func TestAlone(t *testing.T) {
 	for query, want := range map[string]bool{
 		"SELECT 1": true, "SELECT 1;": true, "SELECT 1; -- end": true, "SELECT ';'": true, "SELECT 1 /* ; */": true,
 		"SELECT \"a;b\", [c;d], `e;f`": true, "": true, ";": true, "SELECT 'it''s;'": true,
+		"SELECT $a, @b, :c, $d::e": true, "VACUUM INTO $a('); ATTACH ($b) AS x; --'": false, "SELECT @a::b(\"); SELECT 2 --\"": false,
 		"SELECT 1; SELECT 2": false, "SELECT 'open; SELECT 2": false, "SELECT 1 -- ;\n; DELETE FROM x": false,
 	} {
 		assert.Equal(t, want, alone(query), query)
