@@ -19,6 +19,12 @@ const (
 	ownTx
 	// star: the columns of its result may differ from tenant to tenant while a migration is rolling.
 	star
+	// ends: it ends the transaction that it runs in, and with that what the prefix set.
+	ends
+	// chains: it begins another in the same breath (AND CHAIN), which the prefix does not reach.
+	chains
+	// calls: it runs code that may end transactions on its own (CALL, DO) where it is not kept in one.
+	calls
 )
 
 // classify looks at a text's statements. It only needs to err on the safe side: at worst a connection is closed
@@ -35,6 +41,7 @@ func classify(text string) traits {
 			break
 		}
 		statements++
+		s.create = word == "create"
 		switch word {
 		case "set":
 			if next, _ := s.word(); next != "local" && next != "transaction" && next != "constraints" {
@@ -44,6 +51,9 @@ func classify(text string) traits {
 			t |= sticky
 			if word == "prepare" { // … TRANSACTION
 				t |= control
+				if next, _ := s.word(); next == "transaction" {
+					t |= ends
+				}
 			}
 		case "create":
 			for range 4 { // CREATE [OR REPLACE] [LOCAL | GLOBAL] TEMP
@@ -52,8 +62,14 @@ func classify(text string) traits {
 					t |= sticky
 				}
 			}
-		case "begin", "start", "commit", "rollback", "end", "abort", "call":
+		case "begin", "start":
 			t |= control
+		case "commit", "rollback", "end", "abort":
+			t |= control | s.ending()
+		case "call":
+			t |= control | calls
+		case "do":
+			t |= calls
 		}
 		s.rest()
 	}
@@ -94,6 +110,7 @@ type scanner struct {
 	collect  bool // keep the words and quoted identifiers
 	words    []string
 	last     string // the last word, while looking for BEGIN ATOMIC
+	create   bool   // the statement is a CREATE, where alone BEGIN ATOMIC means something
 	atomic   bool   // in the body of a routine in standard SQL: its ';' do not end the statement
 	cases    int    // CASE … END open in it
 }
@@ -123,9 +140,30 @@ func (s *scanner) word() (string, bool) {
 	return strings.ToLower(s.text[start:s.pos]), true
 }
 
+// ending reads on in a COMMIT, ROLLBACK, END or ABORT.
+func (s *scanner) ending() traits {
+	next, _ := s.word()
+	if next == "work" || next == "transaction" {
+		next, _ = s.word()
+	}
+	switch next {
+	case "to", "prepared": // a savepoint's, or another transaction's
+		return 0
+	case "and":
+		if next, _ = s.word(); next == "chain" {
+			return ends | chains
+		}
+	}
+	return ends
+}
+
 // rest reads to the end of the statement.
 func (s *scanner) rest() {
-	var prev byte // last byte that was neither space nor comment
+	var (
+		prev    byte // last byte that was neither space nor comment
+		escapes bool // the last string was an E'…'
+		letterE = -1 // where a word ended that was but an E
+	)
 	for {
 		s.skip()
 		if s.pos >= len(s.text) {
@@ -138,7 +176,9 @@ func (s *scanner) rest() {
 				return
 			}
 		case c == '\'':
-			s.quoted('\'', prev == 'e' || prev == 'E')
+			// A string that goes on, after a doubled quote or on the next line, does so by the rules that it began with.
+			escapes = prev == '\'' && escapes || letterE == s.pos
+			s.quoted('\'', escapes)
 		case c == '"':
 			start := s.pos
 			s.quoted('"', false)
@@ -153,8 +193,11 @@ func (s *scanner) rest() {
 			s.pos++
 		case isWord(c):
 			start := s.pos
-			for s.pos < len(s.text) && isWord(s.text[s.pos]) {
-				s.pos++
+			for s.pos < len(s.text) && (isWord(s.text[s.pos]) || s.text[s.pos] == '$') {
+				s.pos++ // a '$' within a name begins no string
+			}
+			if strings.EqualFold(s.text[start:s.pos], "e") {
+				letterE = s.pos
 			}
 			s.note(s.text[start:s.pos])
 			if s.collect {
@@ -174,7 +217,7 @@ func (s *scanner) rest() {
 
 func (s *scanner) note(word string) {
 	switch {
-	case strings.EqualFold(word, "atomic") && strings.EqualFold(s.last, "begin"):
+	case s.create && strings.EqualFold(word, "atomic") && strings.EqualFold(s.last, "begin"):
 		s.atomic, s.cases = true, 0
 	case s.atomic && strings.EqualFold(word, "case"):
 		s.cases++
@@ -216,7 +259,7 @@ func (s *scanner) skip() {
 		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v':
 			s.pos++
 		case c == '-' && strings.HasPrefix(s.text[s.pos:], "--"):
-			if i := strings.IndexByte(s.text[s.pos:], '\n'); i >= 0 {
+			if i := strings.IndexAny(s.text[s.pos:], "\r\n"); i >= 0 {
 				s.pos += i + 1
 			} else {
 				s.pos = len(s.text)

@@ -88,6 +88,10 @@ const maxSwaps = 4
 // retrying runs attempt, again where it failed in a way that repeating it mends and nothing of it was executed. In a
 // transaction nothing is repeated.
 func (s *session) retrying(ctx context.Context, query string, attempt func(*conn) (cursor, stage, error)) (cursor, error) {
+	if s.c.settled && s.c.idle() {
+		// It was for one statement, which may have been a DISCARD ALL, and a RESET would undo it.
+		s.c.settled = false
+	}
 	var swaps int
 	var prefixAgain, identityAgain bool
 	var statementAgain int
@@ -246,6 +250,7 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 	default:
 		return nil, false, stageStatement, fmt.Errorf("unknown query exec mode %d", mode)
 	}
+	var t traits
 	if mode != pgx.QueryExecModeExec {
 		if capacity > 0 {
 			st = set.get(query)
@@ -262,18 +267,26 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 		if len(st.sd.ParamOIDs) != len(args) {
 			return nil, false, stageStatement, fmt.Errorf("expected %d arguments, got %d", len(st.sd.ParamOIDs), len(args))
 		}
-		if st.traits&sticky != 0 {
-			c.doomed = true
-		}
+		t = st.traits
 		err = c.eqb.Build(c.types, st.sd, args)
 	} else {
-		if classify(query)&sticky != 0 {
-			c.doomed = true
-		}
+		t = classify(query)
 		err = c.eqb.Build(c.types, nil, args)
 	}
 	if err != nil {
 		return nil, false, stageStatement, err
+	}
+	if t&sticky != 0 {
+		c.doomed = true
+	}
+	if t&chains != 0 && !c.settled {
+		return nil, false, stageStatement, errChain
+	}
+	if t&calls != 0 && prefixed {
+		if at, err := c.settleCall(ctx); err != nil {
+			return nil, false, at, err
+		}
+		prefixed = false
 	}
 
 	if err := c.ready(ctx); err != nil {
@@ -383,8 +396,15 @@ func (c *conn) asked(st *statement, formats any) []int16 {
 
 // simple runs a statement by the simple protocol, its arguments quoted into the text by pgx.
 func (c *conn) simple(ctx context.Context, query string, args []any) (cur cursor, more bool, at stage, err error) {
-	if classify(query)&sticky != 0 {
+	t := classify(query)
+	if t&sticky != 0 {
 		c.doomed = true
+	}
+	if t&ownTx != 0 && !c.settled {
+		return nil, false, stageStatement, errOwnTx
+	}
+	if t&chains != 0 && !c.settled {
+		return nil, false, stageStatement, errChain
 	}
 	if !c.prefixed() {
 		rows, err := c.pg.Query(ctx, query, args...)
@@ -474,6 +494,9 @@ func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
 		}
 		prefixed = false
 	}
+	if t&chains != 0 && !c.settled {
+		return nil, stageStatement, errChain
+	}
 	message := query
 	var shift int
 	if prefixed {
@@ -495,6 +518,22 @@ func (c *conn) text(ctx context.Context, query string) (cursor, stage, error) {
 // errOwnTx: what comes after the COMMIT or ROLLBACK would no longer be bound to the store.
 var errOwnTx = errors.New("text of several statements cannot end the transaction that it runs in; " +
 	"send what comes after COMMIT or ROLLBACK by itself")
+
+// errChain: the transaction that AND CHAIN begins would not be bound to the store.
+var errChain = errors.New("AND CHAIN begins a transaction that belongs to no tenant; end this one and begin another")
+
+// settleCall is settle for code that may commit. In a message of several that have no transaction around them it could,
+// and what it does next would no longer be bound to the store.
+func (c *conn) settleCall(ctx context.Context) (stage, error) {
+	err := c.settle(ctx)
+	switch {
+	case errors.Is(err, errPooled):
+		return stageStatement, fmt.Errorf("CALL and DO may end transactions; behind a pooler run them within one (BeginTx): %w", err)
+	case err != nil:
+		return stagePrefix, err
+	}
+	return 0, nil
+}
 
 // moved puts the position that a database error gives back to where it is in the caller's text.
 func moved(err error, shift int) error {

@@ -27,6 +27,7 @@ type wire struct {
 	ctx     context.Context
 	open    bool // answers are outstanding
 	watched bool
+	text    bool // sent by the simple protocol
 	fields  []pgconn.FieldDescription
 	params  []uint32 // of the statement that was described
 	values  [][]byte
@@ -97,7 +98,9 @@ func (w *wire) receive() event {
 		case *pgproto3.CopyInResponse:
 			// Nobody is there to send data. (pgconn would wait for ever.)
 			w.c.fe.Send(&pgproto3.CopyFail{Message: "COPY FROM STDIN needs CopyFrom"})
-			w.c.fe.SendSync(&pgproto3.Sync{})
+			if !w.text {
+				w.c.fe.SendSync(&pgproto3.Sync{}) // the one that was sent before was taken for data; a text has none
+			}
 			if err := w.c.fe.Flush(); err != nil {
 				w.lost(err)
 				return eventReady
@@ -123,7 +126,7 @@ func describe(m *pgproto3.RowDescription) []pgconn.FieldDescription {
 
 // done ends the batch.
 func (w *wire) done() {
-	w.open, w.values = false, nil
+	w.open, w.text, w.values = false, false, nil
 	if w.watched {
 		w.watched = false
 		w.c.watcher.Unwatch()
@@ -247,6 +250,7 @@ func (c *conn) sendText(ctx context.Context, text string, prefixed bool) (result
 	}
 	c.fe.SendQuery(&pgproto3.Query{String: text})
 	w := &c.wire
+	w.text = true
 	if err := w.flush(ctx); err != nil {
 		return 0, err
 	}
