@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -45,7 +46,7 @@ func (s *session) sendBatch(ctx context.Context, b *pgx.Batch, own bool) pgx.Bat
 			err error
 		)
 		if c.be.mode == pgx.QueryExecModeSimpleProtocol {
-			br, err = c.simpleBatch(ctx, b)
+			br, at, err = c.simpleBatch(ctx, b)
 		} else {
 			br, at, err = c.extendedBatch(watched(ctx), b)
 		}
@@ -54,11 +55,11 @@ func (s *session) sendBatch(ctx context.Context, b *pgx.Batch, own bool) pgx.Bat
 	if err != nil {
 		return fail(err)
 	}
-	return &batchResults{BatchResults: br, s: s, own: own}
+	return &batchResults{BatchResults: br, types: s.c.types, s: s, own: own}
 }
 
 // simpleBatch has pgx write the prefix and the batch into one text.
-func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, error) {
+func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, stage, error) {
 	var all pgx.Batch
 	values := make([]any, 0, 4)
 	for _, p := range c.params() {
@@ -68,13 +69,13 @@ func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults,
 	if prefixed {
 		all.Queue(prefixSQL[c.unit.role][c.unit.kind], values...)
 	}
-	for _, q := range b.QueuedQueries {
-		c.doomed = c.doomed || classify(q.SQL)&sticky != 0
+	if err := c.mayBatchAll(b); err != nil {
+		return nil, stageStatement, err
 	}
 	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
 	br := c.pg.SendBatch(ctx, &all)
 	if !prefixed {
-		return br, nil
+		return br, 0, nil
 	}
 	prefix, err := br.Query()
 	if err == nil && prefix.Next() {
@@ -83,9 +84,32 @@ func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults,
 	prefix.Close()
 	if err = errors.Join(err, prefix.Err()); err != nil {
 		_ = br.Close()
-		return nil, err
+		return nil, stagePrefix, err
 	}
-	return br, nil
+	return br, 0, nil
+}
+
+// mayBatch refuses a query of a batch after which the rest of the batch would belong to no tenant.
+func mayBatch(t traits, last bool) error {
+	switch {
+	case t&chains != 0:
+		return errChain
+	case t&ownTx != 0, t&ends != 0 && !last:
+		return errOwnTx
+	}
+	return nil
+}
+
+// mayBatchAll is mayBatch for all queries of a batch.
+func (c *conn) mayBatchAll(b *pgx.Batch) error {
+	for i, q := range b.QueuedQueries {
+		t := classify(q.SQL)
+		c.doomed = c.doomed || t&sticky != 0
+		if err := mayBatch(t, i == len(b.QueuedQueries)-1); err != nil {
+			return fmt.Errorf("query %d of the batch: %w", i+1, err)
+		}
+	}
+	return nil
 }
 
 // extendedBatch sends the batch with prepared or described statements, in pgx's round trips: one more when there are
@@ -103,19 +127,28 @@ func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResult
 	if prefixed {
 		batch.ExecParams(prefixSQL[u.role][u.kind], c.params(), nil, nil, nil)
 	}
+	callsCode := false
 	for i, q := range b.QueuedQueries {
 		st := known[q.SQL]
-		var err error
+		var (
+			t   traits
+			err error
+		)
 		if st == nil {
-			c.doomed = c.doomed || classify(q.SQL)&sticky != 0
+			t = classify(q.SQL)
 			err = c.eqb.Build(c.types, nil, q.Arguments)
 		} else {
-			c.doomed = c.doomed || st.traits&sticky != 0
+			t = st.traits
 			if len(st.sd.ParamOIDs) != len(q.Arguments) {
 				err = fmt.Errorf("expected %d arguments, got %d", len(st.sd.ParamOIDs), len(q.Arguments))
 			} else {
 				err = c.eqb.Build(c.types, st.sd, q.Arguments)
 			}
+		}
+		c.doomed = c.doomed || t&sticky != 0
+		callsCode = callsCode || t&calls != 0
+		if err == nil {
+			err = mayBatch(t, i == len(b.QueuedQueries)-1)
 		}
 		if err != nil {
 			return nil, stageStatement, fmt.Errorf("query %d of the batch: %w", i+1, err)
@@ -131,6 +164,11 @@ func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResult
 			// The batch keeps the formats, and the builder uses its slice again.
 			formats := append([]int16(nil), c.eqb.ResultFormats...)
 			batch.ExecStatement(st.sd, c.eqb.ParamValues, c.eqb.ParamFormats, formats)
+		}
+	}
+	if callsCode && c.prefixed() {
+		if at, err := c.settleCall(ctx); err != nil {
+			return nil, at, err
 		}
 	}
 	mrr := c.pc.ExecBatch(ctx, &batch)
@@ -271,11 +309,46 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, at stage, fresh []string, known 
 // batchResults releases the session, when it is its own, at the end.
 type batchResults struct {
 	pgx.BatchResults
-	s   *session
-	own bool
+	types *pgtype.Map
+	s     *session
+	own   bool
+	open  *rows // the last result
+}
+
+// closeLast ends the last result. Read on after the next one was asked for, or after the end, it would see what the
+// connection gets then, which may be another tenant's.
+func (r *batchResults) closeLast() {
+	if r.open != nil {
+		r.open.Close()
+		r.open = nil
+	}
+}
+
+func (r *batchResults) Exec() (pgconn.CommandTag, error) {
+	r.closeLast()
+	return r.BatchResults.Exec()
+}
+
+func (r *batchResults) Query() (pgx.Rows, error) {
+	r.closeLast()
+	cur, err := r.BatchResults.Query()
+	if err != nil {
+		return &rows{err: err, closed: true}, err
+	}
+	r.open = &rows{cur: cur, types: r.types}
+	return r.open, nil
+}
+
+func (r *batchResults) QueryRow() pgx.Row {
+	rs, err := r.Query()
+	if err != nil {
+		return (*row)(&rows{err: err, closed: true})
+	}
+	return (*row)(rs.(*rows))
 }
 
 func (r *batchResults) Close() error {
+	r.closeLast()
 	err := r.BatchResults.Close()
 	if r.s != nil {
 		if err != nil {

@@ -25,12 +25,13 @@ const (
 	defaultLockTimeout = 5 * time.Second
 )
 
+var errScriptEnds = errors.New("a script runs in a transaction already, which alone binds it to its store; take its COMMIT or ROLLBACK out")
+
 func formatKey(k int64) string { return strconv.FormatInt(k, 10) }
 
 // RunScripts sends scripts in messages of many; see [backend.ScriptRunner].
 //
-// A script should contain no COMMIT or ROLLBACK of its own. One that does is sent by itself, and what it left open is
-// committed after it; it is on its own as to what it did when it fails.
+// A script that contains a COMMIT or ROLLBACK is refused: what came after it would not be bound to its store.
 func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
 	faults := make([]error, len(scripts))
 	if len(scripts) == 0 {
@@ -78,12 +79,17 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			return len(scripts)
 		}
 		end, size, changed := next, 0, false
+		if classify(scripts[next].SQL)&ends != 0 {
+			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: errScriptEnds}
+			next++
+			continue
+		}
 		for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
 			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
 			// than its transaction would change them for those after it.
 			t := classify(scripts[end].SQL)
 			lone := t&(control|sticky) != 0
-			if lone && end > next {
+			if lone && end > next { // one that is refused, too
 				break
 			}
 			size += len(scripts[end].SQL)
