@@ -217,6 +217,10 @@ func (c *conn) prepareAll(ctx context.Context, b *pgx.Batch, known map[string]*s
 		if capacity > 0 {
 			st = set.get(q.SQL)
 		}
+		if c.foreign(st) {
+			set.remove(q.SQL)
+			st = nil
+		}
 		if st == nil {
 			fresh = append(fresh, q.SQL)
 		}

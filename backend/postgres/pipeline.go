@@ -255,6 +255,11 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 		if capacity > 0 {
 			st = set.get(query)
 		}
+		if !prefixed && c.foreign(st) {
+			// Outside a transaction a failure for this reason is mended by restate; here it would end the transaction.
+			set.remove(query)
+			st = nil
+		}
 		if st == nil {
 			st, at, err = c.prepare(ctx, query, mode == pgx.QueryExecModeCacheStatement && capacity > 0, prefixed)
 			if err != nil {

@@ -265,3 +265,13 @@ func sqlFormat(oid uint32) int16 {
 	}
 	return pgtype.TextFormatCode
 }
+
+// firstUserOID is the first OID that a server gives to what its users make, such as a tenant's own enum type.
+const firstUserOID = 16384
+
+// foreign reports whether a statement takes parameters whose types may be another store's: a name that is the same type
+// for every store (an extension's) cannot be told from one that each store has made for itself.
+func (c *conn) foreign(st *statement) bool {
+	return st != nil && st.store != c.unit.rt.Store &&
+		slices.ContainsFunc(st.sd.ParamOIDs, func(oid uint32) bool { return oid >= firstUserOID })
+}

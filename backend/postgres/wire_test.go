@@ -275,3 +275,44 @@ func TestCancelledStatement(t *testing.T) {
 		})
 	}
 }
+
+// S13: types that each tenant has made for itself are as different as their tables, also where a failure could not be
+// mended by trying again.
+func TestTypesOfTheTenantsOwn(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"default_query_exec_mode": mode, "pool_max_conns": "1"})
+			const insert = `INSERT INTO moods (mood) VALUES ($1)`
+			var in []context.Context
+			for _, name := range []string{"a", "b"} {
+				rt, ctx := tenant(t, be, name)
+				in = append(in, ctx)
+				owner := be.Owner(rt)
+				_, err := owner.ExecContext(t.Context(), `CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE moods (mood mood NOT NULL)`)
+				require.NoError(t, err)
+				require.NoError(t, owner.Close())
+			}
+			for range 3 {
+				for _, ctx := range in {
+					tx, err := be.DB().BeginTx(ctx, nil)
+					require.NoError(t, err)
+					_, err = tx.ExecContext(ctx, insert, "glad")
+					require.NoError(t, err)
+					require.NoError(t, tx.Commit())
+					_, err = be.DB().ExecContext(ctx, insert, "sad")
+					require.NoError(t, err)
+					var b pgx.Batch
+					b.Queue(insert, "glad")
+					require.NoError(t, be.Native().SendBatch(ctx, &b).Close())
+				}
+			}
+			for _, ctx := range in {
+				var n int
+				require.NoError(t, be.DB().QueryRowContext(ctx, `SELECT count(*) FROM moods`).Scan(&n))
+				require.Equal(t, 9, n)
+			}
+		})
+	}
+}
