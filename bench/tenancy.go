@@ -14,10 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/backend/postgres"
 	"github.com/tenement-go/tenement/httpx"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
@@ -255,41 +252,22 @@ func createSQLite(ctx context.Context, e *env) ([]result, error) {
 }
 
 func createPostgres(ctx context.Context, e *env) ([]result, error) {
-	oursURL, err := e.database(ctx)
+	be, oneMessage, err := besideOneMessage(ctx, e)
 	if err != nil {
 		return nil, err
 	}
-	bareURL, err := e.database(ctx)
-	if err != nil {
-		return nil, err
-	}
-	be, err := postgres.Open(ctx, oursURL)
-	if err != nil {
-		return nil, err
-	}
-	e.cleanup = append(e.cleanup, func() { _ = be.Close() })
 	app, err := openApp(ctx, e, be, twentyTablesSource("BIGINT"))
 	if err != nil {
 		return nil, err
 	}
-	conn, err := pgx.Connect(ctx, bareURL)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(ctx)
-	made, copies := 0, 0
+	made := 0
 	r, err := e.compare(ctx, "create_postgres", "App.Create, 20 tables and 40 indexes, one domain ÷ the same DDL sent as one message", "ms", 1.2, e.pick(20, 5),
 		timed(func(ctx context.Context) error {
 			made++
 			_, err := app.Create(ctx, tenancy.Spec{Slug: fmt.Sprintf("c%d", made), Domains: []string{fmt.Sprintf("c%d.bench.example", made)}})
 			return err
 		}),
-		timed(func(ctx context.Context) error {
-			copies++
-			_, err := conn.PgConn().Exec(ctx, fmt.Sprintf("BEGIN; CREATE SCHEMA %[1]s; SET LOCAL search_path = %[1]s; %[2]s COMMIT",
-				numbered(copies), twentyTables("BIGINT"))).ReadAll()
-			return err
-		}))
+		oneMessage)
 	return []result{r}, err
 }
 

@@ -119,7 +119,11 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, s stay) {
 		if logger == nil {
 			logger = slog.Default()
 		}
-		logger.LogAttrs(r.Context(), slog.LevelError, "tenant cannot be served",
+		level := slog.LevelError
+		if d.Outcome == Behind {
+			level = slog.LevelWarn // ordinary while a new version is rolled out
+		}
+		logger.LogAttrs(r.Context(), level, "tenant cannot be served",
 			slog.String("outcome", d.Outcome.String()), slog.String("host", r.Host), slog.Any("error", d.Err))
 	}
 	// An address that is refused now may be a tenant's in a moment: nothing on the way is to remember the answer.

@@ -21,6 +21,14 @@
 // in: a prefix that travels ahead of it in the same message batch checks that the schema exists (and is the owner's) and
 // sets search_path for this transaction only. That costs no extra round trip, relies on nothing that a pooled connection
 // was used for before, and leaves nothing to be reset. It is what makes transaction-mode PgBouncer work.
+//
+// # What a connection may carry on
+//
+// A connection on which a statement made or changed something that outlives its transaction (SET, LISTEN, PREPARE, CREATE
+// TEMP TABLE, …) is closed rather than used again; it is recognised by its text. What a function or a DO block does inside
+// is not seen: a temporary table that one makes stays on the connection for later units of work, of other tenants too. It
+// never takes the place of a table (pg_temp comes last in search_path), but its name answers where there is no other. Let
+// functions make their temporary tables ON COMMIT DROP, and change settings with set_config(…, true).
 package postgres
 
 import (
