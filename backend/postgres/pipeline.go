@@ -211,7 +211,6 @@ func (c *conn) restate(query, code string) bool {
 	}
 	mine := st.store == c.unit.rt.Store
 	if v := st.variants[c.unit.rt.Store]; v != nil {
-		mine = true
 		switch {
 		case code == "0A000", code == "26000", code == "08P01", code[:2] == "42" && code != "42501":
 			c.statements.removeVariant(v)
