@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"io"
 )
 
 // Access says with which rights a session works.
@@ -299,5 +298,3 @@ func NoOpenDriver() driver.Driver { return closedDriver{} }
 func (closedDriver) Open(string) (driver.Conn, error) {
 	return nil, &Error{Op: "open", Err: errors.New("this driver has no data source names; use backend.Open")}
 }
-
-var _ io.Closer = Backend(nil)

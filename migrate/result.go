@@ -18,8 +18,6 @@ var (
 	// ErrOutOfOrder: a pending migration has a lower version than one that is applied. Give it a higher number, or
 	// allow it with Config.AllowOutOfOrder.
 	ErrOutOfOrder = errors.New("migration is out of order")
-	// ErrDrift: the store, the ledger and the binary disagree about what is applied; see Status.
-	ErrDrift = errors.New("applied migrations differ from those of this binary")
 	// ErrCanary: a canary failed, so the other stores were left alone.
 	ErrCanary = errors.New("a canary store failed")
 	// ErrStopped: the run stopped after a failure (FailFast, MaxFailures); other stores were left alone.

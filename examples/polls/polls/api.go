@@ -291,6 +291,11 @@ func (h *handler) apiCreatePoll(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) apiPoll(w http.ResponseWriter, r *http.Request) {
+	h.answerPoll(w, r, func(p Poll) any { return detailOf(p) })
+}
+
+// answerPoll answers with what view makes of the poll in the path. Reading is public, but a token that is sent must be good.
+func (h *handler) answerPoll(w http.ResponseWriter, r *http.Request, view func(Poll) any) {
 	if _, err := h.tokenUser(r); err != nil {
 		h.fail(w, r, err)
 		return
@@ -300,7 +305,7 @@ func (h *handler) apiPoll(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, detailOf(p))
+	writeJSON(w, http.StatusOK, view(p))
 }
 
 func (h *handler) apiPutPoll(w http.ResponseWriter, r *http.Request)   { h.updatePoll(w, r, true) }
@@ -345,16 +350,7 @@ func (h *handler) apiDeletePoll(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) apiChoices(w http.ResponseWriter, r *http.Request) {
-	if _, err := h.tokenUser(r); err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	p, err := h.pathPoll(r)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, choicesOf(p))
+	h.answerPoll(w, r, func(p Poll) any { return choicesOf(p) })
 }
 
 func (h *handler) apiAddChoice(w http.ResponseWriter, r *http.Request) {
