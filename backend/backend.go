@@ -28,7 +28,7 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [ClientCommander].
+// [Backuper], [ClientCommander].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect
@@ -41,15 +41,15 @@ type Backend interface {
 	// context's route. The backend closes it.
 	Shared() *sql.DB
 
-	// Pin returns a new handle whose calls go to rt whatever library loses the context on the way. A context that
+	// DBFor returns a new handle that is bound to rt, whatever library loses the context on the way. A context that
 	// names another store is refused with ErrTenantMismatch. The rights are those of the routed handle. The caller
 	// closes it; idle, it holds no connection.
-	Pin(rt Route) *sql.DB
+	DBFor(rt Route) *sql.DB
 
-	// Owner returns a new handle on rt for its upkeep (migrations): as [Backend.Pin], but with the rights of whoever
-	// owns the tables, where the two differ (tenant roles), and whatever the context's route. Do not serve requests
-	// with it. The caller closes it.
-	Owner(rt Route) *sql.DB
+	// Maintenance returns a new handle that is bound to rt for its upkeep (migrations), whatever the context's route.
+	// It may do all that the store's owner may, in that store, and still change nothing that is shared. Do not serve
+	// requests with it. The caller closes it.
+	Maintenance(rt Route) *sql.DB
 
 	// Create makes an empty store, stamped with rt.Owner when that is set. It returns ErrStoreExists, and changes
 	// nothing, when there is a store of that name, whoever owns it. Killed half-way it leaves either no store or a
@@ -84,13 +84,18 @@ type StoreInfo struct {
 	Bytes int64  // size on disk where that is cheap to know, else -1
 }
 
-// Script is text to be run as one transaction in one store, with the rights of [Backend.Owner].
+// Script is text to be run as one transaction in one store.
 type Script struct {
 	Route Route
 	// Create makes the store first, in the same transaction where the backend can. The script fails with
 	// ErrStoreExists, and changes nothing, when it is there already.
 	Create bool
-	// SQL is one or more statements, without BEGIN and COMMIT of its own.
+	// Head is text of the library's own that runs ahead of SQL in the same transaction, with the rights of the backend's
+	// log-in: it may write to the shared store where one transaction can span both (Postgres). It may be empty.
+	Head string
+	// SQL is one or more statements, without BEGIN and COMMIT of its own. It runs with the rights of
+	// [Backend.Maintenance]: what it would change outside of the store makes the script fail with ErrReadOnlyShared,
+	// and nothing is changed.
 	SQL string
 }
 
@@ -129,9 +134,29 @@ type Templater interface {
 // Locker is the ability to exclude other processes.
 type Locker interface {
 	// Lock waits until no other caller, in this or another process over the same stores, holds key, or until ctx is
-	// done. The lock ends with unlock or with the process. It needs no session of its own on the server to outlive a
-	// transaction, so it works through a transaction-mode pooler.
-	Lock(ctx context.Context, key string) (unlock func(), err error)
+	// done. The lock ends with Unlock, with the process, or when it is lost; see [Lock]. It needs no session of its own
+	// on the server to outlive a transaction, so it works through a transaction-mode pooler.
+	Lock(ctx context.Context, key string) (Lock, error)
+}
+
+// Lock is a key that is held. On Postgres it can be lost without a word, when the connection that holds it is: whoever
+// does something that cannot be undone proves first that it still holds it.
+type Lock interface {
+	// Fence returns a context in which [Backend.Create], [Backend.Drop], [Backend.Rename] and
+	// [ScriptRunner.RunScripts] fail with ErrLockLost, and change nothing, once the lock is not held any more. The
+	// check is made where nobody who got the lock afterwards can have come in between: with the store held.
+	Fence(ctx context.Context) context.Context
+	// Check returns ErrLockLost when the lock is not held any more.
+	Check(ctx context.Context) error
+	// Unlock gives the lock up. It may be called more than once.
+	Unlock()
+}
+
+// Backuper is the ability to copy one store, consistently, while it is being used.
+type Backuper interface {
+	// Backup writes a copy of rt's store to a new file at path, which must not be there yet. Writers are not held up.
+	// It returns ErrStoreMissing as Drop does. What it leaves when it fails, it removes.
+	Backup(ctx context.Context, rt Route, path string) error
 }
 
 // Leftover is something that an interrupted operation left behind and that belongs to no store.

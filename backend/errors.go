@@ -22,6 +22,9 @@ var (
 	ErrInvalidName = errors.New("invalid store name")
 	// ErrBusy: somebody else kept the store for longer than the backend waits. Nothing was done; try again later.
 	ErrBusy = errors.New("store is busy")
+	// ErrLockLost: the lock that an operation stands on is not held any more (its connection was lost), so the operation
+	// did nothing. Whoever holds it now goes on.
+	ErrLockLost = errors.New("lock was lost")
 	// ErrClosed: the backend was closed.
 	ErrClosed = errors.New("backend is closed")
 	// ErrInvalidURL: the URL given to [Open] has an unknown scheme, a wrong option or a wrong value.

@@ -157,7 +157,7 @@ func postgresSame(ctx context.Context, e *env) ([]result, error) {
 func (f *postgresFixture) native(routed context.Context) func(context.Context) error {
 	return func(context.Context) error {
 		var q string
-		return f.be.Native().QueryRow(routed, pointRead, 1).Scan(&q)
+		return f.be.PGX().QueryRow(routed, pointRead, 1).Scan(&q)
 	}
 }
 

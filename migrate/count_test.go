@@ -3,7 +3,7 @@ package migrate_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"io"
 	"sync/atomic"
@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // countQueries returns be with a shared handle that counts the statements that reach the driver underneath.
@@ -35,7 +36,7 @@ func (c *countingBackend) Shared() *sql.DB { return c.shared }
 // Owner counts too: visiting a store would be how a run could cost more for more stores.
 func (c *countingBackend) Owner(rt backend.Route) *sql.DB {
 	c.queries.Add(1)
-	return c.Backend.Owner(rt)
+	return c.Backend.Maintenance(rt)
 }
 
 func (c *countingBackend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
@@ -48,14 +49,14 @@ func (c *countingBackend) Flush(ctx context.Context) error {
 	return c.Backend.(backend.ScriptRunner).Flush(ctx)
 }
 
-func (c *countingBackend) Lock(ctx context.Context, key string) (func(), error) {
+func (c *countingBackend) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	c.queries.Add(1)
 	return c.Backend.(backend.Locker).Lock(ctx, key)
 }
 
 type countingConnector struct{ *countingBackend }
 
-func (c countingConnector) Connect(ctx context.Context) (driver.Conn, error) {
+func (c countingConnector) Connect(ctx context.Context) (sqldriver.Conn, error) {
 	conn, err := c.Backend.Shared().Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -63,28 +64,28 @@ func (c countingConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return &countingConn{c.countingBackend, conn}, nil
 }
 
-func (countingConnector) Driver() driver.Driver { return backend.NoOpenDriver() }
+func (countingConnector) Driver() sqldriver.Driver { return driver.Unnamed() }
 
 type countingConn struct {
 	*countingBackend
 	conn *sql.Conn
 }
 
-func (c *countingConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
-func (c *countingConn) Close() error                        { return c.conn.Close() }
-func (c *countingConn) Begin() (driver.Tx, error)           { return nil, errors.ErrUnsupported }
+func (c *countingConn) Prepare(string) (sqldriver.Stmt, error) { return nil, errors.ErrUnsupported }
+func (c *countingConn) Close() error                           { return c.conn.Close() }
+func (c *countingConn) Begin() (sqldriver.Tx, error)           { return nil, errors.ErrUnsupported }
 
-func (c *countingConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, error) {
+func (c *countingConn) BeginTx(ctx context.Context, _ sqldriver.TxOptions) (sqldriver.Tx, error) {
 	c.queries.Add(1)
 	return c.conn.BeginTx(ctx, nil)
 }
 
-func (c *countingConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (c *countingConn) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
 	c.queries.Add(1)
 	return c.conn.ExecContext(ctx, query, values(args)...)
 }
 
-func (c *countingConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (c *countingConn) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	c.queries.Add(1)
 	rows, err := c.conn.QueryContext(ctx, query, values(args)...)
 	if err != nil {
@@ -94,7 +95,7 @@ func (c *countingConn) QueryContext(ctx context.Context, query string, args []dr
 	return &countingRows{rows, columns}, err
 }
 
-func values(args []driver.NamedValue) []any {
+func values(args []sqldriver.NamedValue) []any {
 	list := make([]any, len(args))
 	for i, a := range args {
 		list[i] = a.Value
@@ -110,7 +111,7 @@ type countingRows struct {
 func (r *countingRows) Columns() []string { return r.columns }
 func (r *countingRows) Close() error      { return r.rows.Close() }
 
-func (r *countingRows) Next(dest []driver.Value) error {
+func (r *countingRows) Next(dest []sqldriver.Value) error {
 	if !r.rows.Next() {
 		if err := r.rows.Err(); err != nil {
 			return err

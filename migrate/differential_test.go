@@ -118,7 +118,7 @@ func (s *scriptCounter) RunScripts(ctx context.Context, scripts []backend.Script
 	return errs
 }
 
-func (s *scriptCounter) Lock(ctx context.Context, key string) (func(), error) {
+func (s *scriptCounter) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	return s.Backend.(backend.Locker).Lock(ctx, key)
 }
 
@@ -145,7 +145,7 @@ func TestTextAndGooseAgree(t *testing.T) {
 			ours, theirs := counted(t, open(t)), open(t)
 			rt := backend.Route{Store: store(1)}
 			require.NoError(t, theirs.Create(ctx, rt))
-			db := theirs.Owner(rt)
+			db := theirs.Maintenance(rt)
 			defer func() { require.NoError(t, db.Close()) }()
 			log := &fallbacks{}
 
@@ -186,7 +186,7 @@ func TestTextAndGooseAgree(t *testing.T) {
 			assert.Equal(t, want, dump(t, late, rt), "from the first version")
 
 			// S62, one way: goose sees nothing to do in our store.
-			owner := ours.Owner(rt)
+			owner := ours.Maintenance(rt)
 			defer func() { require.NoError(t, owner.Close()) }()
 			pending, err := plainGoose(t, ours, owner, corpusFiles(t, corpusSize)).HasPending(ctx)
 			require.NoError(t, err)
@@ -214,7 +214,7 @@ func dump(t testing.TB, be *site, rt backend.Route) string {
 		}
 		return b.String()
 	}
-	db := be.Owner(rt)
+	db := be.Maintenance(rt)
 	defer func() { require.NoError(t, db.Close()) }()
 	rows, err := db.Query(`SELECT type, name, coalesce(sql, '') FROM main.sqlite_master WHERE name NOT IN ('tenement_store') AND name NOT LIKE 'sqlite_stat%' ORDER BY type, name`)
 	require.NoError(t, err)

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +16,7 @@ import (
 	"github.com/pressly/goose/v3/database"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // dialect is what goose and the ledger need to know of a backend's SQL.
@@ -229,46 +230,46 @@ type recorder struct {
 
 func (r *recorder) open() *sql.DB { return sql.OpenDB(r) }
 
-// Connect implements driver.Connector.
-func (r *recorder) Connect(context.Context) (driver.Conn, error) { return recorderConn{r}, nil }
+// Connect implements sqldriver.Connector.
+func (r *recorder) Connect(context.Context) (sqldriver.Conn, error) { return recorderConn{r}, nil }
 
-// Driver implements driver.Connector.
-func (r *recorder) Driver() driver.Driver { return backend.NoOpenDriver() }
+// Driver implements sqldriver.Connector.
+func (r *recorder) Driver() sqldriver.Driver { return driver.Unnamed() }
 
 type recorderConn struct{ *recorder }
 
 var (
-	_ driver.ExecerContext = recorderConn{}
-	_ driver.ConnBeginTx   = recorderConn{}
+	_ sqldriver.ExecerContext = recorderConn{}
+	_ sqldriver.ConnBeginTx   = recorderConn{}
 )
 
-// ExecContext implements driver.ExecerContext.
-func (c recorderConn) ExecContext(_ context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
+// ExecContext implements sqldriver.ExecerContext.
+func (c recorderConn) ExecContext(_ context.Context, query string, _ []sqldriver.NamedValue) (sqldriver.Result, error) {
 	c.statements = append(c.statements, query)
-	return driver.RowsAffected(0), nil
+	return sqldriver.RowsAffected(0), nil
 }
 
-// BeginTx implements driver.ConnBeginTx.
-func (c recorderConn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+// BeginTx implements sqldriver.ConnBeginTx.
+func (c recorderConn) BeginTx(context.Context, sqldriver.TxOptions) (sqldriver.Tx, error) {
 	c.began = true
 	return c, nil
 }
 
-// Begin implements driver.Conn.
-func (c recorderConn) Begin() (driver.Tx, error) {
-	return c.BeginTx(context.Background(), driver.TxOptions{})
+// Begin implements sqldriver.Conn.
+func (c recorderConn) Begin() (sqldriver.Tx, error) {
+	return c.BeginTx(context.Background(), sqldriver.TxOptions{})
 }
 
-// Prepare implements driver.Conn.
-func (recorderConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
+// Prepare implements sqldriver.Conn.
+func (recorderConn) Prepare(string) (sqldriver.Stmt, error) { return nil, errors.ErrUnsupported }
 
-// Commit implements driver.Tx.
+// Commit implements sqldriver.Tx.
 func (recorderConn) Commit() error { return nil }
 
-// Rollback implements driver.Tx.
+// Rollback implements sqldriver.Tx.
 func (recorderConn) Rollback() error { return nil }
 
-// Close implements driver.Conn.
+// Close implements sqldriver.Conn.
 func (recorderConn) Close() error { return nil }
 
 // scriptedStore is a version table in which every version is applied, or none.

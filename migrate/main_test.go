@@ -112,7 +112,7 @@ func query(t testing.TB, be backend.Backend, rt backend.Route, text string) stri
 	t.Helper()
 	db := be.Shared()
 	if !rt.IsZero() {
-		db = be.Owner(rt)
+		db = be.Maintenance(rt)
 		defer func() { require.NoError(t, db.Close()) }()
 	}
 	rows, err := db.QueryContext(context.Background(), text)
@@ -135,7 +135,7 @@ func run(t testing.TB, be backend.Backend, rt backend.Route, text string) {
 	t.Helper()
 	db := be.Shared()
 	if !rt.IsZero() {
-		db = be.Owner(rt)
+		db = be.Maintenance(rt)
 		defer func() { require.NoError(t, db.Close()) }()
 	}
 	_, err := db.ExecContext(context.Background(), text)

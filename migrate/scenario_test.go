@@ -32,7 +32,7 @@ func TestStoresMigratedByGooseAlone(t *testing.T) {
 		first := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(1, polls...)}))
 		provision(t, first, 3)
 		byGoose := func(rt backend.Route, n int) {
-			db := be.Owner(rt)
+			db := be.Maintenance(rt)
 			defer func() { require.NoError(t, db.Close()) }()
 			_, err := plainGoose(t, be, db, version(n, polls...)).Up(ctx)
 			require.NoError(t, err)
@@ -53,7 +53,7 @@ func TestStoresMigratedByGooseAlone(t *testing.T) {
 		for _, i := range []int{0, 1, 2, 7} {
 			assert.Equal(t, "0,1,2,3", versions(t, be, route(i), "goose_db_version"))
 			assert.Equal(t, "1", query(t, be, route(i), "SELECT count(*) FROM polls"), "the row of version 2, once")
-			db := be.Owner(route(i))
+			db := be.Maintenance(route(i))
 			pending, err := plainGoose(t, be, db, version(3, polls...)).HasPending(ctx)
 			require.NoError(t, err)
 			assert.False(t, pending)
@@ -72,7 +72,7 @@ func TestStaleLedgerDoesNotRepeat(t *testing.T) {
 		ctx := context.Background()
 		list := []string{"1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", up("INSERT INTO a (x) VALUES (2);")}
 		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 2)
-		db := be.Owner(route(1))
+		db := be.Maintenance(route(1))
 		defer func() { require.NoError(t, db.Close()) }()
 		_, err := plainGoose(t, be, db, version(2, list...)).Up(ctx)
 		require.NoError(t, err)
@@ -321,7 +321,7 @@ func TestLongTransactionInOneTenant(t *testing.T) {
 			ctx := context.Background()
 			provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
 			// A report that takes its time.
-			db := be.Pin(route(20))
+			db := be.DBFor(route(20))
 			defer func() { require.NoError(t, db.Close()) }()
 			report, err := db.BeginTx(ctx, nil)
 			require.NoError(t, err)
@@ -366,7 +366,7 @@ func TestLongWriteInOneTenant(t *testing.T) {
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
 	for i, other := range []*site{be, openSite(t, be.url)} {
 		name, last := []string{"this process", "another process"}[i], i+2
-		db := other.Pin(route(20))
+		db := other.DBFor(route(20))
 		defer func() { require.NoError(t, db.Close()) }()
 		report, err := db.BeginTx(ctx, nil)
 		require.NoError(t, err)
@@ -397,7 +397,7 @@ func TestLockedForGood(t *testing.T) {
 	be := postgresSite(t)
 	ctx := context.Background()
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 3)
-	db := be.Pin(route(1))
+	db := be.DBFor(route(1))
 	defer func() { require.NoError(t, db.Close()) }()
 	report, err := db.BeginTx(ctx, nil)
 	require.NoError(t, err)

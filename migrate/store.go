@@ -160,7 +160,11 @@ func (m *Migrator) readState(ctx context.Context, s *set, db *sql.DB, known stat
 // lock excludes other migrators, in this process and in others.
 func (m *Migrator) lock(ctx context.Context, key string) (unlock func(), err error) {
 	if m.locks != nil {
-		return m.locks.Lock(ctx, "tenement/migrate/"+key)
+		held, err := m.locks.Lock(ctx, "tenement/migrate/"+key)
+		if err != nil {
+			return nil, err
+		}
+		return held.Unlock, nil
 	}
 	return m.local.lock(ctx, key)
 }
@@ -311,7 +315,7 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, fn sto
 
 	db := m.ledger.db
 	if !rt.IsZero() {
-		db = m.be.Owner(rt)
+		db = m.be.Maintenance(rt)
 		defer func() { _ = db.Close() }()
 	}
 	out := &outcome{ledger: known.state}

@@ -95,7 +95,7 @@ func (a *App) lock(ctx context.Context, slugs ...string) (unlock func(), err err
 		if err != nil {
 			return nil, err
 		}
-		held = append(held, u)
+		held = append(held, u.Unlock)
 	}
 	return release, nil
 }

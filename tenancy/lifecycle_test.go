@@ -272,7 +272,7 @@ func TestDeleteRestorePurge(t *testing.T) {
 		stmt, err := a.DB().PrepareContext(old, "SELECT question FROM polls")
 		require.NoError(t, err)
 		defer stmt.Close()
-		pinned := p.be.Pin(thor.Route())
+		pinned := p.be.DBFor(thor.Route())
 		defer pinned.Close()
 		key, err := Key(old, "front page")
 		require.NoError(t, err)

@@ -278,7 +278,7 @@ var lockCases = []testCase{
 			for i := range 8 {
 				wg.Go(func() {
 					for range 5 {
-						unlock, err := lockers[i%2].Lock(e.ctx, "key")
+						held, err := lockers[i%2].Lock(e.ctx, "key")
 						if err != nil {
 							failures.add(err)
 							return
@@ -290,7 +290,7 @@ var lockCases = []testCase{
 							runtime.Gosched() // let others in, if they can
 						}
 						inside.Add(-1)
-						unlock()
+						held.Unlock()
 					}
 				})
 			}
@@ -304,19 +304,19 @@ var lockCases = []testCase{
 		rule: "Different keys do not exclude each other, and waiting ends with the context.",
 		run: func(e *env) {
 			locker := able[backend.Locker](e, e.be)
-			unlockA, err := locker.Lock(e.ctx, "a")
+			heldA, err := locker.Lock(e.ctx, "a")
 			require.NoError(e, err)
-			unlockB, err := locker.Lock(e.ctx, "b/ with 'quotes'\x00 and more")
+			heldB, err := locker.Lock(e.ctx, "b/ with 'quotes'\x00 and more")
 			require.NoError(e, err, "another key")
 			ctx, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
 			defer cancel()
 			_, err = locker.Lock(ctx, "a")
 			require.ErrorIs(e, err, context.DeadlineExceeded)
-			unlockB()
-			unlockA()
-			unlockA, err = locker.Lock(e.ctx, "a")
+			heldB.Unlock()
+			heldA.Unlock()
+			heldA, err = locker.Lock(e.ctx, "a")
 			require.NoError(e, err, "after it was given back")
-			unlockA()
+			heldA.Unlock()
 		},
 	},
 }

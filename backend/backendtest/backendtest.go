@@ -228,7 +228,7 @@ func (e *env) shared(statements ...string) {
 // ddl runs statements in a store with the owner's rights.
 func (e *env) ddl(rt backend.Route, statements ...string) {
 	e.Helper()
-	db := e.be.Owner(rt)
+	db := e.be.Maintenance(rt)
 	defer func() { require.NoError(e, db.Close()) }()
 	for _, s := range statements {
 		_, err := db.ExecContext(e.ctx, s)
@@ -320,7 +320,7 @@ func (e *env) conn() *sql.Conn {
 
 // pin returns a pinned handle that is closed at the end of the case.
 func (e *env) pin(rt backend.Route) *sql.DB {
-	db := e.be.Pin(rt)
+	db := e.be.DBFor(rt)
 	e.Cleanup(func() { _ = db.Close() })
 	return db
 }

@@ -81,7 +81,7 @@ var handleCases = []testCase{
 		run: func(e *env) {
 			e.sharedNotes("shared")
 			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
-			db := e.be.Owner(a)
+			db := e.be.Maintenance(a)
 			defer func() { _ = db.Close() }()
 			for i, ctx := range []context.Context{e.ctx, e.in(a), e.in(b)} {
 				_, err := db.ExecContext(ctx, `ALTER TABLE notes ADD COLUMN c`+string(rune('0'+i))+` text`)
@@ -149,7 +149,7 @@ var closeCases = []testCase{
 			be := e.open(0)
 			a := route("a")
 			require.NoError(e, be.Create(e.ctx, a))
-			pinned, owner := be.Pin(a), be.Owner(a)
+			pinned, owner := be.DBFor(a), be.Maintenance(a)
 			defer func() { _ = pinned.Close() }()
 			defer func() { _ = owner.Close() }()
 			db, shared := be.DB(), be.Shared()

@@ -26,7 +26,7 @@ type held struct {
 // that the database may hold locks for them; without, the transaction has begun and no more.
 func (e *env) hold(rt backend.Route, busy bool) *held {
 	e.Helper()
-	h := &held{rt: rt, pinned: e.pin(rt), owner: e.be.Owner(rt)}
+	h := &held{rt: rt, pinned: e.pin(rt), owner: e.be.Maintenance(rt)}
 	e.Cleanup(func() { _ = h.owner.Close() })
 	var err error
 	h.stmt, err = e.be.DB().PrepareContext(e.in(rt), insertNote)

@@ -127,7 +127,7 @@ var isolationCases = []testCase{
 		conns: 1,
 		run: func(e *env) {
 			e.survives(func(a backend.Route, statement string) {
-				db := e.be.Pin(a)
+				db := e.be.DBFor(a)
 				_, _ = db.ExecContext(e.ctx, statement)
 				_ = db.Close()
 			})
@@ -188,7 +188,7 @@ var isolationCases = []testCase{
 			prepared, err := e.be.DB().PrepareContext(e.in(a), insertNote)
 			require.NoError(e, err)
 			defer func() { _ = prepared.Close() }()
-			pinned, owner, conn := e.pin(a), e.be.Owner(a), e.conn()
+			pinned, owner, conn := e.pin(a), e.be.Maintenance(a), e.conn()
 			defer func() { _ = owner.Close() }()
 			for range 7 { // so that everything that caches has cached
 				_, err := prepared.ExecContext(e.in(a), "a")
@@ -316,7 +316,7 @@ func (e *env) missing(rt backend.Route) {
 		for _, call := range routedCalls(e.pin(rt)) {
 			assert.ErrorIs(e, call.do(e.ctx), backend.ErrStoreMissing, "pinned, %s", call.name)
 		}
-		owner := e.be.Owner(rt)
+		owner := e.be.Maintenance(rt)
 		for _, call := range routedCalls(owner) {
 			assert.ErrorIs(e, call.do(e.ctx), backend.ErrStoreMissing, "owner's handle, %s", call.name)
 		}

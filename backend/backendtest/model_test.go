@@ -3,7 +3,7 @@ package backendtest
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +21,7 @@ import (
 	"modernc.org/sqlite"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // fault is something that a backend could do wrong.
@@ -135,19 +136,19 @@ type model struct {
 	count  int
 	cursor *modelRows
 	plans  map[string]int
-	idle   map[string][]driver.Conn
+	idle   map[string][]sqldriver.Conn
 	cache  map[string]*modelStore
 	using  sync.WaitGroup
 	single sync.Mutex
 }
 
 var (
-	_ backend.Backend       = (*model)(nil)
-	_ backend.SessionSource = (*model)(nil)
-	_ backend.ScriptRunner  = (*model)(nil)
-	_ backend.Templater     = (*model)(nil)
-	_ backend.Locker        = (*model)(nil)
-	_ backend.Sweeper       = (*model)(nil)
+	_ backend.Backend      = (*model)(nil)
+	_ driver.Source        = (*model)(nil)
+	_ backend.ScriptRunner = (*model)(nil)
+	_ backend.Templater    = (*model)(nil)
+	_ backend.Locker       = (*model)(nil)
+	_ backend.Sweeper      = (*model)(nil)
 )
 
 func modelConfig(faults ...fault) Config {
@@ -164,13 +165,13 @@ func modelConfig(faults ...fault) Config {
 				}
 				m := &model{
 					place: p, faults: map[fault]bool{}, slots: make(chan struct{}, maxConns), plans: map[string]int{},
-					idle: map[string][]driver.Conn{}, cache: map[string]*modelStore{},
+					idle: map[string][]sqldriver.Conn{}, cache: map[string]*modelStore{},
 				}
 				for _, f := range faults {
 					m.faults[f] = true
 				}
-				m.db = m.handle(backend.Route{}, backend.AccessTenant)
-				m.shared = m.handle(backend.Route{}, backend.AccessShared)
+				m.db = m.handle(backend.Route{}, driver.AccessTenant)
+				m.shared = m.handle(backend.Route{}, driver.AccessShared)
 				t.Cleanup(func() {
 					_ = m.close(false)
 					m.state.Lock()
@@ -188,17 +189,17 @@ func modelConfig(faults ...fault) Config {
 	}
 }
 
-func (m *model) Dialect() backend.Dialect            { return backend.SQLite }
-func (m *model) DB() *sql.DB                         { return m.db }
-func (m *model) Shared() *sql.DB                     { return m.shared }
-func (m *model) Pin(rt backend.Route) *sql.DB        { return m.handle(rt, backend.AccessTenant) }
-func (m *model) Owner(rt backend.Route) *sql.DB      { return m.handle(rt, backend.AccessOwner) }
-func (m *model) Ping(context.Context) error          { return m.open("ping") }
-func (m *model) Driver() driver.Driver               { return backend.NoOpenDriver() }
-func (m *model) sharedPath() string                  { return filepath.Join(m.dir, "shared.db") }
-func fail(op string, s backend.Store, e error) error { return &backend.Error{Op: op, Store: s, Err: e} }
+func (m *model) Dialect() backend.Dialect             { return backend.SQLite }
+func (m *model) DB() *sql.DB                          { return m.db }
+func (m *model) Shared() *sql.DB                      { return m.shared }
+func (m *model) DBFor(rt backend.Route) *sql.DB       { return m.handle(rt, driver.AccessTenant) }
+func (m *model) Maintenance(rt backend.Route) *sql.DB { return m.handle(rt, driver.AccessMaintenance) }
+func (m *model) Ping(context.Context) error           { return m.open("ping") }
+func (m *model) Driver() sqldriver.Driver             { return driver.Unnamed() }
+func (m *model) sharedPath() string                   { return filepath.Join(m.dir, "shared.db") }
+func fail(op string, s backend.Store, e error) error  { return &backend.Error{Op: op, Store: s, Err: e} }
 
-func (m *model) handle(rt backend.Route, access backend.Access) *sql.DB {
+func (m *model) handle(rt backend.Route, access driver.Access) *sql.DB {
 	for _, f := range []fault{
 		defaultTenant, pingNeedsTenant, heldLends, stickyRoute, mismatchIgnored, mismatchFollowed, mismatchAborts, sessionPerStatement,
 		preparedSticks, nestedBegin, pinFollows, pinIgnores, ownerFollows, idleHolds, sharedFollows, noPrepare,
@@ -207,7 +208,7 @@ func (m *model) handle(rt backend.Route, access backend.Access) *sql.DB {
 			return sql.OpenDB(&looseConnector{m, rt, access})
 		}
 	}
-	return backend.OpenDB(m, rt, access)
+	return driver.OpenDB(m, rt, access)
 }
 
 func (m *model) open(op string) error {
@@ -401,12 +402,12 @@ func (m *model) script(ctx context.Context, s backend.Script, opt backend.Script
 		defer cancel()
 		ctx = short
 	}
-	sess, err := m.Session(ctx, s.Route, backend.AccessOwner)
+	sess, err := m.Session(ctx, s.Route, driver.AccessMaintenance)
 	if err != nil {
 		return err
 	}
 	defer sess.Release()
-	tx, err := sess.BeginTx(ctx, driver.TxOptions{})
+	tx, err := sess.BeginTx(ctx, sqldriver.TxOptions{})
 	if err != nil {
 		return err
 	}
@@ -427,7 +428,7 @@ func (m *model) CreateFrom(ctx context.Context, rt backend.Route, key string, bu
 		if err := m.Create(ctx, template); err != nil {
 			return err
 		}
-		db := m.Owner(template)
+		db := m.Maintenance(template)
 		err := build(ctx, db)
 		err = errors.Join(err, db.Close())
 		m.mu.Lock()
@@ -457,12 +458,12 @@ func (m *model) CreateFrom(ctx context.Context, rt backend.Route, key string, bu
 	return os.WriteFile(m.stores[m.key(rt.Store)].path, text, 0o600)
 }
 
-func (m *model) Lock(ctx context.Context, key string) (func(), error) {
+func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	if m.faults[locksAll] {
 		key = ""
 	}
 	if m.faults[locksNothing] {
-		return func() {}, nil
+		return modelLock(func() {}), nil
 	}
 	m.mu.Lock()
 	lock := m.locks[key]
@@ -473,11 +474,17 @@ func (m *model) Lock(ctx context.Context, key string) (func(), error) {
 	m.mu.Unlock()
 	select {
 	case lock <- struct{}{}:
-		return func() { <-lock }, nil
+		return modelLock(sync.OnceFunc(func() { <-lock })), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
+
+type modelLock func()
+
+func (l modelLock) Fence(ctx context.Context) context.Context { return ctx }
+func (l modelLock) Check(context.Context) error               { return nil }
+func (l modelLock) Unlock()                                   { l() }
 
 func (m *model) Leftovers(context.Context) ([]backend.Leftover, error) {
 	m.mu.Lock()
@@ -503,7 +510,7 @@ func (m *model) Sweep(_ context.Context, l backend.Leftover) error {
 }
 
 // Session opens a connection.
-func (m *model) Session(ctx context.Context, rt backend.Route, access backend.Access) (backend.Session, error) {
+func (m *model) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
 	if err := m.open("use"); err != nil {
 		return nil, err
 	}
@@ -526,7 +533,7 @@ func (m *model) Session(ctx context.Context, rt backend.Route, access backend.Ac
 	}
 	m.state.Lock()
 	defer m.state.Unlock()
-	if access == backend.AccessTenant {
+	if access == driver.AccessTenant {
 		m.last = rt
 	}
 	return s, nil
@@ -535,14 +542,14 @@ func (m *model) Session(ctx context.Context, rt backend.Route, access backend.Ac
 type modelSession struct {
 	m      *model
 	rt     backend.Route
-	access backend.Access
+	access driver.Access
 	ctx    context.Context // of the call that took it
 	store  *modelStore     // nil: the shared one
 	name   string
 	path   string
-	conn   driver.Conn
-	old    []driver.Conn
-	outer  driver.Conn // another connection to the store, for readsOutside
+	conn   sqldriver.Conn
+	old    []sqldriver.Conn
+	outer  sqldriver.Conn // another connection to the store, for readsOutside
 	inTx   bool
 }
 
@@ -552,17 +559,17 @@ func (s *modelSession) connect() error {
 	s.store, s.path = nil, m.sharedPath()
 	m.state.Lock()
 	m.count++
-	stray := m.stray && s.access == backend.AccessTenant
-	if m.faults[misroutes] && m.count%11 == 0 && s.access == backend.AccessTenant && m.last.Store != s.rt.Store && !m.last.IsZero() {
+	stray := m.stray && s.access == driver.AccessTenant
+	if m.faults[misroutes] && m.count%11 == 0 && s.access == driver.AccessTenant && m.last.Store != s.rt.Store && !m.last.IsZero() {
 		s.rt = m.last
 	}
 	m.stray = false
 	m.state.Unlock()
 	zero := s.rt.IsZero() && m.faults[zeroIsShared]
-	if s.access != backend.AccessShared && !stray && !zero {
+	if s.access != driver.AccessShared && !stray && !zero {
 		m.mu.Lock()
 		store, err := m.find("use", s.rt)
-		if err != nil && !(m.faults[missingIsShared] && s.access == backend.AccessTenant) {
+		if err != nil && !(m.faults[missingIsShared] && s.access == driver.AccessTenant) {
 			m.mu.Unlock()
 			return err
 		}
@@ -583,7 +590,7 @@ func (s *modelSession) connect() error {
 	return err
 }
 
-func (m *model) connect(path string, access backend.Access) (driver.Conn, error) {
+func (m *model) connect(path string, access driver.Access) (sqldriver.Conn, error) {
 	conn, err := (&sqlite.Driver{}).Open("file:" + path + "?_txlock=immediate&_time_format=sqlite" +
 		"&_pragma=busy_timeout(10000)&_pragma=synchronous(off)&_pragma=foreign_keys(1)&_pragma=journal_mode(wal)")
 	if err != nil {
@@ -595,8 +602,8 @@ func (m *model) connect(path string, access backend.Access) (driver.Conn, error)
 		mode = "?mode=rw"
 	}
 	if !m.faults[sharedAbsent] {
-		if _, err := os.Stat(m.sharedPath()); err != nil && access != backend.AccessShared {
-			first, err := m.connect(m.sharedPath(), backend.AccessShared)
+		if _, err := os.Stat(m.sharedPath()); err != nil && access != driver.AccessShared {
+			first, err := m.connect(m.sharedPath(), driver.AccessShared)
 			if err != nil {
 				return nil, errors.Join(err, conn.Close())
 			}
@@ -607,17 +614,17 @@ func (m *model) connect(path string, access backend.Access) (driver.Conn, error)
 	if m.faults[attachesAll] {
 		m.mu.Lock()
 		for name, s := range m.stores {
-			if s.path != path && access == backend.AccessTenant {
+			if s.path != path && access == driver.AccessTenant {
 				statements = append(statements, `ATTACH DATABASE '`+s.path+`' AS "`+name+`"`)
 			}
 		}
 		m.mu.Unlock()
 	}
-	if m.faults[sharedWins] && access == backend.AccessTenant {
+	if m.faults[sharedWins] && access == driver.AccessTenant {
 		statements = append(statements, `CREATE TEMPORARY VIEW notes AS SELECT * FROM public.notes`)
 	}
 	for _, statement := range statements {
-		if _, err := conn.(driver.ExecerContext).ExecContext(context.Background(), statement, nil); err != nil {
+		if _, err := conn.(sqldriver.ExecerContext).ExecContext(context.Background(), statement, nil); err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}
 	}
@@ -635,7 +642,7 @@ func (s *modelSession) check(ctx context.Context, query string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.store != nil && s.access != backend.AccessShared {
+	if s.store != nil && s.access != driver.AccessShared {
 		m.mu.Lock()
 		gone := s.store.name != s.name || s.name == ""
 		m.mu.Unlock()
@@ -653,7 +660,7 @@ func (s *modelSession) check(ctx context.Context, query string) error {
 			return fail("use", s.rt.Store, backend.ErrStoreMissing)
 		}
 	}
-	if !m.faults[reused] && s.access != backend.AccessShared {
+	if !m.faults[reused] && s.access != driver.AccessShared {
 		for statement := range strings.SplitSeq(query, ";") {
 			if forbidden.MatchString(statement) {
 				return fail("use", s.rt.Store, backend.ErrReadOnlyShared)
@@ -670,7 +677,7 @@ func (s *modelSession) check(ctx context.Context, query string) error {
 func (s *modelSession) strays() {
 	s.old = append(s.old, s.conn)
 	s.store, s.path = nil, s.m.sharedPath()
-	s.conn, _ = s.m.connect(s.path, backend.AccessShared)
+	s.conn, _ = s.m.connect(s.path, driver.AccessShared)
 }
 
 func (s *modelSession) after(query string, err error) error {
@@ -696,31 +703,31 @@ func (s *modelSession) after(query string, err error) error {
 	return err
 }
 
-func (s *modelSession) args(query string, args []driver.NamedValue) []driver.NamedValue {
+func (s *modelSession) args(query string, args []sqldriver.NamedValue) []sqldriver.NamedValue {
 	if s.m.faults[argumentsPadded] && len(args) == 0 && strings.Contains(query, "$1") {
-		return []driver.NamedValue{{Ordinal: 1}}
+		return []sqldriver.NamedValue{{Ordinal: 1}}
 	}
 	return args
 }
 
-func (s *modelSession) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (s *modelSession) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
-	if s.m.faults[ownersOnly] && s.access == backend.AccessTenant && strings.Contains(query, "authors") {
+	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && strings.Contains(query, "authors") {
 		return nil, errors.New("permission denied for table authors")
 	}
-	result, err := s.conn.(driver.ExecerContext).ExecContext(ctx, query, s.args(query, args))
+	result, err := s.conn.(sqldriver.ExecerContext).ExecContext(ctx, query, s.args(query, args))
 	if err := s.after(query, err); err != nil {
 		return nil, err
 	}
 	if s.m.faults[countsNothing] {
-		return driver.ResultNoRows, nil
+		return sqldriver.ResultNoRows, nil
 	}
 	return result, nil
 }
 
-func (s *modelSession) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (s *modelSession) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
@@ -734,7 +741,7 @@ func (s *modelSession) QueryContext(ctx context.Context, query string, args []dr
 		}
 		conn = s.outer
 	}
-	inner, err := conn.(driver.QueryerContext).QueryContext(ctx, query, s.args(query, args))
+	inner, err := conn.(sqldriver.QueryerContext).QueryContext(ctx, query, s.args(query, args))
 	if err := s.after(query, err); err != nil {
 		return nil, err
 	}
@@ -752,7 +759,7 @@ func (s *modelSession) QueryContext(ctx context.Context, query string, args []dr
 	return rows, nil
 }
 
-func (s *modelSession) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+func (s *modelSession) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
 	if err := s.check(ctx, ""); err != nil {
 		return nil, err
 	}
@@ -767,7 +774,7 @@ func (s *modelSession) BeginTx(ctx context.Context, opts driver.TxOptions) (driv
 	if readOnly {
 		statement = "BEGIN"
 	}
-	exec := s.conn.(driver.ExecerContext)
+	exec := s.conn.(sqldriver.ExecerContext)
 	if _, err := exec.ExecContext(ctx, statement, nil); err != nil {
 		return nil, err
 	}
@@ -779,6 +786,8 @@ func (s *modelSession) BeginTx(ctx context.Context, opts driver.TxOptions) (driv
 	s.inTx = true
 	return &modelTx{s, readOnly}, nil
 }
+
+func (s *modelSession) Ping(context.Context) error { return nil }
 
 func (s *modelSession) Release() {
 	m := s.m
@@ -813,7 +822,7 @@ type modelTx struct {
 func (t *modelTx) end(statement string) error {
 	s := t.s
 	s.inTx = false
-	exec := s.conn.(driver.ExecerContext)
+	exec := s.conn.(sqldriver.ExecerContext)
 	_, err := exec.ExecContext(context.Background(), statement, nil)
 	if t.readOnly {
 		_, pragmaErr := exec.ExecContext(context.Background(), "PRAGMA query_only = OFF", nil)
@@ -840,7 +849,7 @@ func (t *modelTx) Rollback() error {
 }
 
 type modelRows struct {
-	driver.Rows
+	sqldriver.Rows
 	s *modelSession
 	n int
 }
@@ -854,10 +863,10 @@ func (r *modelRows) Columns() []string {
 }
 
 func (r *modelRows) ColumnTypeDatabaseTypeName(i int) string {
-	return r.Rows.(driver.RowsColumnTypeDatabaseTypeName).ColumnTypeDatabaseTypeName(i)
+	return r.Rows.(sqldriver.RowsColumnTypeDatabaseTypeName).ColumnTypeDatabaseTypeName(i)
 }
 
-func (r *modelRows) Next(dest []driver.Value) error {
+func (r *modelRows) Next(dest []sqldriver.Value) error {
 	m := r.s.m
 	if err := r.s.check(context.Background(), ""); err != nil {
 		return err
@@ -888,24 +897,24 @@ func (r *modelRows) Next(dest []driver.Value) error {
 	return nil
 }
 
-// looseConnector stands for backend.OpenDB, with faults in the routing.
+// looseConnector stands for driver.OpenDB, with faults in the routing.
 type looseConnector struct {
 	m      *model
 	fixed  backend.Route
-	access backend.Access
+	access driver.Access
 }
 
-func (c *looseConnector) Connect(context.Context) (driver.Conn, error) {
+func (c *looseConnector) Connect(context.Context) (sqldriver.Conn, error) {
 	return &looseConn{looseConnector: c}, nil
 }
-func (c *looseConnector) Driver() driver.Driver { return backend.NoOpenDriver() }
+func (c *looseConnector) Driver() sqldriver.Driver { return driver.Unnamed() }
 
 type looseConn struct {
 	*looseConnector
-	sess  backend.Session
-	old   []backend.Session
+	sess  driver.Session
+	old   []driver.Session
 	bound backend.Route
-	tx    driver.Tx
+	tx    sqldriver.Tx
 }
 
 func (c *looseConn) route(ctx context.Context) (backend.Route, error) {
@@ -913,13 +922,13 @@ func (c *looseConn) route(ctx context.Context) (backend.Route, error) {
 	rt, ok := backend.RouteFrom(ctx)
 	access := c.access
 	switch {
-	case access == backend.AccessShared && f[sharedFollows] && ok:
+	case access == driver.AccessShared && f[sharedFollows] && ok:
 		return rt, nil
-	case access == backend.AccessShared:
+	case access == driver.AccessShared:
 		return c.fixed, nil
-	case access == backend.AccessOwner && f[ownerFollows] && ok:
+	case access == driver.AccessMaintenance && f[ownerFollows] && ok:
 		return rt, nil
-	case access == backend.AccessOwner:
+	case access == driver.AccessMaintenance:
 		return c.fixed, nil
 	case !c.fixed.IsZero() && f[pinFollows]:
 		if !ok {
@@ -952,7 +961,7 @@ func (c *looseConn) route(ctx context.Context) (backend.Route, error) {
 	return c.bound, nil
 }
 
-func (c *looseConn) bind(ctx context.Context) (backend.Session, error) {
+func (c *looseConn) bind(ctx context.Context) (driver.Session, error) {
 	rt, err := c.route(ctx)
 	if err != nil {
 		return nil, err
@@ -963,8 +972,8 @@ func (c *looseConn) bind(ctx context.Context) (backend.Session, error) {
 	}
 	if c.sess == nil {
 		access := c.access
-		if access == backend.AccessShared && !rt.IsZero() {
-			access = backend.AccessTenant
+		if access == driver.AccessShared && !rt.IsZero() {
+			access = driver.AccessTenant
 		}
 		if c.sess, err = c.m.Session(ctx, rt, access); err != nil {
 			c.sess = nil
@@ -987,7 +996,7 @@ func (c *looseConn) release() {
 }
 
 func (c *looseConn) IsValid() bool {
-	if (c.m.faults[idleHolds] && !c.fixed.IsZero()) || (c.m.faults[stickyRoute] && c.access == backend.AccessTenant) {
+	if (c.m.faults[idleHolds] && !c.fixed.IsZero()) || (c.m.faults[stickyRoute] && c.access == driver.AccessTenant) {
 		return true
 	}
 	c.release()
@@ -1008,7 +1017,7 @@ func (c *looseConn) Ping(ctx context.Context) error {
 	return c.m.Ping(ctx)
 }
 
-func (c *looseConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (c *looseConn) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
 	sess, err := c.bind(ctx)
 	if err != nil {
 		return nil, err
@@ -1016,7 +1025,7 @@ func (c *looseConn) ExecContext(ctx context.Context, query string, args []driver
 	return sess.ExecContext(ctx, query, args)
 }
 
-func (c *looseConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (c *looseConn) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	sess, err := c.bind(ctx)
 	if err != nil {
 		return nil, err
@@ -1024,7 +1033,7 @@ func (c *looseConn) QueryContext(ctx context.Context, query string, args []drive
 	return sess.QueryContext(ctx, query, args)
 }
 
-func (c *looseConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+func (c *looseConn) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
 	sess, err := c.bind(ctx)
 	if err != nil {
 		return nil, err
@@ -1043,11 +1052,11 @@ func (c *looseConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.
 	return &looseTx{c, tx}, nil
 }
 
-func (c *looseConn) Begin() (driver.Tx, error) {
-	return c.BeginTx(context.Background(), driver.TxOptions{})
+func (c *looseConn) Begin() (sqldriver.Tx, error) {
+	return c.BeginTx(context.Background(), sqldriver.TxOptions{})
 }
 
-func (c *looseConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+func (c *looseConn) PrepareContext(ctx context.Context, query string) (sqldriver.Stmt, error) {
 	rt, err := c.route(ctx)
 	if err != nil {
 		return nil, err
@@ -1058,13 +1067,13 @@ func (c *looseConn) PrepareContext(ctx context.Context, query string) (driver.St
 	return &looseStmt{c, query, rt}, nil
 }
 
-func (c *looseConn) Prepare(query string) (driver.Stmt, error) {
+func (c *looseConn) Prepare(query string) (sqldriver.Stmt, error) {
 	return c.PrepareContext(context.Background(), query)
 }
 
 type looseTx struct {
 	c     *looseConn
-	inner driver.Tx
+	inner sqldriver.Tx
 }
 
 func (t *looseTx) Commit() error   { t.c.tx = nil; return t.inner.Commit() }
@@ -1086,16 +1095,16 @@ func (s *looseStmt) context(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (s *looseStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+func (s *looseStmt) ExecContext(ctx context.Context, args []sqldriver.NamedValue) (sqldriver.Result, error) {
 	return s.c.ExecContext(s.context(ctx), s.query, args)
 }
 
-func (s *looseStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+func (s *looseStmt) QueryContext(ctx context.Context, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	return s.c.QueryContext(s.context(ctx), s.query, args)
 }
 
-func (s *looseStmt) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
-func (s *looseStmt) Query([]driver.Value) (driver.Rows, error)  { return nil, driver.ErrSkip }
+func (s *looseStmt) Exec([]sqldriver.Value) (sqldriver.Result, error) { return nil, sqldriver.ErrSkip }
+func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error)  { return nil, sqldriver.ErrSkip }
 
 // modelNative is the routed handle again, by another name.
 type modelNative struct {

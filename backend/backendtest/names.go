@@ -101,7 +101,7 @@ var nameCases = []testCase{
 			assert.Error(e, e.be.Rename(e.ctx, a, backend.Store{}))
 			_, err := e.be.Stat(e.ctx, backend.Store{})
 			assert.Error(e, err)
-			owner := e.be.Owner(zero)
+			owner := e.be.Maintenance(zero)
 			defer func() { _ = owner.Close() }()
 			for _, call := range append(routedCalls(e.pin(zero)), routedCalls(owner)...) {
 				assert.Error(e, call.do(e.ctx), "%s on a handle of the zero route", call.name)

@@ -419,7 +419,7 @@ var routingCases = []testCase{
 			}
 			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
 			e.sharedNotes("shared")
-			owner := e.be.Owner(a)
+			owner := e.be.Maintenance(a)
 			defer func() { _ = owner.Close() }()
 			handles := map[string]execer{"owner": owner}
 			if !e.cfg.TenantRoles {

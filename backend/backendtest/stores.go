@@ -179,7 +179,7 @@ var storeCases = []testCase{
 			require.NoError(e, other.Drop(e.ctx, a))
 			next := backend.Route{Store: a.Store, Owner: "the next one"}
 			require.NoError(e, other.Create(e.ctx, next))
-			owner := other.Owner(next)
+			owner := other.Maintenance(next)
 			defer func() { _ = owner.Close() }()
 			_, err := owner.ExecContext(e.ctx, e.notesTable())
 			require.NoError(e, err)

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // sendBatch sends a batch, the prefix ahead of it when no transaction is open. own says that the results are to release
@@ -300,7 +300,7 @@ func (c *conn) readPrepared(p *pgconn.Pipeline, at stage, fresh []string, known 
 				r.Name = statementName(sql)
 			}
 			st := c.newStatement(r, classify(sql))
-			st.varied = shared && c.unit.access != backend.AccessShared
+			st.varied = shared && c.unit.access != driver.AccessShared
 			known[sql] = st
 		case *pgconn.PipelineSync:
 			return 0, nil

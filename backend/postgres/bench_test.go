@@ -45,7 +45,7 @@ func BenchmarkFigures(b *testing.B) {
 	})
 	b.Run("same tenant, native", func(b *testing.B) {
 		compare(b, func() error {
-			return w.be.Native().QueryRow(thor, point, 1).Scan(&got)
+			return w.be.PGX().QueryRow(thor, point, 1).Scan(&got)
 		}, func() error {
 			return fixed.QueryRow(ctx, point, 1).Scan(&got)
 		})
@@ -99,7 +99,7 @@ func BenchmarkFigures(b *testing.B) {
 			}
 			return tx.Commit(ctx)
 		}
-		compare(b, func() error { return three(thor, w.be.Native()) }, func() error { return three(ctx, fixed) })
+		compare(b, func() error { return three(thor, w.be.PGX()) }, func() error { return three(ctx, fixed) })
 	})
 }
 

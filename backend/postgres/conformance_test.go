@@ -69,7 +69,7 @@ func TestConformance(t *testing.T) {
 					return open(t, databaseURL, params)
 				}
 			}
-			cfg.Native = func(be backend.Backend) backendtest.Native { return native{be.(*postgres.Backend).Native()} }
+			cfg.Native = func(be backend.Backend) backendtest.Native { return native{be.(*postgres.Backend).PGX()} }
 			backendtest.Run(t, cfg)
 		})
 	}
@@ -162,7 +162,7 @@ func empty(databaseURL string) error {
 	return err
 }
 
-// native is the suite's view of postgres.Native and of its transactions.
+// native is the suite's view of postgres.PGX and of its transactions.
 type native struct{ postgres.DBTX }
 
 func (n native) Exec(ctx context.Context, query string, args ...any) error {

@@ -3,7 +3,7 @@ package postgres
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // conn is what we know of one real connection. It lives as long as that does; between sessions the pool has it.
@@ -63,12 +64,12 @@ type session struct {
 }
 
 var (
-	_ backend.Session = (*session)(nil)
-	_ driver.Tx       = (*sqlTx)(nil)
+	_ driver.Session = (*session)(nil)
+	_ sqldriver.Tx   = (*sqlTx)(nil)
 )
 
 // acquire takes a connection for rt.
-func (be *Backend) acquire(ctx context.Context, rt backend.Route, access backend.Access) (*session, error) {
+func (be *Backend) acquire(ctx context.Context, rt backend.Route, access driver.Access) (*session, error) {
 	c, err := be.take(ctx, rt, access)
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func (be *Backend) acquire(ctx context.Context, rt backend.Route, access backend
 	return &c.sess, nil
 }
 
-func (be *Backend) take(ctx context.Context, rt backend.Route, access backend.Access) (*conn, error) {
+func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Access) (*conn, error) {
 	if be.closed.Load() {
 		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: backend.ErrClosed}
 	}
@@ -99,12 +100,15 @@ func (be *Backend) take(ctx context.Context, rt backend.Route, access backend.Ac
 	}
 	c.be, c.res = be, res
 	c.bindUnit(rt, access)
-	if access != backend.AccessShared && rt.Store != c.last {
+	if access != driver.AccessShared && rt.Store != c.last {
 		c.last = rt.Store
 		c.tenants[rt.Store] = struct{}{}
 	}
 	return c, nil
 }
+
+// Ping asks this very connection.
+func (s *session) Ping(ctx context.Context) error { return s.c.pc.Ping(ctx) }
 
 // Release gives the connection back to the pool, or closes it when it may not serve anyone else.
 func (s *session) Release() {
@@ -151,7 +155,7 @@ func watched(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (s *session) values(named []driver.NamedValue) []any {
+func (s *session) values(named []sqldriver.NamedValue) []any {
 	c := s.c
 	args := c.args[:0]
 	for i := range named {
@@ -162,16 +166,16 @@ func (s *session) values(named []driver.NamedValue) []any {
 }
 
 // ExecContext runs a statement and reads its result to the end.
-func (s *session) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (s *session) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
 	tag, err := s.exec(ctx, query, s.values(args))
 	if err != nil {
 		return nil, err
 	}
-	return driver.RowsAffected(tag.RowsAffected()), nil
+	return sqldriver.RowsAffected(tag.RowsAffected()), nil
 }
 
 // QueryContext runs a statement and reads ahead to its first row, or to its error.
-func (s *session) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (s *session) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	cur, more, err := s.query(ctx, query, s.values(args), false)
 	if err != nil {
 		return nil, err
@@ -245,7 +249,7 @@ func (s *session) missing() error {
 }
 
 // BeginTx opens a transaction that is bound to the store, in the round trip of BEGIN.
-func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+func (s *session) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
 	var o pgx.TxOptions
 	switch sql.IsolationLevel(opts.Isolation) {
 	case sql.LevelDefault:

@@ -34,7 +34,7 @@ func TestHostileSQL(t *testing.T) {
 				require.Zero(t, n, what)
 			}
 			ins := `INSERT INTO notes (mark) VALUES ('stray')`
-			db, n := be.DB(), be.Native()
+			db, n := be.DB(), be.PGX()
 			for _, chain := range []string{"COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "commit/**/work and chain"} {
 				tx, err := db.BeginTx(a, nil)
 				require.NoError(t, err)

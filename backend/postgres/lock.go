@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"time"
 
@@ -123,7 +124,7 @@ func lockKey(key string) int64 {
 
 // Lock holds an advisory lock for as long as a transaction is open, on a connection of its own outside the pool: lock
 // holders can never use up the connections that they need for their work. See [backend.Locker].
-func (be *Backend) Lock(ctx context.Context, key string) (unlock func(), err error) {
+func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err error) {
 	fault := func(err error) error { return &backend.Error{Op: "lock " + key, Err: err} }
 	if be.closed.Load() {
 		return nil, fault(backend.ErrClosed)
@@ -158,20 +159,40 @@ func (be *Backend) Lock(ctx context.Context, key string) (unlock func(), err err
 			return nil, fault(err)
 		}
 	}
-	var once sync.Once
-	return func() {
-		once.Do(func() {
-			uctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
-			defer cancel()
-			// Not left to the closing of the connection: behind a pooler that is noticed late.
-			if err := c.PgConn().Exec(uctx, "commit").Close(); err != nil || c.IsClosed() {
-				closeConn(c)
-			} else {
-				be.locks.keep(c)
-			}
-			be.locks.leave(key, true)
-		})
-	}, nil
+	return &lock{be: be, key: key, c: c}, nil
+}
+
+// lock is a key that is held, for as long as the transaction on its connection is open.
+type lock struct {
+	be   *Backend
+	key  string
+	c    *pgx.Conn
+	once sync.Once
+}
+
+var _ backend.Lock = (*lock)(nil)
+
+func (l *lock) Fence(ctx context.Context) context.Context { return ctx }
+
+func (l *lock) Check(ctx context.Context) error {
+	if err := l.c.Ping(ctx); err != nil {
+		return &backend.Error{Op: "lock " + l.key, Err: fmt.Errorf("%w: %w", backend.ErrLockLost, err)}
+	}
+	return nil
+}
+
+func (l *lock) Unlock() {
+	l.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+		defer cancel()
+		// Not left to the closing of the connection: behind a pooler that is noticed late.
+		if err := l.c.PgConn().Exec(ctx, "commit").Close(); err != nil || l.c.IsClosed() {
+			closeConn(l.c)
+		} else {
+			l.be.locks.keep(l.c)
+		}
+		l.be.locks.leave(l.key, true)
+	})
 }
 
 // connect opens a connection outside the pool.

@@ -12,18 +12,19 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
-// Native is a handle that speaks pgx. It routes as the [database/sql] handles do: by the context, call by call, or to
+// PGX is a handle that speaks pgx. It routes as the [database/sql] handles do: by the context, call by call, or to
 // the store that it is bound to. It has what sqlc's DBTX for pgx asks for. It is safe for concurrent use, draws on the
 // backend's one pool, and needs no closing.
-type Native struct {
+type PGX struct {
 	be     *Backend
 	fixed  backend.Route // zero: the context decides
-	access backend.Access
+	access driver.Access
 }
 
-// DBTX is what [Native] and the transactions that it begins have in common, and what sqlc generates for pgx.
+// DBTX is what [PGX] and the transactions that it begins have in common, and what sqlc generates for pgx.
 type DBTX interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -34,13 +35,13 @@ type DBTX interface {
 }
 
 var (
-	_ DBTX   = (*Native)(nil)
+	_ DBTX   = (*PGX)(nil)
 	_ DBTX   = (*tx)(nil)
 	_ pgx.Tx = (*tx)(nil)
 )
 
 // route decides where a call belongs.
-func (n *Native) route(ctx context.Context) (backend.Route, error) {
+func (n *PGX) route(ctx context.Context) (backend.Route, error) {
 	rt, ok := backend.RouteFrom(ctx)
 	if n.fixed.IsZero() {
 		if !ok {
@@ -60,7 +61,7 @@ func permits(r, rt backend.Route) bool {
 	return r.Store == rt.Store && (r.Owner == "" || rt.Owner == "" || r.Owner == rt.Owner)
 }
 
-func (n *Native) session(ctx context.Context) (*session, error) {
+func (n *PGX) session(ctx context.Context) (*session, error) {
 	rt, err := n.route(ctx)
 	if err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func (n *Native) session(ctx context.Context) (*session, error) {
 }
 
 // Exec runs sql; without arguments it may be several statements. See [pgxpool.Pool.Exec].
-func (n *Native) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+func (n *PGX) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	s, err := n.session(ctx)
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -80,7 +81,7 @@ func (n *Native) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 
 // Query runs sql and returns its rows, which hold a connection until they are closed or read to the end. See
 // [pgxpool.Pool.Query].
-func (n *Native) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+func (n *PGX) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	s, err := n.session(ctx)
 	if err != nil {
 		return &rows{err: err, closed: true}, err
@@ -90,7 +91,7 @@ func (n *Native) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 
 // QueryRow runs sql for its first row. Errors, [backend.ErrNoTenant] too, come from Scan, which must be called. See
 // [pgxpool.Pool.QueryRow].
-func (n *Native) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+func (n *PGX) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	s, err := n.session(ctx)
 	if err != nil {
 		return (*row)(&rows{err: err, closed: true})
@@ -100,8 +101,8 @@ func (n *Native) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 }
 
 // SendBatch sends the batch as one transaction, in the round trips that pgx needs for it. See [pgx.Conn.SendBatch].
-// A batch that begins a transaction ([pgx.Batch.BeginTx]) is refused: use [Native.Begin] and the transaction's SendBatch.
-func (n *Native) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+// A batch that begins a transaction ([pgx.Batch.BeginTx]) is refused: use [PGX.Begin] and the transaction's SendBatch.
+func (n *PGX) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	s, err := n.session(ctx)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
@@ -111,7 +112,7 @@ func (n *Native) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 
 // CopyFrom copies rows into a table, in a transaction of its own: two round trips, BEGIN and COMMIT, more than pgx spends.
 // See [pgx.Conn.CopyFrom].
-func (n *Native) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+func (n *PGX) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
 	t, err := n.Begin(ctx)
 	if err != nil {
 		return 0, err
@@ -124,8 +125,8 @@ func (n *Native) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 	return count, t.Commit(ctx)
 }
 
-// Begin begins a transaction with the default options; see [Native.BeginTx].
-func (n *Native) Begin(ctx context.Context) (pgx.Tx, error) {
+// Begin begins a transaction with the default options; see [PGX.BeginTx].
+func (n *PGX) Begin(ctx context.Context) (pgx.Tx, error) {
 	return n.BeginTx(ctx, pgx.TxOptions{})
 }
 
@@ -134,7 +135,7 @@ func (n *Native) Begin(ctx context.Context) (pgx.Tx, error) {
 // pgx, ctx is for the beginning only: its end does not roll back.
 //
 // Large objects belong to the whole database rather than to a tenant, so LargeObjects returns one whose calls fail.
-func (n *Native) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
+func (n *PGX) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	s, err := n.session(ctx)
 	if err != nil {
 		return nil, err
@@ -149,7 +150,7 @@ func (n *Native) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, er
 // AcquireFunc lends f a connection whose whole server session is bound to the context's store: for LISTEN, session-level
 // settings and whatever else needs one. The connection is closed afterwards, so this is not for the hot path. It fails
 // behind a transaction-mode pooler, which has no such sessions. f must not keep the connection.
-func (n *Native) AcquireFunc(ctx context.Context, f func(*pgx.Conn) error) error {
+func (n *PGX) AcquireFunc(ctx context.Context, f func(*pgx.Conn) error) error {
 	s, err := n.session(ctx)
 	if err != nil {
 		return err
@@ -367,7 +368,7 @@ func (r *row) Scan(dest ...any) error {
 // tx is a transaction or, nested, a savepoint in one.
 type tx struct {
 	s      *session
-	n      *Native
+	n      *PGX
 	bound  backend.Route
 	commit string // text to commit with, when not the usual
 	outer  *tx    // nil: the transaction itself
@@ -500,7 +501,7 @@ func (t *tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 	return t.s.c.pg.Prepare(ctx, name, sql)
 }
 
-// LargeObjects returns one whose calls fail with [pgx.ErrTxClosed]: see [Native.BeginTx].
+// LargeObjects returns one whose calls fail with [pgx.ErrTxClosed]: see [PGX.BeginTx].
 func (t *tx) LargeObjects() pgx.LargeObjects {
 	var b pgx.Batch
 	b.BeginTx(pgx.TxOptions{})

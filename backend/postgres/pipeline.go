@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // stage says how far a unit of work got before it failed.
@@ -371,7 +372,7 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 
 // made keeps a variant of st that was parsed along with its first execution, or sees to it that it is closed.
 func (c *conn) made(st *statement, name string, shared bool, err error) {
-	if shared && c.unit.access != backend.AccessShared {
+	if shared && c.unit.access != driver.AccessShared {
 		st.varied = true
 	}
 	if err != nil || st.varied {

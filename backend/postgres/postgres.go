@@ -34,7 +34,7 @@ package postgres
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"strconv"
@@ -49,6 +49,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 func init() {
@@ -81,7 +82,7 @@ type Backend struct {
 
 	db     *sql.DB
 	shared *sql.DB
-	native Native
+	native PGX
 	closed atomic.Bool
 
 	// identities remembers which schema (by OID) a route's owner was last seen to own, so that the full check of the
@@ -201,9 +202,9 @@ func newBackend(cfg config, options []Option, cc *pgx.ConnConfig) *Backend {
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}
 	be.identities.oid = make(map[backend.Route]uint32)
-	be.native = Native{be: be, access: backend.AccessTenant}
-	be.db = backend.OpenDB((*source)(be), backend.Route{}, backend.AccessTenant)
-	be.shared = backend.OpenDB((*source)(be), backend.Route{}, backend.AccessShared)
+	be.native = PGX{be: be, access: driver.AccessTenant}
+	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
+	be.shared = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessShared)
 	return be
 }
 
@@ -325,22 +326,22 @@ func (be *Backend) DB() *sql.DB { return be.db }
 // Shared returns the handle on the shared store, the schema public.
 func (be *Backend) Shared() *sql.DB { return be.shared }
 
-// Pin returns a new handle bound to rt. The caller closes it.
-func (be *Backend) Pin(rt backend.Route) *sql.DB {
-	return backend.OpenDB((*source)(be), rt, backend.AccessTenant)
+// DBFor returns a new handle bound to rt. The caller closes it.
+func (be *Backend) DBFor(rt backend.Route) *sql.DB {
+	return driver.OpenDB((*source)(be), rt, driver.AccessTenant)
 }
 
-// Owner returns a new handle on rt with the rights of the log-in. The caller closes it.
-func (be *Backend) Owner(rt backend.Route) *sql.DB {
-	return backend.OpenDB((*source)(be), rt, backend.AccessOwner)
+// Maintenance returns a new handle on rt with the rights of the log-in. The caller closes it.
+func (be *Backend) Maintenance(rt backend.Route) *sql.DB {
+	return driver.OpenDB((*source)(be), rt, driver.AccessMaintenance)
 }
 
-// Native returns the routed handle that speaks pgx, the same one each time.
-func (be *Backend) Native() *Native { return &be.native }
+// PGX returns the routed handle that speaks pgx, the same one each time.
+func (be *Backend) PGX() *PGX { return &be.native }
 
-// PinNative returns a handle that speaks pgx and is bound to rt, as [Backend.Pin]. It needs no closing.
-func (be *Backend) PinNative(rt backend.Route) *Native {
-	return &Native{be: be, fixed: rt, access: backend.AccessTenant}
+// PGXFor returns a handle that speaks pgx and is bound to rt, as [Backend.DBFor]. It needs no closing.
+func (be *Backend) PGXFor(rt backend.Route) *PGX {
+	return &PGX{be: be, fixed: rt, access: driver.AccessTenant}
 }
 
 // Close closes the handles, and the pool when it is the backend's own. See [backend.Backend].
@@ -405,11 +406,11 @@ func (be *Backend) remember(rt backend.Route, oid uint32) {
 type source Backend
 
 var (
-	_ backend.SessionSource    = (*source)(nil)
-	_ driver.NamedValueChecker = (*source)(nil)
+	_ driver.Source               = (*source)(nil)
+	_ sqldriver.NamedValueChecker = (*source)(nil)
 )
 
-func (s *source) Session(ctx context.Context, rt backend.Route, access backend.Access) (backend.Session, error) {
+func (s *source) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
 	return (*Backend)(s).acquire(ctx, rt, access)
 }
 
@@ -424,7 +425,7 @@ func (s *source) Ping(ctx context.Context) error {
 	return nil
 }
 
-func (s *source) Driver() driver.Driver { return backend.NoOpenDriver() }
+func (s *source) Driver() sqldriver.Driver { return driver.Unnamed() }
 
-// CheckNamedValue lets every value through: pgx encodes by the type that the server expects, and knows driver.Valuer.
-func (s *source) CheckNamedValue(*driver.NamedValue) error { return nil }
+// CheckNamedValue lets every value through: pgx encodes by the type that the server expects, and knows sqldriver.Valuer.
+func (s *source) CheckNamedValue(*sqldriver.NamedValue) error { return nil }

@@ -99,7 +99,7 @@ func TestLentPool(t *testing.T) {
 	require.Zero(t, n)
 	require.NoError(t, be.Close())
 	require.Error(t, be.DB().PingContext(a))
-	_, err = be.Native().Exec(a, `SELECT 1`)
+	_, err = be.PGX().Exec(a, `SELECT 1`)
 	require.ErrorIs(t, err, backend.ErrClosed)
 	require.NoError(t, pool.Ping(t.Context()))
 }
@@ -130,7 +130,7 @@ func TestNative(t *testing.T) {
 			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"default_query_exec_mode": mode, "pool_max_conns": "2"})
 			_, a := tenant(t, be, "a")
 			_, b := tenant(t, be, "b")
-			n := be.Native()
+			n := be.PGX()
 
 			count, err := n.CopyFrom(a, pgx.Identifier{"notes"}, []string{"mark"}, pgx.CopyFromRows([][]any{{"one"}, {"two"}}))
 			require.NoError(t, err)
@@ -224,8 +224,8 @@ func TestNative(t *testing.T) {
 					func() error { _, err := c.Exec(a, `LISTEN news`); return err }())
 			}))
 			require.Equal(t, `"a", public, pg_temp`, path)
-			require.ErrorIs(t, be.PinNative(route("a")).QueryRow(b, `SELECT 1`).Scan(nil), backend.ErrTenantMismatch)
-			require.NoError(t, be.PinNative(route("a")).QueryRow(t.Context(), `SELECT mark FROM notes WHERE id = 1`).Scan(&mark))
+			require.ErrorIs(t, be.PGXFor(route("a")).QueryRow(b, `SELECT 1`).Scan(nil), backend.ErrTenantMismatch)
+			require.NoError(t, be.PGXFor(route("a")).QueryRow(t.Context(), `SELECT mark FROM notes WHERE id = 1`).Scan(&mark))
 			require.Equal(t, "one", mark)
 		})
 	}
@@ -255,7 +255,7 @@ func TestTenantRoles(t *testing.T) {
 		t.Helper()
 		for _, run := range []func() error{
 			func() error { _, err := be.DB().ExecContext(a, query); return err },
-			func() error { _, err := be.Native().Exec(a, query); return err },
+			func() error { _, err := be.PGX().Exec(a, query); return err },
 		} {
 			var pe *pgconn.PgError
 			if err := run(); assert.ErrorAs(t, err, &pe, query) {
@@ -388,7 +388,7 @@ func TestLocks(t *testing.T) {
 	t.Parallel()
 	databaseURL := pgtest.Shared(t).Database(t)
 	one, other := open(t, databaseURL, map[string]string{"pool_max_conns": "1"}), open(t, databaseURL, nil)
-	unlock, err := one.Lock(t.Context(), "k")
+	held, err := one.Lock(t.Context(), "k")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -405,11 +405,11 @@ func TestLocks(t *testing.T) {
 	for err := range failed {
 		require.ErrorIs(t, err, context.Canceled)
 	}
-	unlock()
-	unlock()
+	held.Unlock()
+	held.Unlock()
 	again, err := other.Lock(t.Context(), "k")
 	require.NoError(t, err)
-	again()
+	again.Unlock()
 }
 
 type tracer struct {
@@ -450,8 +450,8 @@ func TestTracer(t *testing.T) {
 	_, err = be.DB().ExecContext(a, `INSERT INTO notes (mark) VALUES ($1)`, "m")
 	require.NoError(t, err)
 	require.NoError(t, be.DB().QueryRowContext(a, `SELECT 1`).Scan(new(int)))
-	require.NoError(t, be.Native().QueryRow(a, `SELECT 2`).Scan(new(int)))
-	_, err = be.Native().Exec(a, `DELETE FROM nowhere`)
+	require.NoError(t, be.PGX().QueryRow(a, `SELECT 2`).Scan(new(int)))
+	_, err = be.PGX().Exec(a, `DELETE FROM nowhere`)
 	require.Error(t, err)
 	assert.Equal(t, []string{`INSERT INTO notes (mark) VALUES ($1)`, `SELECT 1`, `SELECT 2`, `DELETE FROM nowhere`}, seen.started)
 	assert.Equal(t, []string{"INSERT 0 1", "SELECT 1", "SELECT 1", ""}, seen.ended)
@@ -477,7 +477,7 @@ func TestTableTakesThePlaceOfTheShared(t *testing.T) {
 					var name string
 					require.NoError(t, be.DB().QueryRowContext(ctx, query, "").Scan(&name))
 					got = append(got, name)
-					require.NoError(t, be.Native().QueryRow(ctx, query, "").Scan(&name))
+					require.NoError(t, be.PGX().QueryRow(ctx, query, "").Scan(&name))
 					got = append(got, name)
 					tx, err := be.DB().BeginTx(ctx, nil)
 					require.NoError(t, err)
@@ -486,11 +486,11 @@ func TestTableTakesThePlaceOfTheShared(t *testing.T) {
 					got = append(got, name)
 					var batch pgx.Batch
 					batch.Queue(query, "")
-					results := be.Native().SendBatch(ctx, &batch)
+					results := be.PGX().SendBatch(ctx, &batch)
 					require.NoError(t, results.QueryRow().Scan(&name))
 					require.NoError(t, results.Close())
 					got = append(got, name)
-					require.NoError(t, pgx.BeginFunc(ctx, be.Native(), func(tx pgx.Tx) error {
+					require.NoError(t, pgx.BeginFunc(ctx, be.PGX(), func(tx pgx.Tx) error {
 						batch = pgx.Batch{}
 						batch.Queue(query, "").QueryRow(func(row pgx.Row) error { return row.Scan(&name) })
 						return tx.SendBatch(ctx, &batch).Close()

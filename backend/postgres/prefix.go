@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // The prefix is a SELECT of exactly one row that travels ahead of each unit of work and, in the same transaction, binds
@@ -100,7 +101,7 @@ func stampOf(owner string) string { return stampText + owner }
 type unit struct {
 	be     *Backend
 	rt     backend.Route
-	access backend.Access
+	access driver.Access
 	kind   prefixKind
 	role   int    // 1 when a role is set too
 	path   []byte // search_path
@@ -111,13 +112,13 @@ type unit struct {
 }
 
 // bindUnit prepares c for units of work of rt.
-func (c *conn) bindUnit(rt backend.Route, access backend.Access) {
+func (c *conn) bindUnit(rt backend.Route, access driver.Access) {
 	u := &c.unit
 	if u.rt == rt && u.access == access && u.kind == prefixOID && u.be == c.be {
 		return // as before; should the schema be another by now, the check will tell
 	}
 	u.be, u.access = c.be, access
-	if access == backend.AccessShared {
+	if access == driver.AccessShared {
 		u.rt, u.kind = backend.Route{}, prefixShared
 		u.path = append(u.path[:0], "public, pg_temp"...)
 	} else {
@@ -136,13 +137,13 @@ func (c *conn) bindUnit(rt backend.Route, access backend.Access) {
 	u.role = 0
 	if c.be.cfg.roles {
 		u.role = 1
-		if access == backend.AccessTenant {
+		if access == driver.AccessTenant {
 			u.assume = append(u.assume[:0], c.be.roles.name(rt.Store)...)
 		} else {
 			u.assume = append(u.assume[:0], "none"...)
 		}
 	}
-	if access == backend.AccessShared {
+	if access == driver.AccessShared {
 		u.schema = u.schema[:0]
 	}
 }

@@ -268,6 +268,7 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 		b.WriteString("::pg_catalog.oid)::pg_catalog.int4;")
 	}
 	start = b.Len()
+	b.WriteString(s.Head)
 	b.WriteString(s.SQL)
 	// The newline ends a comment, the first semicolon a statement that has none.
 	b.WriteString("\n;commit;\n")

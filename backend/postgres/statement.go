@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // statement is what a connection remembers about a text that it ran.
@@ -224,7 +225,7 @@ func (c *conn) prepare(ctx context.Context, sql string, named, prefixed bool) (s
 		return nil, stageStatement, w.err
 	}
 	st = c.newStatement(&pgconn.StatementDescription{Name: name, SQL: sql, ParamOIDs: w.params, Fields: w.fields}, classify(sql))
-	st.varied = shared && c.unit.access != backend.AccessShared
+	st.varied = shared && c.unit.access != driver.AccessShared
 	return st, 0, nil
 }
 

@@ -35,13 +35,22 @@ var errLocked = errors.New("locked by another process")
 
 // Lock implements [backend.Locker]. Callers of this process are served in order of arrival; other processes ask again
 // every few milliseconds.
-func (b *Backend) Lock(ctx context.Context, key string) (unlock func(), err error) {
-	unlock, err = b.lock(ctx, "user/"+key)
+func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
+	unlock, err := b.lock(ctx, "user/"+key)
 	if err != nil {
 		return nil, &backend.Error{Op: "lock", Err: err}
 	}
-	return unlock, nil
+	return lock(unlock), nil
 }
+
+// lock is a key that is held. The operating system keeps it for as long as the process lives: it cannot be lost.
+type lock func()
+
+var _ backend.Lock = lock(nil)
+
+func (l lock) Fence(ctx context.Context) context.Context { return ctx }
+func (l lock) Check(context.Context) error               { return nil }
+func (l lock) Unlock()                                   { l() }
 
 func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err error) {
 	if b.isClosed() {

@@ -22,7 +22,7 @@ type unsynced struct {
 
 // RunScripts implements [backend.ScriptRunner]. Each script gets a connection of its own, which leaves the open stores
 // alone: a run over thousands of files does not push out the ones that requests use. The shared tables are not attached; a
-// script that reads them fails, and goes through [Backend.Owner] instead.
+// script that reads them fails, and goes through [Backend.Maintenance] instead.
 //
 // With Async a commit is not synced by itself, only when the file is closed or at the latest by Flush; a power failure
 // before that may undo it, never tear it.
@@ -71,7 +71,7 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 	if err != nil {
 		return err
 	}
-	err = b.runScript(ctx, path, s.SQL, opt)
+	err = b.runScript(ctx, path, s.Head+s.SQL, opt)
 	endTurn()
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func (c *conn) inTransaction(ctx context.Context, text string) error {
 func (b *Backend) scriptInNew(ctx context.Context, s backend.Script, opt backend.ScriptOptions) error {
 	return b.createFile(ctx, s.Route, emptyTemplate, nil, func(temp string) error {
 		opt.Async = false
-		if err := b.runScript(ctx, temp, s.SQL, opt); err != nil {
+		if err := b.runScript(ctx, temp, s.Head+s.SQL, opt); err != nil {
 			return err
 		}
 		// Closing folded the -wal in; what is left of it would stay behind under the temporary name.

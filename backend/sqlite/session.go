@@ -33,6 +33,9 @@ type session struct {
 
 var sessions = sync.Pool{New: func() any { return new(session) }}
 
+// Ping implements [driver.Session].
+func (s *session) Ping(ctx context.Context) error { return s.b.Ping(ctx) }
+
 // fail wraps an error of ours.
 func (s *session) fail(op string, err error) error {
 	return &backend.Error{Op: op, Store: s.st.name, Err: err}

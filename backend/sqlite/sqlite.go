@@ -27,7 +27,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"os"
@@ -39,6 +39,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 func init() {
@@ -82,9 +83,9 @@ type Backend struct {
 }
 
 var (
-	_ backend.Backend       = (*Backend)(nil)
-	_ backend.SessionSource = (*Backend)(nil)
-	_ backend.Locker        = (*Backend)(nil)
+	_ backend.Backend = (*Backend)(nil)
+	_ driver.Source   = (*Backend)(nil)
+	_ backend.Locker  = (*Backend)(nil)
 )
 
 // Open opens a directory of stores, making it when it is missing. It returns an error that wraps
@@ -122,8 +123,8 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if err := b.openShared(ctx); err != nil {
 		return nil, &backend.Error{Op: "open", Err: fmt.Errorf("%s: %w", b.shared.path, err)}
 	}
-	b.db = backend.OpenDB(b, backend.Route{}, backend.AccessTenant)
-	b.sharedDB = backend.OpenDB(b, backend.Route{}, backend.AccessShared)
+	b.db = driver.OpenDB(b, backend.Route{}, driver.AccessTenant)
+	b.sharedDB = driver.OpenDB(b, backend.Route{}, driver.AccessShared)
 	b.janitor.Go(b.watch)
 	return b, nil
 }
@@ -173,15 +174,17 @@ func (b *Backend) DB() *sql.DB { return b.db }
 func (b *Backend) Shared() *sql.DB { return b.sharedDB }
 
 // Pin implements [backend.Backend].
-func (b *Backend) Pin(rt backend.Route) *sql.DB { return backend.OpenDB(b, rt, backend.AccessTenant) }
+func (b *Backend) DBFor(rt backend.Route) *sql.DB { return driver.OpenDB(b, rt, driver.AccessTenant) }
 
 // Owner implements [backend.Backend]. Its rights are those of Pin: the shared tables are read-only.
-func (b *Backend) Owner(rt backend.Route) *sql.DB { return backend.OpenDB(b, rt, backend.AccessOwner) }
+func (b *Backend) Maintenance(rt backend.Route) *sql.DB {
+	return driver.OpenDB(b, rt, driver.AccessMaintenance)
+}
 
-// Session implements [backend.SessionSource].
-func (b *Backend) Session(ctx context.Context, rt backend.Route, access backend.Access) (backend.Session, error) {
+// Session implements [driver.Source].
+func (b *Backend) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
 	st := b.shared
-	if access == backend.AccessShared {
+	if access == driver.AccessShared {
 		if err := st.fate(); err != nil {
 			return nil, &backend.Error{Op: "open", Err: err}
 		}
@@ -199,7 +202,7 @@ func (b *Backend) Session(ctx context.Context, rt backend.Route, access backend.
 	return s, nil
 }
 
-// Ping implements [backend.SessionSource].
+// Ping implements [driver.Source].
 func (b *Backend) Ping(ctx context.Context) error {
 	if b.isClosed() {
 		return &backend.Error{Op: "ping", Err: backend.ErrClosed}
@@ -207,8 +210,8 @@ func (b *Backend) Ping(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Driver implements [backend.SessionSource].
-func (b *Backend) Driver() driver.Driver { return backend.NoOpenDriver() }
+// Driver implements [driver.Source].
+func (b *Backend) Driver() sqldriver.Driver { return driver.Unnamed() }
 
 // Close implements [backend.Backend].
 func (b *Backend) Close() error {

@@ -515,7 +515,7 @@ func TestTenantsTableWinsOverACachedSharedOne(t *testing.T) {
 	mustExec(t, a, other.DB(), "INSERT INTO plans VALUES (2)")
 	require.NoError(t, held.QueryRowContext(a, read).Scan(&n))
 	require.Equal(t, 2, n)
-	owner := b.Owner(rt)
+	owner := b.Maintenance(rt)
 	mustExec(t, a, owner, "DROP TABLE plans")
 	require.NoError(t, owner.Close())
 	require.NoError(t, held.QueryRowContext(a, read).Scan(&n))

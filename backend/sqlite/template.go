@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // emptyTemplate is the key of the template that Create uses. Those of CreateFrom begin with "t/".
@@ -167,7 +168,7 @@ func (b *Backend) fillTemplate(ctx context.Context, temp string, build func(ctx 
 	st.setup = opts.settings()
 	st.refs = 1 // keeps its connections between two calls of build
 	defer st.seize(errors.New("the template is finished"))
-	db := backend.OpenDB(storeSource{b, st}, backend.Route{}, backend.AccessOwner)
+	db := driver.OpenDB(storeSource{b, st}, backend.Route{}, driver.AccessMaintenance)
 	return errors.Join(build(ctx, db), db.Close())
 }
 
@@ -177,7 +178,7 @@ type storeSource struct {
 	st *store
 }
 
-func (s storeSource) Session(context.Context, backend.Route, backend.Access) (backend.Session, error) {
+func (s storeSource) Session(context.Context, backend.Route, driver.Access) (driver.Session, error) {
 	if err := s.st.fate(); err != nil {
 		return nil, &backend.Error{Op: "open", Err: err}
 	}

@@ -1,59 +1,20 @@
-package backend
+package driver
 
 import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+
+	"github.com/tenement-go/tenement/backend"
 )
-
-// Access says with which rights a session works.
-type Access uint8
-
-// The kinds of access.
-const (
-	// AccessTenant: the tenant's own tables, read and write; the shared ones, read only.
-	AccessTenant Access = iota
-	// AccessOwner: upkeep of one store; see [Backend.Owner].
-	AccessOwner
-	// AccessShared: the shared store, read and write. There is no route.
-	AccessShared
-)
-
-// SessionSource gives out real connections. It is what a backend implements to get its [database/sql.DB] handles from
-// [OpenDB]. Implementations are safe for concurrent use.
-//
-// A source that is also a [driver.NamedValueChecker] checks the arguments; it must be safe for concurrent use too.
-type SessionSource interface {
-	// Session takes a connection for one unit of work, or for a series of them when a *sql.Conn is held. rt is zero
-	// with AccessShared. It may put off taking a connection to the session's first operation. It waits for a free
-	// connection no longer than ctx allows, and returns ErrStoreMissing, ErrClosed as [Backend] says.
-	Session(ctx context.Context, rt Route, access Access) (Session, error)
-	// Ping checks that the backend answers; no store is involved.
-	Ping(ctx context.Context) error
-	// Driver is returned by [database/sql.DB.Driver].
-	Driver() driver.Driver
-}
-
-// Session is a real connection bound to one store. It is used by one goroutine at a time.
-//
-// Statements between BeginTx and the end of its [driver.Tx] belong to that transaction. A session does not return
-// [driver.ErrBadConn]: whether repeating is safe is for the session to know, and it does that itself.
-type Session interface {
-	driver.ExecerContext
-	driver.QueryerContext
-	driver.ConnBeginTx
-	// Release gives the connection back, exactly once, when no rows and no transaction are open any more. The session
-	// drops the connection instead when it may not serve another store, or its state is in doubt.
-	Release()
-}
 
 // OpenDB returns a handle over src. With AccessTenant and a zero route it is routed: each unit of work takes its route
 // from its context. With a route it is bound to that store. The caller closes it; idle, it holds no session.
 //
-// This is for implementers of [Backend].
-func OpenDB(src SessionSource, rt Route, access Access) *sql.DB {
-	db := sql.OpenDB(&connector{src: src, fixed: rt, access: access})
+// This is for implementers of [backend.Backend].
+func OpenDB(src Source, rt backend.Route, access Access) *sql.DB {
+	db := sql.OpenDB(&connector{src: src, binding: Binding{Fixed: rt, Access: access}})
 	// Idle connections of this handle are a few words each and hold nothing real; the pool that costs something is
 	// underneath. Keeping them saves building one per call.
 	db.SetMaxIdleConns(1024)
@@ -61,9 +22,8 @@ func OpenDB(src SessionSource, rt Route, access Access) *sql.DB {
 }
 
 type connector struct {
-	src    SessionSource
-	fixed  Route // zero: routed, or shared
-	access Access
+	src     Source
+	binding Binding
 }
 
 var _ driver.Connector = (*connector)(nil)
@@ -82,8 +42,8 @@ func (c *connector) Driver() driver.Driver { return c.src.Driver() }
 type conn struct {
 	*connector
 	checker driver.NamedValueChecker
-	sess    Session // nil: unbound
-	bound   Route   // the store that sess belongs to
+	sess    Session       // nil: unbound
+	bound   backend.Route // the store that sess belongs to
 	inTx    bool
 	tx      tx // the transaction's handle, kept here to save an allocation
 }
@@ -100,38 +60,9 @@ var (
 	_ driver.NamedValueChecker  = (*conn)(nil)
 )
 
-// route decides which store a call belongs to, and refuses the call when that cannot be told or is not allowed here.
-func (c *conn) route(ctx context.Context) (Route, error) {
-	if c.access != AccessTenant {
-		return c.fixed, nil
-	}
-	rt, ok := RouteFrom(ctx)
-	if !c.fixed.IsZero() {
-		if ok && !c.fixed.permits(rt) {
-			return Route{}, &Error{Op: "use pinned", Store: c.fixed.Store, Err: ErrTenantMismatch}
-		}
-		return c.fixed, nil
-	}
-	switch {
-	case c.sess == nil:
-		if !ok {
-			return Route{}, &Error{Op: "route", Err: ErrNoTenant}
-		}
-		return rt, nil
-	case ok && rt != c.bound:
-		return Route{}, &Error{Op: "use", Store: c.bound.Store, Err: ErrTenantMismatch}
-	case !ok && !c.inTx:
-		// A transaction carries its tenant, so tx.Exec (which has no context) is unambiguous. A held connection does
-		// not: each statement on it is a unit of work and must say where it belongs.
-		return Route{}, &Error{Op: "route", Err: ErrNoTenant}
-	}
-	return c.bound, nil
-}
-
-// permits reports whether a context that names rt may use a handle pinned to r. An owner that either leaves open
-// matches any.
-func (r Route) permits(rt Route) bool {
-	return r.Store == rt.Store && (r.Owner == "" || rt.Owner == "" || r.Owner == rt.Owner)
+// route decides which store a call belongs to.
+func (c *conn) route(ctx context.Context) (backend.Route, error) {
+	return c.binding.Route(ctx, Unit{Route: c.bound, InTx: c.inTx})
 }
 
 // bind returns the session for a call, taking one if there is none yet.
@@ -143,7 +74,7 @@ func (c *conn) bind(ctx context.Context) (Session, error) {
 	if c.sess != nil {
 		return c.sess, nil
 	}
-	sess, err := c.src.Session(ctx, rt, c.access)
+	sess, err := c.src.Session(ctx, rt, c.binding.Access)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +84,7 @@ func (c *conn) bind(ctx context.Context) (Session, error) {
 
 func (c *conn) release() {
 	if sess := c.sess; sess != nil {
-		c.sess, c.bound, c.inTx = nil, Route{}, false
+		c.sess, c.bound, c.inTx = nil, backend.Route{}, false
 		sess.Release()
 	}
 }
@@ -173,7 +104,22 @@ func (c *conn) Close() error {
 	return nil
 }
 
-func (c *conn) Ping(ctx context.Context) error { return c.src.Ping(ctx) }
+// Ping asks the connection that is held, and takes none when one is.
+func (c *conn) Ping(ctx context.Context) error {
+	if c.sess != nil {
+		return c.sess.Ping(ctx)
+	}
+	return c.src.Ping(ctx)
+}
+
+// Raw is what an interface assertion on the connection in [sql.Conn.Raw] finds: the driver's own connection, or nil
+// when the session has none to show or nothing has been run on it yet.
+func (c *conn) Raw() any {
+	if r, ok := c.sess.(Rawer); ok {
+		return r.Raw()
+	}
+	return nil
+}
 
 func (c *conn) CheckNamedValue(nv *driver.NamedValue) error {
 	if c.checker == nil {
@@ -204,7 +150,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		return nil, err
 	}
 	if c.inTx {
-		return nil, &Error{Op: "begin", Store: c.bound.Store, Err: errors.New("a transaction is already open on this connection")}
+		return nil, &backend.Error{Op: "begin", Store: c.bound.Store, Err: errors.New("a transaction is already open on this connection")}
 	}
 	inner, err := sess.BeginTx(ctx, opts)
 	if err != nil {
@@ -220,10 +166,11 @@ func (c *conn) Begin() (driver.Tx, error) {
 	return c.BeginTx(context.Background(), driver.TxOptions{})
 }
 
-// PrepareContext keeps the text. The statement is prepared on, and cached by, whichever real connection runs it; the
-// context is only asked whether it may run at all.
+// PrepareContext keeps the text: no store is touched, so no tenant is needed. The statement is prepared on, and cached
+// by, whichever real connection runs it, and is refused there when its context names no tenant. A context that names
+// the wrong one is refused at once.
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if _, err := c.route(ctx); err != nil {
+	if _, err := c.route(ctx); errors.Is(err, backend.ErrTenantMismatch) {
 		return nil, err
 	}
 	return &stmt{c: c, query: query}, nil
@@ -286,15 +233,4 @@ func named(args []driver.Value) []driver.NamedValue {
 		nv[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
 	}
 	return nv
-}
-
-// closedDriver is a driver.Driver for handles that are never opened by name.
-type closedDriver struct{}
-
-// NoOpenDriver returns a [driver.Driver] whose Open always fails, for [SessionSource.Driver] of backends whose handles
-// cannot be opened by name.
-func NoOpenDriver() driver.Driver { return closedDriver{} }
-
-func (closedDriver) Open(string) (driver.Conn, error) {
-	return nil, &Error{Op: "open", Err: errors.New("this driver has no data source names; use backend.Open")}
 }

@@ -1,9 +1,9 @@
-package backend_test
+package driver_test
 
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 var (
@@ -34,10 +35,10 @@ type source struct {
 
 type taken struct {
 	rt     backend.Route
-	access backend.Access
+	access driver.Access
 }
 
-func (s *source) Session(_ context.Context, rt backend.Route, access backend.Access) (backend.Session, error) {
+func (s *source) Session(_ context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sessErr != nil {
@@ -55,7 +56,7 @@ func (s *source) Ping(context.Context) error {
 	return nil
 }
 
-func (s *source) Driver() driver.Driver { return backend.NoOpenDriver() }
+func (s *source) Driver() sqldriver.Driver { return driver.Unnamed() }
 
 func (s *source) openSessions() int {
 	s.mu.Lock()
@@ -78,12 +79,12 @@ type session struct {
 	log      []string
 }
 
-func (x *session) ExecContext(_ context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
+func (x *session) ExecContext(_ context.Context, query string, _ []sqldriver.NamedValue) (sqldriver.Result, error) {
 	x.log = append(x.log, query)
-	return driver.RowsAffected(1), x.s.execErr
+	return sqldriver.RowsAffected(1), x.s.execErr
 }
 
-func (x *session) QueryContext(_ context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (x *session) QueryContext(_ context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	if x.released {
 		return nil, errors.New("used after it was released")
 	}
@@ -95,7 +96,7 @@ func (x *session) QueryContext(_ context.Context, query string, args []driver.Na
 	return &rows{x: x, left: left}, nil
 }
 
-func (x *session) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+func (x *session) BeginTx(context.Context, sqldriver.TxOptions) (sqldriver.Tx, error) {
 	if x.s.beginErr != nil {
 		return nil, x.s.beginErr
 	}
@@ -105,6 +106,8 @@ func (x *session) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) 
 
 func (x *session) Commit() error   { x.inTx = false; return nil }
 func (x *session) Rollback() error { x.inTx = false; return nil }
+
+func (x *session) Ping(ctx context.Context) error { return x.s.Ping(ctx) }
 
 func (x *session) Release() {
 	x.s.mu.Lock()
@@ -129,7 +132,7 @@ type rows struct {
 func (r *rows) Columns() []string { return []string{"store"} }
 func (r *rows) Close() error      { r.x.rows--; return nil }
 
-func (r *rows) Next(dest []driver.Value) error {
+func (r *rows) Next(dest []sqldriver.Value) error {
 	if r.left--; r.left < 0 {
 		return io.EOF
 	}
@@ -139,7 +142,7 @@ func (r *rows) Next(dest []driver.Value) error {
 
 func routed(t testing.TB) (*source, *sql.DB) {
 	src := &source{}
-	db := backend.OpenDB(src, backend.Route{}, backend.AccessTenant)
+	db := driver.OpenDB(src, backend.Route{}, driver.AccessTenant)
 	t.Cleanup(func() {
 		require.NoError(t, db.Close())
 		require.Zero(t, src.openSessions(), "sessions that were never released")
@@ -162,10 +165,13 @@ func TestNoSessionIsTakenWithoutARoute(t *testing.T) {
 	require.ErrorIs(t, err, backend.ErrNoTenant)
 	_, err = db.QueryContext(ctx, "x")
 	require.ErrorIs(t, err, backend.ErrNoTenant)
-	_, err = db.PrepareContext(ctx, "x")
+	stmt, err := db.Prepare("x")
+	require.NoError(t, err, "preparing touches no store")
+	_, err = stmt.ExecContext(ctx)
 	require.ErrorIs(t, err, backend.ErrNoTenant)
-	_, err = db.Prepare("x")
+	_, err = stmt.QueryContext(ctx)
 	require.ErrorIs(t, err, backend.ErrNoTenant)
+	require.NoError(t, stmt.Close())
 	_, err = db.BeginTx(ctx, nil)
 	require.ErrorIs(t, err, backend.ErrNoTenant)
 	_, err = db.Begin()
@@ -268,7 +274,7 @@ func TestHeldConnection(t *testing.T) {
 
 	_, err = db.ExecContext(with(t, inB), "x")
 	require.NoError(t, err, "the connection is free for another tenant")
-	require.Equal(t, []taken{{inA, backend.AccessTenant}, {inB, backend.AccessTenant}}, src.taken)
+	require.Equal(t, []taken{{inA, driver.AccessTenant}, {inB, driver.AccessTenant}}, src.taken)
 }
 
 // S04
@@ -339,17 +345,17 @@ func TestFixedHandles(t *testing.T) {
 	anotherOwner := with(t, backend.Route{Store: inA.Store, Owner: "other"})
 	noOwner := backend.WithStore(t.Context(), inA.Store)
 	for _, tt := range []struct {
-		access  backend.Access
+		access  driver.Access
 		fixed   backend.Route
 		allowed []context.Context
 		refused []context.Context
 	}{
-		{backend.AccessTenant, inA, []context.Context{none, with(t, inA), noOwner}, []context.Context{other, anotherOwner}},
-		{backend.AccessTenant, backend.Route{Store: inA.Store}, []context.Context{none, with(t, inA), noOwner, anotherOwner}, []context.Context{other}},
-		{backend.AccessOwner, inA, []context.Context{none, with(t, inA), other, anotherOwner}, nil},
-		{backend.AccessShared, backend.Route{}, []context.Context{none, with(t, inA), other}, nil},
+		{driver.AccessTenant, inA, []context.Context{none, with(t, inA), noOwner}, []context.Context{other, anotherOwner}},
+		{driver.AccessTenant, backend.Route{Store: inA.Store}, []context.Context{none, with(t, inA), noOwner, anotherOwner}, []context.Context{other}},
+		{driver.AccessMaintenance, inA, []context.Context{none, with(t, inA), other, anotherOwner}, nil},
+		{driver.AccessShared, backend.Route{}, []context.Context{none, with(t, inA), other}, nil},
 	} {
-		db := backend.OpenDB(src, tt.fixed, tt.access)
+		db := driver.OpenDB(src, tt.fixed, tt.access)
 		for _, ctx := range tt.allowed {
 			src.taken = nil
 			_, err := db.ExecContext(ctx, "x")
@@ -395,7 +401,7 @@ func TestIdleHandlesHoldNothing(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		rt := backend.Route{Store: backend.MustParseStore(fmt.Sprintf("t%d", i))}
-		db := backend.OpenDB(src, rt, backend.AccessTenant)
+		db := driver.OpenDB(src, rt, driver.AccessTenant)
 		t.Cleanup(func() { require.NoError(t, db.Close()) })
 		for range 10 {
 			wg.Go(func() {
@@ -413,7 +419,7 @@ func TestIdleHandlesHoldNothing(t *testing.T) {
 func TestHandleClosedWhileAConnectionIsHeld(t *testing.T) {
 	t.Parallel()
 	src := &source{}
-	db := backend.OpenDB(src, backend.Route{}, backend.AccessTenant)
+	db := driver.OpenDB(src, backend.Route{}, driver.AccessTenant)
 	conn, err := db.Conn(t.Context())
 	require.NoError(t, err)
 	_, err = conn.ExecContext(with(t, inA), "x")
@@ -428,12 +434,12 @@ func TestHandleClosedWhileAConnectionIsHeld(t *testing.T) {
 // checked is a source that checks arguments itself.
 type checked struct{ source }
 
-func (*checked) CheckNamedValue(nv *driver.NamedValue) error {
+func (*checked) CheckNamedValue(nv *sqldriver.NamedValue) error {
 	if _, ok := nv.Value.(chan int); ok {
 		nv.Value = "a channel"
 		return nil
 	}
-	return driver.ErrSkip
+	return sqldriver.ErrSkip
 }
 
 func TestArgumentsAreTheSourcesToCheck(t *testing.T) {
@@ -441,7 +447,7 @@ func TestArgumentsAreTheSourcesToCheck(t *testing.T) {
 	_, plain := routed(t)
 	_, err := plain.ExecContext(with(t, inA), "x", make(chan int))
 	require.Error(t, err, "database/sql's own rules")
-	db := backend.OpenDB(&checked{}, inA, backend.AccessTenant)
+	db := driver.OpenDB(&checked{}, inA, driver.AccessTenant)
 	defer func() { require.NoError(t, db.Close()) }()
 	_, err = db.ExecContext(t.Context(), "x", make(chan int), 1)
 	require.NoError(t, err)
@@ -450,14 +456,14 @@ func TestArgumentsAreTheSourcesToCheck(t *testing.T) {
 // bare is a driver that does what the fake session does, without virtual connections: the floor for allocations.
 type bare struct{ x *session }
 
-func (b *bare) Connect(context.Context) (driver.Conn, error) { return &bareConn{session: b.x}, nil }
-func (b *bare) Driver() driver.Driver                        { return backend.NoOpenDriver() }
+func (b *bare) Connect(context.Context) (sqldriver.Conn, error) { return &bareConn{session: b.x}, nil }
+func (b *bare) Driver() sqldriver.Driver                        { return driver.Unnamed() }
 
 type bareConn struct{ *session }
 
-func (*bareConn) Prepare(string) (driver.Stmt, error) { return nil, driver.ErrSkip }
-func (*bareConn) Close() error                        { return nil }
-func (c *bareConn) Begin() (driver.Tx, error)         { return c.session, nil }
+func (*bareConn) Prepare(string) (sqldriver.Stmt, error) { return nil, sqldriver.ErrSkip }
+func (*bareConn) Close() error                           { return nil }
+func (c *bareConn) Begin() (sqldriver.Tx, error)         { return c.session, nil }
 
 // steady is a source that gives out the same session each time, so that only what the virtual connection adds is counted.
 type steady struct {
@@ -467,9 +473,11 @@ type steady struct {
 
 type steadySession struct{ session }
 
+func (x *steadySession) Ping(context.Context) error { return nil }
+
 func (x *steadySession) Release() {}
 
-func (s *steady) Session(context.Context, backend.Route, backend.Access) (backend.Session, error) {
+func (s *steady) Session(context.Context, backend.Route, driver.Access) (driver.Session, error) {
 	return &s.x, nil
 }
 
@@ -477,7 +485,7 @@ func TestAllocations(t *testing.T) {
 	ctx := with(t, inA)
 	ours := &steady{}
 	ours.x = steadySession{session{s: &ours.source, rt: inA}}
-	db := backend.OpenDB(ours, backend.Route{}, backend.AccessTenant)
+	db := driver.OpenDB(ours, backend.Route{}, driver.AccessTenant)
 	defer func() { _ = db.Close() }()
 	floor := sql.OpenDB(&bare{&session{s: &source{}, rt: inA}})
 	defer func() { _ = floor.Close() }()
