@@ -37,6 +37,9 @@ type Config struct {
 	// other than those that the backend sends itself are whatever the pooler made of them. Statements that need a
 	// server session (S14) are left out.
 	TransactionPooler bool
+	// Waiting returns when n calls, or as many as can, wait for a lock inside the database of be. nil: the suite does not
+	// wait for them to wait, and what it forces elsewhere is left to chance.
+	Waiting func(ctx context.Context, be backend.Backend, n int) error
 	// Native returns the backend's other way in, which takes its route from the context as the routed handle does. nil:
 	// it has none.
 	Native func(be backend.Backend) Native
@@ -122,7 +125,7 @@ func cases() []testCase {
 	var all []testCase
 	for _, group := range [][]testCase{
 		routingCases, transactionCases, isolationCases, sharedCases, stressCases, nameCases, storeCases, ownerCases,
-		handleCases, closeCases, scriptCases, templateCases, lockCases, sweepCases, sqlCases, nativeCases,
+		handleCases, closeCases, scriptCases, waitCases, templateCases, lockCases, sweepCases, sqlCases, nativeCases,
 	} {
 		all = append(all, group...)
 	}

@@ -22,6 +22,12 @@ import (
 // then had to wait for a table that was being dropped or renamed, would look for its name again when the wait is over,
 // and find the shared table of that name.
 //
+// The rule for all that is looked up after a wait: it comes after a relation lock. A server process learns of what
+// others changed in the catalogs (AcceptInvalidationMessages) when it begins a transaction and when it locks a relation
+// (LockRelationOid, in lmgr.c), and not when it gets an advisory lock. What it looked up before, which schema a name
+// means above all, it would find in its caches as it was before the wait, and believe in until the statement behind the
+// prefix locks its first table: by then the schema has another name, and the table's is found in public. See sqlLook.
+//
 // Everything in it is qualified with pg_catalog: it runs under whatever search_path the connection's last user left,
 // where an operator or function of the same name could be lying in wait.
 //
@@ -45,7 +51,11 @@ const (
 	// The columns are evaluated in their order, and the schema looked up when the lock is held. (As a parameter of type
 	// regnamespace it would be when the values are bound.)
 	sqlSchema = "($2::pg_catalog.text)::pg_catalog.regnamespace"
-	sqlShare  = ",pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",$3)"
+	sqlShare  = ",pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",$3)" + sqlLook
+	// sqlLook is a column that locks a relation, and lets it go again: it opens pg_namespace to see whether that could be
+	// updated. It is the cheapest call with that effect (0.9 µs). It works because nothing ahead of it in the transaction
+	// has a lock on pg_namespace: the lock must not be one that is held already.
+	sqlLook = ",pg_catalog.pg_relation_is_updatable(2615::pg_catalog.oid::pg_catalog.regclass,false)"
 	// A division by zero is the plainest way to make a SELECT fail or not.
 	sqlOID = sqlShare + ",1 operator(pg_catalog./) ((" + sqlSchema + ")::pg_catalog.oid operator(pg_catalog.=) " +
 		"$4::pg_catalog.oid)::pg_catalog.int4"
@@ -56,7 +66,7 @@ const (
 	// storeSpace is the first half of the advisory locks that stand for stores.
 	storeSpace = "1953394286"
 	// stampColumn is where prefixStamp returns the OID.
-	stampColumn = 2
+	stampColumn = 3
 )
 
 // prefixSQL holds the text of each kind, without and with a role to assume (the last parameter).
@@ -235,8 +245,9 @@ func storeKey(s backend.Store) int32 {
 }
 
 // claimSQL returns the statement that waits until nobody has a share of the store and keeps others from getting one.
+// What comes after it is looked up with fresh eyes, like what comes after the share.
 func claimSQL(s backend.Store) string {
-	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d);", storeSpace, storeKey(s))
+	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d)%s;", storeSpace, storeKey(s), sqlLook)
 }
 
 // prefixText returns the prefix with its values written into it, for the simple protocol, with ';' at its end. local is

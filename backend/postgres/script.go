@@ -252,7 +252,7 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 	b.WriteString(schema)
 	b.WriteString(",public,pg_temp;select pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",")
 	b.WriteString(strconv.FormatInt(int64(storeKey(s.Route.Store)), 10))
-	b.WriteByte(')')
+	b.WriteString(")" + sqlLook)
 	regnamespace := literal(schema) + "::pg_catalog.text::pg_catalog.regnamespace"
 	switch {
 	case s.Create:
