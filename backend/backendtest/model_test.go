@@ -1104,7 +1104,8 @@ func (s *looseStmt) QueryContext(ctx context.Context, args []sqldriver.NamedValu
 }
 
 func (s *looseStmt) Exec([]sqldriver.Value) (sqldriver.Result, error) { return nil, sqldriver.ErrSkip }
-func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error)  { return nil, sqldriver.ErrSkip }
+
+func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error) { return nil, sqldriver.ErrSkip }
 
 // modelNative is the routed handle again, by another name.
 type modelNative struct {

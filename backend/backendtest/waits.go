@@ -97,7 +97,9 @@ func waitFor(e *env, changer backend.Backend, c change, hold func(e *env, tx *sq
 			wg.Go(func() { written[i] = unit(fmt.Sprintf("a-%d", i)) })
 		}
 		e.waiting(1 + len(units))
-		require.NoError(e, tx.Commit())
+		if err := tx.Commit(); err != nil {
+			require.ErrorIs(e, err, backend.ErrStoreMissing, "the change did not wait for it")
+		}
 		require.NoError(e, e.within("the change", func() error { return <-changed }))
 		wg.Wait()
 		e.sharedHolds("shared")
