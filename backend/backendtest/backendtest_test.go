@@ -48,6 +48,7 @@ var faultsFor = map[string][]fault{
 	"S08/a store that never was":                                                          {missingIsShared},
 	"S08/a store that was dropped":                                                        {missingIsShared, dropKeeps, goneServed},
 	"S08/a store of another owner":                                                        {ownerUnchecked},
+	"S08/what has no stamp":                                                               {anyIsStore},
 	"S08/a store dropped by another process":                                              {staleCache},
 	"S09/the tenant's own table wins":                                                     {sharedWins},
 	"S09/shared tables are readable from a tenant":                                        {sharedAbsent},

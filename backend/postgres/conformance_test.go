@@ -75,6 +75,11 @@ func TestConformance(t *testing.T) {
 				direct, _ := places.direct.Load(be)
 				return waiting(ctx, direct.(string), n)
 			}
+			cfg.Foreign = func(ctx context.Context, be backend.Backend, s backend.Store) error {
+				_, err := be.Shared().ExecContext(ctx, `CREATE SCHEMA "`+s.String()+`" CREATE TABLE notes (id int, mark text);
+					INSERT INTO "`+s.String()+`".notes VALUES (1, 'stray')`)
+				return err
+			}
 			cfg.Native = func(be backend.Backend) backendtest.Native { return native{be.(*postgres.Backend).PGX()} }
 			backendtest.Run(t, cfg)
 		})
