@@ -31,7 +31,7 @@ type conn struct {
 	statements statements // by text: prepared on the server
 	described  statements // by text: descriptions only
 	prefixes   [roleKinds][prefixKinds]prepared
-	roleLost   bool // it was made with a role, and has it no more
+	roleLost   bool                       // it was made with a role, and has it no more
 	tenants    map[backend.Store]struct{} // whom it has served
 	last       backend.Store
 

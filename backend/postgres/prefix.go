@@ -56,7 +56,7 @@ const (
 	// sqlLook is a column that locks a relation, and lets it go again: it opens pg_namespace to see whether that could be
 	// updated. It is the cheapest call with that effect (0.9 µs). It works because nothing ahead of it in the transaction
 	// has a lock on pg_namespace: the lock must not be one that is held already.
-	sqlLook = ",pg_catalog.pg_relation_is_updatable(2615::pg_catalog.oid::pg_catalog.regclass,false)"
+	sqlLook     = ",pg_catalog.pg_relation_is_updatable(2615::pg_catalog.oid::pg_catalog.regclass,false)"
 	sqlOID      = "(" + sqlSchema + ")::pg_catalog.oid"
 	sqlComment  = "coalesce(pg_catalog.obj_description(" + sqlOID + ",'pg_namespace'),'')"
 	sqlSame     = sqlOID + " operator(pg_catalog.=) $4::pg_catalog.oid"

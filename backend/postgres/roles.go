@@ -163,8 +163,15 @@ func (r *roles) handOverSQL(s backend.Store) string {
 		" union all select 'pg_catalog.pg_type'::pg_catalog.regclass,t.oid from pg_catalog.pg_type t where t.typnamespace=n and t.typowner<>r" +
 		" and (t.typtype in ('d','e','r') or t.typtype='c' and (select c.relkind='c' from pg_catalog.pg_class c where c.oid=t.typrelid))"
 	for _, k := range []struct{ catalog, prefix string }{
-		{"pg_proc", "pro"}, {"pg_statistic_ext", "stx"}, {"pg_collation", "coll"}, {"pg_conversion", "con"}, {"pg_operator", "opr"},
-		{"pg_opclass", "opc"}, {"pg_opfamily", "opf"}, {"pg_ts_dict", "dict"}, {"pg_ts_config", "cfg"},
+		{"pg_proc", "pro"},
+		{"pg_statistic_ext", "stx"},
+		{"pg_collation", "coll"},
+		{"pg_conversion", "con"},
+		{"pg_operator", "opr"},
+		{"pg_opclass", "opc"},
+		{"pg_opfamily", "opf"},
+		{"pg_ts_dict", "dict"},
+		{"pg_ts_config", "cfg"},
 	} {
 		kinds += fmt.Sprintf(" union all select 'pg_catalog.%s'::pg_catalog.regclass,x.oid from pg_catalog.%[1]s x where x.%snamespace=n and x.%[2]sowner<>r", k.catalog, k.prefix)
 	}
