@@ -83,6 +83,8 @@ var faultsFor = map[string][]fault{
 	"S71/at a table, while the store is dropped":                                      {missingIsShared, dropKeeps},
 	"S71/for a connection, while the store is renamed":                                {missingIsShared},
 	"S71/for a connection, while the store is dropped":                                {missingIsShared, dropKeeps},
+	"rights/a tenant does as it likes in its own store": {ownersOnly},
+	"S80/the tenant set changes nothing shared":         {sharedWritable},
 	"transaction/nesting is refused":                                                  {nestedBegin},
 	"transaction/read only":                                                           {readOnlyIgnored},
 	"transaction/the isolation level is honoured":                                     {isolationFixed},

@@ -735,7 +735,7 @@ func (s *modelSession) ExecContext(ctx context.Context, query string, args []sql
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
-	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && strings.Contains(query, "authors") {
+	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && (strings.Contains(query, "authors") || strings.Contains(query, "INTO own ")) {
 		return nil, errors.New("permission denied for table authors")
 	}
 	result, err := s.conn.(sqldriver.ExecerContext).ExecContext(ctx, query, s.args(query, args))

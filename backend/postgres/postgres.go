@@ -338,7 +338,11 @@ var (
 )
 
 func (s *source) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
-	return (*Backend)(s).acquire(ctx, rt, access)
+	sess, err := (*Backend)(s).acquire(ctx, rt, access)
+	if err != nil {
+		return nil, err
+	}
+	return sess.watch(access), nil
 }
 
 func (s *source) Ping(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 const (
@@ -127,7 +128,7 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 					}
 				}
 			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: scriptFault(pe, ours)}
+			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
 			if err != nil {
 				closeConn(c)
 				return next
@@ -268,10 +269,17 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 			b.WriteString(be.roles.handOverSQL(s.Route.Store))
 		}
 	}
+	if be.roles.mode == rolesOff {
+		b.WriteString(beforeSQL(s.Head != ""))
+	}
 	b.WriteString(be.roles.assumeSQL(s.Route.Store))
 	start = b.Len()
 	b.WriteString(s.SQL)
-	b.WriteString("\n;commit;\n")
+	b.WriteString("\n;")
+	if be.roles.mode == rolesOff {
+		b.WriteString(lookSQL(s.Route.Store))
+	}
+	b.WriteString("commit;\n")
 	return start, len(ours)
 }
 
@@ -285,9 +293,12 @@ func (be *Backend) sameSQL(rt backend.Route) string {
 // makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
 func makes(head string) bool { return strings.Contains(strings.ToLower(head), "create") }
 
-// scriptFault turns the refusal of a statement of ours into the contract's errors.
-func scriptFault(pe *pgconn.PgError, ours bool) error {
-	if !ours {
+// scriptFault turns the refusal of a statement of ours, or of what the script's text may not do, into the contract's errors.
+func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {
+	switch {
+	case !ours && (outside(pe) || be.deniedShared(driver.AccessMaintenance, pe)):
+		return fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, pe)
+	case !ours:
 		return pe
 	}
 	switch {
