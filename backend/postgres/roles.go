@@ -454,6 +454,9 @@ func readOnlyFault(op string, s backend.Store, err error) error {
 	return &backend.Error{Op: op, Store: s, Err: fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, err)}
 }
 
+// errNotOurs: the store was made while roles were off, or others.
+var errNotOurs = errors.New("the store is not yet given to the role that does tenants' work; run EnsureRoles once after turning tenant roles on")
+
 // roleFault says what is wrong when the prefix could not assume the role; nil when that is not what it failed with.
 func (c *conn) roleFault(pe *pgconn.PgError) error {
 	u := &c.unit
@@ -463,7 +466,7 @@ func (c *conn) roleFault(pe *pgconn.PgError) error {
 	var says string
 	switch pe.Code {
 	case codeNotOurs:
-		says = "the store is not yet given to the role that does tenants' work; run EnsureRoles once after turning tenant roles on"
+		says = errNotOurs.Error()
 	case "22023", "42704": // no such role; it went while the connection had it
 		says = "the role that does tenants' work is missing; run EnsureRoles once after turning tenant roles on"
 	case "42501":
