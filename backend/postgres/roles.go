@@ -444,9 +444,13 @@ func (be *Backend) Sweep(ctx context.Context, l backend.Leftover) error {
 
 // deniedShared reports whether a statement of a tenant was refused because of its role's rights: it would have changed
 // something that is not the tenant's, which is the shared store's. The server's text is not looked at, it may be in any
-// language; what it says of its own source is the same everywhere (aclcheck_error, in aclchk.c).
+// language; the function of its source that complains is the same everywhere: aclcheck_error (aclchk.c), or one of two
+// for sequences (sequence.c).
 func (be *Backend) deniedShared(access driver.Access, pe *pgconn.PgError) bool {
-	return be.roles.mode != rolesOff && access != driver.AccessShared && pe.Code == "42501" && pe.Routine == "aclcheck_error"
+	if be.roles.mode == rolesOff || access == driver.AccessShared || pe.Code != "42501" {
+		return false
+	}
+	return strings.HasPrefix(pe.Routine, "aclcheck_error") || pe.Routine == "nextval_internal" || pe.Routine == "do_setval"
 }
 
 // readOnlyFault dresses what deniedShared says yes to.
