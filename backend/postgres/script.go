@@ -302,7 +302,7 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 		}
 	}
 	if be.roles.mode == rolesOff {
-		b.WriteString(beforeSQL(s.Head != ""))
+		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
 	}
 	b.WriteString(be.roles.assumeSQL(s.Route.Store))
 	start = b.Len()
