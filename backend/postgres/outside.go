@@ -93,7 +93,7 @@ type watchedSession struct {
 
 // plain reports whether a statement is run as it is: it belongs to a transaction already, or is itself a BEGIN or COMMIT.
 func (w *watchedSession) plain(query string) bool {
-	return w.inTx || !w.session.c.idle() || classify(query)&control != 0
+	return w.inTx || !w.c.idle() || classify(query)&control != 0
 }
 
 // watch returns the session that looks, where that is needed.
@@ -153,7 +153,7 @@ func (w *watchedSession) BeginTx(ctx context.Context, opts sqldriver.TxOptions) 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := w.session.ExecContext(ctx, beforeSQL(w.session.c.unit.rt.Store, false), nil); err != nil {
+	if _, err := w.session.ExecContext(ctx, beforeSQL(w.c.unit.rt.Store, false), nil); err != nil {
 		_ = tx.Rollback()
 		return nil, err
 	}
@@ -169,7 +169,7 @@ type watchedTx struct {
 
 func (t *watchedTx) Commit() error {
 	t.w.inTx = false
-	store := t.w.session.c.unit.rt.Store
+	store := t.w.c.unit.rt.Store
 	if _, err := t.w.session.ExecContext(t.ctx, lookSQL(store), nil); err != nil {
 		_ = t.Tx.Rollback()
 		if outside(err) {
