@@ -284,7 +284,7 @@ func (be *Backend) Stores(ctx context.Context) iter.Seq2[backend.StoreInfo, erro
 		for {
 			var page []backend.StoreInfo
 			n := 0
-			err := be.withConn(ctx, "list stores", backend.Route{}, func(c *pgx.Conn) error {
+			err := be.withConn(ctx, "list", backend.Route{}, func(c *pgx.Conn) error {
 				// By bytes, as Go compares names, and not as the database's collation does.
 				rows, _ := c.Query(ctx, statSQL+`where n.nspname::text collate "C">$1 `+
 					`and pg_catalog.obj_description(n.oid,'pg_namespace') like '`+stampText+`%' `+

@@ -37,7 +37,7 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 		return faults
 	}
 	for next := 0; next < len(scripts); {
-		err := be.withConn(ctx, "run scripts", backend.Route{}, func(c *pgx.Conn) error {
+		err := be.withConn(ctx, "run script in", backend.Route{}, func(c *pgx.Conn) error {
 			next = be.runOn(ctx, c, scripts, next, opt, faults)
 			return nil
 		})
