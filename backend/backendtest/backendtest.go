@@ -27,11 +27,10 @@ type Config struct {
 	// returns, and the place, are closed and removed by t's cleanup; the suite may close a backend before.
 	New func(t testing.TB) (open func(maxConns int) backend.Backend)
 
-	// SharedReadOnly: statements run inside a tenant cannot change the shared store, nor name another tenant's
-	// (Postgres: with tenant roles).
+	// SharedReadOnly: statements run inside a tenant cannot change the shared store (Postgres: with tenant roles).
 	SharedReadOnly bool
-	// TenantRoles: the tenant's rights are less than the owner's: it may be unable to change its own tables' definitions.
-	TenantRoles bool
+	// StoresApart: nor can they name another tenant's store (Postgres: with a role for each tenant).
+	StoresApart bool
 	// TransactionPooler: the server is reached through a pooler that gives each transaction another server
 	// connection. A *sql.Conn is then one session only inside a transaction, and settings of a server session
 	// other than those that the backend sends itself are whatever the pooler made of them. Statements that need a
@@ -151,6 +150,7 @@ func runCase(t testing.TB, cfg Config, c testCase, patience time.Duration) {
 
 // What a case may need.
 func readOnlyShared(cfg Config) bool   { return cfg.SharedReadOnly }
+func storesApart(cfg Config) bool      { return cfg.StoresApart }
 func ownServerSession(cfg Config) bool { return !cfg.TransactionPooler }
 func foreignStores(cfg Config) bool    { return cfg.Foreign != nil }
 func nativeAccess(cfg Config) bool     { return cfg.Native != nil }

@@ -263,7 +263,7 @@ var isolationCases = []testCase{
 	{
 		id: "S17", name: "another tenant's store cannot be named",
 		rule:  "A statement that reads or writes another tenant's store by its name is refused.",
-		needs: readOnlyShared,
+		needs: storesApart,
 		run: func(e *env) {
 			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
 			for _, statement := range []string{

@@ -156,6 +156,7 @@ var (
 func modelConfig(faults ...fault) Config {
 	return Config{
 		SharedReadOnly: true,
+		StoresApart:    true,
 		Foreign: func(ctx context.Context, be backend.Backend, s backend.Store) error {
 			m := be.(*model)
 			if err := m.Create(ctx, backend.Route{Store: s}); err != nil {

@@ -36,7 +36,7 @@ func with(t testing.TB, databaseURL string, params map[string]string) string {
 
 func open(t testing.TB, databaseURL string, params map[string]string) *postgres.Backend {
 	t.Helper()
-	be, err := postgres.Open(t.Context(), with(t, databaseURL, params))
+	be, err := postgres.Open(t.Context(), with(t, databaseURL, params), postgres.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, be.Close()) })
 	return be
@@ -45,8 +45,8 @@ func open(t testing.TB, databaseURL string, params map[string]string) *postgres.
 // modes are pgx's query execution modes.
 var modes = []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"}
 
-// S01–S14 and S25–S27 directly, in each of pgx's modes; S15 is the same through PgBouncer; S17 the same with tenant
-// roles. The modes that differ little leave out the cases in which the mode plays no part.
+// S01–S14 and S25–S27 directly, in each of pgx's modes; S15 is the same through PgBouncer; S17 the same with a role for
+// each tenant. The modes that differ little leave out the cases in which the mode plays no part.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	routing := []string{"S", "transaction", "sql", "native"}
@@ -86,12 +86,12 @@ func TestConformance(t *testing.T) {
 	}
 	for _, mode := range modes {
 		params := map[string]string{"default_query_exec_mode": mode}
-		cfg := backendtest.Config{Full: mode == "cache_statement"}
+		cfg := backendtest.Config{Full: mode == "cache_statement", SharedReadOnly: true}
 		if !cfg.Full {
 			cfg.Only = routing
 		}
 		run(mode, cfg, nil, params)
-		cfg = backendtest.Config{TransactionPooler: true}
+		cfg = backendtest.Config{TransactionPooler: true, SharedReadOnly: true}
 		bouncer := &pgtest.BouncerConfig{PoolSize: 4}
 		switch mode {
 		case "cache_statement":
@@ -102,10 +102,14 @@ func TestConformance(t *testing.T) {
 		}
 		run("pgbouncer/"+mode, cfg, bouncer, params)
 	}
-	run("roles/cache_statement", backendtest.Config{SharedReadOnly: true, TenantRoles: true}, nil,
-		map[string]string{"default_query_exec_mode": "cache_statement", "tenant_roles": "on"})
-	run("roles/simple_protocol", backendtest.Config{SharedReadOnly: true, TenantRoles: true, Only: routing}, nil,
-		map[string]string{"default_query_exec_mode": "simple_protocol", "tenant_roles": "on"})
+	for _, mode := range []string{"cache_statement", "simple_protocol"} {
+		run("off/"+mode, backendtest.Config{Only: routing}, nil, map[string]string{"default_query_exec_mode": mode, "tenant_role": "off"})
+		cfg := backendtest.Config{SharedReadOnly: true, StoresApart: true}
+		if mode != "cache_statement" {
+			cfg.Only = routing
+		}
+		run("each/"+mode, cfg, nil, map[string]string{"default_query_exec_mode": mode, "tenant_role": "each"})
+	}
 }
 
 // places are databases for the cases of one configuration. Making one takes longer than most cases, so they are emptied

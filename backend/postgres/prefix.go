@@ -56,13 +56,12 @@ const (
 	// sqlLook is a column that locks a relation, and lets it go again: it opens pg_namespace to see whether that could be
 	// updated. It is the cheapest call with that effect (0.9 µs). It works because nothing ahead of it in the transaction
 	// has a lock on pg_namespace: the lock must not be one that is held already.
-	sqlLook = ",pg_catalog.pg_relation_is_updatable(2615::pg_catalog.oid::pg_catalog.regclass,false)"
-	// A division by zero is the plainest way to make a SELECT fail or not.
-	sqlOID = sqlShare + ",1 operator(pg_catalog./) ((" + sqlSchema + ")::pg_catalog.oid operator(pg_catalog.=) " +
-		"$4::pg_catalog.oid)::pg_catalog.int4"
-	sqlComment  = "coalesce(pg_catalog.obj_description((" + sqlSchema + ")::pg_catalog.oid,'pg_namespace'),'')"
-	sqlStamp    = sqlShare + ",(" + sqlSchema + ")::pg_catalog.oid,1 operator(pg_catalog./) (" + sqlComment + " operator(pg_catalog.=) $4::pg_catalog.text)::pg_catalog.int4"
-	sqlAnyStamp = sqlShare + ",(" + sqlSchema + ")::pg_catalog.oid,1 operator(pg_catalog./) (pg_catalog.starts_with(" + sqlComment + ",$4::pg_catalog.text))::pg_catalog.int4"
+	sqlLook     = ",pg_catalog.pg_relation_is_updatable(2615::pg_catalog.oid::pg_catalog.regclass,false)"
+	sqlOID      = "(" + sqlSchema + ")::pg_catalog.oid"
+	sqlComment  = "coalesce(pg_catalog.obj_description(" + sqlOID + ",'pg_namespace'),'')"
+	sqlSame     = sqlOID + " operator(pg_catalog.=) $4::pg_catalog.oid"
+	sqlStamp    = sqlComment + " operator(pg_catalog.=) $4::pg_catalog.text"
+	sqlAnyStamp = "pg_catalog.starts_with(" + sqlComment + ",$4::pg_catalog.text)"
 
 	// storeSpace is the first half of the advisory locks that stand for stores.
 	storeSpace = "1953394286"
@@ -70,27 +69,76 @@ const (
 	stampColumn = 3
 )
 
-// prefixSQL holds the text of each kind, without and with a role to assume (the last parameter).
-var prefixSQL = [2][prefixKinds]string{
-	{
-		prefixShared:   setPath,
-		prefixOID:      setPath + sqlOID,
-		prefixStamp:    setPath + sqlStamp,
-		prefixAnyStamp: setPath + sqlAnyStamp,
-	},
-	{
-		prefixShared:   setPath + ",pg_catalog.set_config('role',$2,true)",
-		prefixOID:      setPath + sqlOID + ",pg_catalog.set_config('role',$5,true)",
-		prefixStamp:    setPath + sqlStamp + ",pg_catalog.set_config('role',$5,true)",
-		prefixAnyStamp: setPath + sqlAnyStamp + ",pg_catalog.set_config('role',$5,true)",
-	},
+// What the prefix fails with.
+const (
+	codeNoSchema = "3F000" // there is no such schema
+	codeNoStore  = "22012" // it is no store, another owner's, or another schema than before
+	codeNotRole  = "22003" // the connection has not the role
+	codeNotOurs  = "2201F" // the role may not use the schema
+)
+
+// roleKind says what the prefix does about the role that does tenants' work.
+type roleKind uint8
+
+const (
+	roleNone     roleKind = iota // nothing: there is none
+	roleSet                      // sets it: the last parameter
+	roleVerified                 // checks that the connection has it: the last parameter
+	roleKinds
+)
+
+// prefixSQL holds the text of each kind.
+var prefixSQL = func() (sql [roleKinds][prefixKinds]string) {
+	for role := range roleKinds {
+		for kind := range prefixKinds {
+			sql[role][kind] = prefixOf(role, kind)
+		}
+	}
+	return sql
+}()
+
+// prefixOf writes the text of one kind. A failing conversion or division is the plainest way to make a SELECT fail or not.
+func prefixOf(role roleKind, kind prefixKind) string {
+	sql := setPath
+	if kind == prefixShared {
+		if role == roleSet {
+			sql += ",pg_catalog.set_config('role',$2,true)"
+		}
+		return sql
+	}
+	one := "1"
+	if role == roleVerified {
+		one = "(2147483647 operator(pg_catalog.+) (current_user operator(pg_catalog.<>) $5::pg_catalog.name)::pg_catalog.int4)"
+	}
+	check := func(cond string) string {
+		return "," + one + " operator(pg_catalog./) (" + cond + ")::pg_catalog.int4"
+	}
+	sql += sqlShare
+	switch kind {
+	case prefixOID:
+		sql += check(sqlSame)
+	case prefixStamp:
+		sql += "," + sqlOID + check(sqlStamp)
+	case prefixAnyStamp:
+		sql += "," + sqlOID + check(sqlAnyStamp)
+	}
+	asName := map[roleKind]string{roleSet: "$5::pg_catalog.text::pg_catalog.name", roleVerified: "$5::pg_catalog.name"}[role]
+	if kind != prefixOID && role != roleNone {
+		// A schema that the role may not use is left out of the path without a word, and names would be found in public.
+		sql += ",pg_catalog.sqrt((pg_catalog.has_schema_privilege(" + asName + "," + sqlOID + ",'usage'))::pg_catalog.int4::pg_catalog.float8 operator(pg_catalog.-) 1)"
+	}
+	if role == roleSet {
+		sql += ",pg_catalog.set_config('role',$5,true)"
+	}
+	return sql
 }
 
 // prefixNames are the names under which a connection keeps the prefix prepared. The name says what the text is, so
 // that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
-var prefixNames = [2][prefixKinds]string{
-	{"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any"},
-	{"tenement_p2_shared_role", "tenement_p2_oid_role", "tenement_p2_stamp_role", "tenement_p2_any_role"},
+var prefixNames = [roleKinds][prefixKinds]string{
+	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any"},
+	roleSet:      {"tenement_p2_shared_set", "tenement_p2_oid_set", "tenement_p2_stamp_set", "tenement_p2_any_set"},
+	roleVerified: {"tenement_p2_shared_has", "tenement_p2_oid_has", "tenement_p2_stamp_has", "tenement_p2_any_has"},
 }
 
 // prepared is the state of one of the prefixes on a connection.
@@ -114,7 +162,7 @@ type unit struct {
 	rt     backend.Route
 	access driver.Access
 	kind   prefixKind
-	role   int    // 1 when a role is set too
+	role   roleKind
 	path   []byte // search_path
 	schema []byte // quoted; part of path
 	key    []byte // of the lock
@@ -145,18 +193,24 @@ func (c *conn) bindUnit(rt backend.Route, access driver.Access) {
 		u.rt = rt
 		c.identify()
 	}
-	u.role = 0
-	if c.be.cfg.roles {
-		u.role = 1
-		if access == driver.AccessTenant {
-			u.assume = append(u.assume[:0], c.be.roles.name(rt.Store)...)
-		} else {
-			u.assume = append(u.assume[:0], "none"...)
-		}
-	}
+	c.bindRole()
 	if access == driver.AccessShared {
 		u.schema = u.schema[:0]
 	}
+}
+
+// bindRole chooses how the unit gets its role.
+func (c *conn) bindRole() {
+	u := &c.unit
+	var role string
+	u.role, role = c.be.roles.assume(u.rt, u.access, c.roleLost)
+	u.assume = append(u.assume[:0], role...)
+}
+
+// loseRole is what follows from lostRole: the prefix of this connection sets the role from now on.
+func (c *conn) loseRole() {
+	c.roleLost = true
+	c.bindRole()
 }
 
 // identify chooses how the schema is checked.
@@ -181,7 +235,7 @@ func (c *conn) params() [][]byte {
 	if u.kind != prefixShared {
 		p = append(p, u.schema, u.key, u.check)
 	}
-	if u.role == 1 {
+	if u.role != roleNone {
 		p = append(p, u.assume)
 	}
 	c.prefixParams = p
@@ -241,6 +295,11 @@ func storeKey(s backend.Store) int32 {
 	return int32(h.Sum32())
 }
 
+// shareSQL returns the statement that takes a share of the store.
+func shareSQL(s backend.Store) string {
+	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock_shared(%s,%d)%s;", storeSpace, storeKey(s), sqlLook)
+}
+
 // claimSQL returns the statement that waits until nobody has a share of the store and keeps others from getting one.
 // What comes after it is looked up with fresh eyes, like what comes after the share.
 func claimSQL(s backend.Store) string {
@@ -295,10 +354,5 @@ func refusedByPrefix(err error) bool {
 	if !errors.As(err, &pe) {
 		return false
 	}
-	switch pe.Code {
-	case "3F000", // no such schema
-		"22012": // no store, another owner's, or another schema than before
-		return true
-	}
-	return false
+	return pe.Code == codeNoSchema || pe.Code == codeNoStore
 }
