@@ -95,13 +95,14 @@ func (r *batchResults) advance() (*rows, error) {
 	case r.next >= len(r.j.queries):
 		return nil, errors.New("no more results in batch")
 	}
-	c, w := r.s.c, &r.s.c.wire
+	c := r.s.c
 	if r.next > 0 {
-		w.ended = !w.open
-		_, w.fields = c.formats(r.j, &r.j.queries[r.next])
-		w.tagLen = 0
+		if err := c.await(r.j, r.next); err != nil {
+			r.err = r.s.fault("send batch", err)
+			return nil, r.err
+		}
 	}
-	rs := &rows{cur: (*batchCursor)(w), types: c.types, ahead: r.ahead, batch: r, started: time.Now()}
+	rs := &rows{cur: (*batchCursor)(&c.wire), types: c.types, ahead: r.ahead, batch: r, started: time.Now()}
 	r.ahead = false
 	r.next++
 	r.open = rs
@@ -196,6 +197,9 @@ func (r *batchResults) Tx() pgx.Tx { return nil }
 // finish ends the batch.
 func (r *batchResults) finish(err error) {
 	r.closed = true
+	if err != nil && r.j != nil {
+		r.s.c.discard(r.j)
+	}
 	if r.tracer != nil {
 		r.tracer.TraceBatchEnd(r.ctx, r.s.c.pg, pgx.TraceBatchEndData{Err: err})
 	}

@@ -58,7 +58,7 @@ type conn struct {
 // connKey is where a connection keeps its conn among pgx's custom data.
 const connKey = "github.com/tenement-go/tenement/backend/postgres"
 
-// take takes a connection for rt. This and release are the only places that touch the pool.
+// take takes a connection for rt. This and giveBack are the only places that touch the pool.
 func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Access) (*conn, error) {
 	if be.closed.Load() {
 		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: backend.ErrClosed}
@@ -110,8 +110,7 @@ func (be *Backend) newStatements() statements {
 
 // release gives a connection back, or closes it when it may not serve anyone else.
 func (c *conn) release() {
-	res := c.res
-	if res == nil {
+	if c.res == nil {
 		return
 	}
 	if c.wire.open {
@@ -124,9 +123,15 @@ func (c *conn) release() {
 	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() || len(c.tenants) > c.be.cfg.MaxTenantsPerConn {
 		c.close()
 	}
-	c.res, c.rows.s, c.rows.cur, c.tx, c.tainted = nil, nil, nil, txState{}, false
+	c.rows.s, c.rows.cur, c.tx, c.tainted = nil, nil, txState{}, false
 	clear(c.args[:cap(c.args)])
 	clear(c.job.queries[:cap(c.job.queries)])
+	c.giveBack()
+}
+
+func (c *conn) giveBack() {
+	res := c.res
+	c.res = nil
 	res.Release() // and destroys what is closed, busy or in a transaction
 }
 
@@ -176,12 +181,14 @@ func (be *Backend) acquire(ctx context.Context, rt backend.Route, access driver.
 func (s *session) exchange(ctx context.Context, begin txState, cause error) error {
 	old := s.c
 	rt, access := old.unit.rt, old.unit.access
-	old.release()
+	old.be.lastBreak.Store(time.Now().UnixNano())
+	old.giveBack()
 	fresh, err := old.be.take(ctx, rt, access)
 	if err != nil {
 		return errors.Join(s.fault("connect", cause), err)
 	}
-	// The session stays where it is, in the broken connection's memory, which nobody else will use.
+	// The session, and the job that it is at, stay where they are, in the broken connection's memory: nobody else will
+	// use that.
 	s.c, fresh.tx = fresh, begin
 	return nil
 }

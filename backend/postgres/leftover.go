@@ -44,6 +44,13 @@ func (c *conn) leaves(ctx context.Context) bool {
 	case resetAlways:
 		return true
 	}
+	c.askCode(ctx)
+	return be.code.leaves.Load()
+}
+
+// askCode asks what is known about the code in the database, unless it is known.
+func (c *conn) askCode(ctx context.Context) {
+	be := c.be
 	now := time.Now().UnixNano()
 	if asked := be.code.asked.Load(); now-asked > int64(codeAge) && be.code.asked.CompareAndSwap(asked, now) {
 		err := c.texts(ctx, leavesSQL, func(_ int, values [][]byte) { be.code.leaves.Store(string(values[0]) == "t") })
@@ -51,7 +58,6 @@ func (c *conn) leaves(ctx context.Context) bool {
 			be.code.asked.CompareAndSwap(now, asked)
 		}
 	}
-	return be.code.leaves.Load()
 }
 
 // cleanable reports whether the connection may be cleaned: a pool that was lent may have set up its connections in a way

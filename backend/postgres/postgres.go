@@ -169,6 +169,12 @@ func (be *Backend) start(ctx context.Context) (*Backend, error) {
 	if err == nil {
 		err = be.prepareRoles(ctx)
 	}
+	if err == nil {
+		err = be.lend(ctx, "open", backend.Route{}, func(c *conn) error {
+			c.askCode(ctx)
+			return nil
+		})
+	}
 	if err != nil {
 		_ = be.Close()
 		return nil, err

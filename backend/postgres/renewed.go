@@ -40,7 +40,9 @@ func (s *session) renew(ctx context.Context) error {
 	if len(made) == 0 || c.pc.TxStatus() != 'T' || c.unit.access == driver.AccessShared {
 		return nil
 	}
-	c.be.code.asked.Store(0)
+	if slices.ContainsFunc(made, definesCode) {
+		c.be.code.asked.Store(0)
+	}
 	ask, always := renewAsk(made)
 	if !always {
 		hides := false
@@ -75,6 +77,14 @@ func (s *session) settleMade() {
 		defer cancel()
 		s.renewAlone(ctx)
 	}
+}
+
+// definesCode reports whether a text may define code that runs in the database.
+func definesCode(text string) bool {
+	names, whole := words(text)
+	return !whole || classify(text)&calls != 0 || slices.ContainsFunc(names, func(name string) bool {
+		return name == "function" || name == "procedure" || name == "routine" || name == "extension"
+	})
 }
 
 // renewAsk returns the question whether texts name something that the shared store has; always says that they cannot

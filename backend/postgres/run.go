@@ -285,8 +285,18 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 			return err
 		}
 	}
+	var parsed map[string]bool // under a name of its own, earlier in this message
 	for i := range j.queries {
 		q := &j.queries[i]
+		if q.plan.keep && len(j.queries) > 1 {
+			if parsed[q.plan.name] {
+				q.plan = plan{name: q.plan.name}
+			}
+			if parsed == nil {
+				parsed = make(map[string]bool)
+			}
+			parsed[q.plan.name] = true
+		}
 		if q.eqb = &c.eqb; len(j.queries) > 1 {
 			q.eqb = new(pgx.ExtendedQueryBuilder) // all are built before any is sent
 		}
@@ -305,7 +315,7 @@ func (c *conn) choose(j *job, q *query, alone bool) plan {
 	if q.st != nil && q.st.store != s.store {
 		if s.variant = c.statements.variant(q.st, s.store); s.variant == nil {
 			s.admits = c.statements.admits()
-			s.plain = len(j.queries) == 1 && q.formats == nil && plainArgs(q.args)
+			s.plain = q.formats == nil && plainArgs(q.args)
 		}
 	}
 	return choose(s)
@@ -435,15 +445,9 @@ func (c *conn) answer(j *job) (more bool, err error) {
 		w.drain()
 		return false, w.err
 	}
-	if q := &j.queries[0]; !j.text {
-		if q.plan.infer {
-			if err := c.inferred(j, q); err != nil {
-				c.discard(j)
-				return false, err
-			}
-		} else {
-			_, w.fields = c.formats(j, q)
-		}
+	if err := c.await(j, 0); err != nil {
+		c.discard(j)
+		return false, err
 	}
 	more = w.Next()
 	if !more && w.err != nil {
@@ -451,6 +455,21 @@ func (c *conn) answer(j *job) (more bool, err error) {
 		return false, w.err
 	}
 	return more, nil
+}
+
+// await makes the result of a query the one at hand.
+func (c *conn) await(j *job, i int) error {
+	w := &c.wire
+	w.ended, w.tagLen, w.fields = !w.open, 0, nil
+	q := &j.queries[i]
+	switch {
+	case j.text:
+	case q.plan.infer:
+		return c.inferred(j, q)
+	default:
+		_, w.fields = c.formats(j, q)
+	}
+	return nil
 }
 
 // discard sees to it that what an attempt that failed may have left prepared is closed.
