@@ -143,7 +143,7 @@ const (
 )
 
 // proofSpace is the first half of the locks that prove that another is held.
-const proofSpace = "1953394287"
+const proofSpace = "1953394288"
 
 // acquire opens the transaction that is to hold the lock, and asks for it again and again. It does not wait in the
 // server's queue: whoever waits there has a snapshot for as long, and CREATE INDEX CONCURRENTLY waits for all of those to

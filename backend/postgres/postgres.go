@@ -112,6 +112,7 @@ type Backend struct {
 		oid map[backend.Route]uint32
 	}
 	locks locks
+	code  code // in the database; see leftover.go
 	roles roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
@@ -180,7 +181,7 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}
 	be.identities.oid = make(map[backend.Route]uint32)
-	be.native = PGX{be: be, access: driver.AccessTenant}
+	be.native = PGX{be: be, binding: bound(backend.Route{})}
 	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
 	be.shared = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessShared)
 	return be, nil
@@ -191,6 +192,12 @@ func (be *Backend) start(ctx context.Context) (*Backend, error) {
 	err := be.check(ctx)
 	if err == nil {
 		err = be.prepareRoles(ctx)
+	}
+	if err == nil {
+		err = be.lend(ctx, "open", backend.Route{}, func(c *conn) error {
+			c.askCode(ctx)
+			return nil
+		})
 	}
 	if err != nil {
 		_ = be.Close()
@@ -292,7 +299,7 @@ func (be *Backend) PGX() *PGX { return &be.native }
 
 // PGXFor returns a handle that speaks pgx and is bound to rt, as [Backend.DBFor]. It needs no closing.
 func (be *Backend) PGXFor(rt backend.Route) *PGX {
-	return &PGX{be: be, fixed: rt, access: driver.AccessTenant}
+	return &PGX{be: be, binding: bound(rt)}
 }
 
 // Close closes the handles, and the pool when it is the backend's own. See [backend.Backend].
