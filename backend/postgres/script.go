@@ -36,13 +36,16 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
+	var shared *names
 	for next := 0; next < len(scripts); {
-		err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error {
-			shared, err := c.sharedNames(ctx)
-			if err == nil {
-				next = be.runOn(ctx, c, scripts, next, opt, shared, faults)
+		err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) (err error) {
+			if shared == nil {
+				if shared, err = c.sharedNames(ctx); err != nil {
+					return err
+				}
 			}
-			return err
+			next = be.runOn(ctx, c, scripts, next, opt, shared, faults)
+			return nil
 		})
 		if err != nil {
 			var wrapped *backend.Error
@@ -57,6 +60,9 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 		if s.Create && faults[i] == nil {
 			be.forgetStore(s.Route.Store)
 		}
+	}
+	if shared != nil && shared.code {
+		be.code.asked.Store(0)
 	}
 	return faults
 }
