@@ -60,14 +60,25 @@ func TestConformance(t *testing.T) {
 			}
 			places := &places{t: t, bouncer: bouncer}
 			cfg.New = func(t testing.TB) func(int) backend.Backend {
-				databaseURL := places.take(t)
+				place := places.take(t)
 				return func(maxConns int) backend.Backend {
 					params := maps.Clone(params)
 					if maxConns > 0 {
 						params["pool_max_conns"] = strconv.Itoa(maxConns)
 					}
-					return open(t, databaseURL, params)
+					be := open(t, place.url, params)
+					places.direct.Store(be, place.direct)
+					return be
 				}
+			}
+			cfg.Waiting = func(ctx context.Context, be backend.Backend, n int) error {
+				direct, _ := places.direct.Load(be)
+				return waiting(ctx, direct.(string), n)
+			}
+			cfg.Foreign = func(ctx context.Context, be backend.Backend, s backend.Store) error {
+				_, err := be.Shared().ExecContext(ctx, `CREATE SCHEMA "`+s.String()+`" CREATE TABLE notes (id int, mark text);
+					INSERT INTO "`+s.String()+`".notes VALUES (1, 'stray')`)
+				return err
 			}
 			cfg.Native = func(be backend.Backend) backendtest.Native { return native{be.(*postgres.Backend).PGX()} }
 			backendtest.Run(t, cfg)
@@ -102,13 +113,14 @@ func TestConformance(t *testing.T) {
 type places struct {
 	t       *testing.T // of the configuration: the databases live as long
 	bouncer *pgtest.BouncerConfig
+	direct  sync.Map // the direct URL of each backend's database
 	mu      sync.Mutex
 	idle    []place
 }
 
 type place struct{ direct, url string }
 
-func (p *places) take(t testing.TB) (databaseURL string) {
+func (p *places) take(t testing.TB) place {
 	t.Helper()
 	p.mu.Lock()
 	var taken place
@@ -132,7 +144,7 @@ func (p *places) take(t testing.TB) (databaseURL string) {
 		defer p.mu.Unlock()
 		p.idle = append(p.idle, taken)
 	})
-	return taken.url
+	return taken
 }
 
 // empty ends the other sessions in a database and removes all that its owner made.
@@ -160,6 +172,24 @@ func empty(databaseURL string) error {
 			END LOOP;
 		END $$`)
 	return err
+}
+
+// waiting waits until n of a database's sessions wait for a lock. Fewer are fine after a moment: through a pooler, or with
+// few connections, there cannot be as many, and a change gives up its place in the queue after a while.
+func waiting(ctx context.Context, databaseURL string, n int) error {
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for deadline := time.Now().Add(150 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+		var waiting int
+		err := conn.QueryRow(ctx, `SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+			WHERE NOT l.granted AND a.datname = current_database()`).Scan(&waiting)
+		if err != nil || waiting >= n || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // native is the suite's view of postgres.PGX and of its transactions.

@@ -627,7 +627,7 @@ func (c *conn) settle(ctx context.Context) error {
 		if rr.NextRow() {
 			switch i {
 			case 0:
-				if u.kind == prefixStamp {
+				if u.kind != prefixShared {
 					c.prefixDone(false, rr.Values())
 				}
 			case 1:

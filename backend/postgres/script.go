@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,24 +144,35 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 // identifyAll learns, in one query, which schemas are the ones that the scripts' owners mean, so that each script only has
 // to check that its schema still is that one: to read the stamp takes ten times as long.
 func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) error {
-	owners := map[string]string{}
+	unknown := map[backend.Route]bool{}
 	for _, s := range scripts {
-		if _, known := be.identity(s.Route); !known && s.Route.Owner != "" && !s.Create {
-			owners[s.Route.Store.String()] = s.Route.Owner
+		if _, known := be.identity(s.Route); !known && !s.Create {
+			unknown[s.Route] = true
 		}
 	}
-	if len(owners) == 0 {
+	if len(unknown) == 0 {
 		return nil
 	}
+	var names []string
+	for rt := range unknown {
+		names = append(names, rt.Store.String())
+	}
 	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') "+
-		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), slices.Collect(maps.Keys(owners)))
+		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), names)
 	var (
 		name, stamp string
 		oid         uint32
 	)
 	_, err := pgx.ForEachRow(rows, []any{&name, &oid, &stamp}, func() error {
-		if s, err := backend.ParseStore(name); err == nil && stamp == stampOf(owners[name]) {
-			be.remember(backend.Route{Store: s, Owner: owners[name]}, oid)
+		owner, stamped := strings.CutPrefix(stamp, stampText)
+		s, err := backend.ParseStore(name)
+		if err != nil || !stamped {
+			return nil
+		}
+		for _, rt := range []backend.Route{{Store: s, Owner: owner}, {Store: s}} {
+			if unknown[rt] {
+				be.remember(rt, oid)
+			}
 		}
 		return nil
 	})
@@ -252,15 +261,13 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 	b.WriteString(schema)
 	b.WriteString(",public,pg_temp;select pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",")
 	b.WriteString(strconv.FormatInt(int64(storeKey(s.Route.Store)), 10))
-	b.WriteByte(')')
+	b.WriteString(")" + sqlLook)
 	regnamespace := literal(schema) + "::pg_catalog.text::pg_catalog.regnamespace"
 	switch {
 	case s.Create:
 		b.WriteByte(';')
 		b.WriteString(be.createSQL(s.Route))
 		preamble += 2
-	case s.Route.Owner == "":
-		b.WriteString("," + regnamespace + ";")
 	default:
 		oid, _ := be.identity(s.Route) // 0 is no schema's
 		b.WriteString(",1 operator(pg_catalog./) (" + regnamespace + "::pg_catalog.oid operator(pg_catalog.=) ")
