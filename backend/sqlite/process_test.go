@@ -45,7 +45,7 @@ const marks = `CREATE TABLE marks (mark TEXT NOT NULL);
 // child is the other process. "visit" opens each store, reads and leaves; "serve" writes until its input ends.
 func child(mode, dir string) error {
 	ctx := context.Background()
-	b, err := sqlite.Open(ctx, sqlite.Options{Dir: dir, MaxOpenStores: 2, Synchronous: sqlite.Off})
+	b, err := sqlite.Open(ctx, dir, sqlite.Config{MaxOpenStores: 2, Synchronous: sqlite.Off})
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func another(t *testing.T, mode, dir string) *osexec.Cmd {
 
 func served(t *testing.T, dir string, maxOpen int) *sqlite.Backend {
 	t.Helper()
-	b, err := sqlite.Open(t.Context(), sqlite.Options{Dir: dir, MaxOpenStores: maxOpen, Synchronous: sqlite.Off})
+	b, err := sqlite.Open(t.Context(), dir, sqlite.Config{MaxOpenStores: maxOpen, Synchronous: sqlite.Off})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	for _, name := range stores {
@@ -276,7 +276,7 @@ func TestTwoProcessesLoseNothing(t *testing.T) { // S72
 	cancel()
 	here.Wait()
 	require.NoError(t, b.Close())
-	b, err := sqlite.Open(t.Context(), sqlite.Options{Dir: dir})
+	b, err := sqlite.Open(t.Context(), dir, sqlite.Config{})
 	require.NoError(t, err)
 	defer b.Close()
 	for _, name := range stores {
