@@ -128,7 +128,7 @@ func cases() []testCase {
 	var all []testCase
 	for _, group := range [][]testCase{
 		routingCases, transactionCases, isolationCases, sharedCases, stressCases, nameCases, storeCases, ownerCases,
-		handleCases, closeCases, scriptCases, waitCases, templateCases, lockCases, sweepCases, sqlCases, nativeCases,
+		handleCases, closeCases, scriptCases, waitCases, templateCases, lockCases, sweepCases, backupCases, sqlCases, timeCases, nativeCases,
 	} {
 		all = append(all, group...)
 	}

@@ -108,6 +108,8 @@ var faultsFor = map[string][]fault{
 	"lock/excludes":                                                                   {locksNothing},
 	"lock/one key at a time":                                                          {locksAll},
 	"sweep/removes what is left over and nothing else":                                {sweepsNothing},
+	"backup/writes a new file or nothing":                                             {backsUpAny, ownerUnchecked},
+	"sql/times":                                                                       {timesAsPrinted},
 	"sql/values round-trip":                                                           {valuesAsText},
 	"sql/results of a statement":                                                      {countsNothing},
 	"sql/no rows":                                                                     {errorsAsText},

@@ -93,7 +93,7 @@ func (s *session) takeTurn(ctx context.Context, op string) error {
 
 // endTurn lets the next one write, unless a transaction goes on.
 func (s *session) endTurn() {
-	if s.turn && s.tx == none {
+	if s.turn && (s.tx == none || s.tx == lost) {
 		s.turn = false
 		s.st.turn.Release(1)
 	}
