@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -27,6 +29,9 @@ const maxOpenStores = 2048
 type descriptors struct {
 	limit int64
 	conns atomic.Int64 // connections that are open
+
+	last   atomic.Int64 // when they were last short, in time since Backend.epoch
+	scarce sync.Mutex   // held by who makes room
 }
 
 // stores returns how many stores the limit has room for.
@@ -38,36 +43,56 @@ const reserved = 32
 // short says that connections which nobody needs right now should be closed.
 func (d *descriptors) short() bool { return d.conns.Load() > max(1, (d.limit/3*2-reserved)/perConn) }
 
+// scarceFor is how long after a shortage one goes on making sure of descriptors beforehand.
+const scarceFor = 2 * time.Second
+
 // withDescriptors runs fn, which opens files, again when it failed for want of a descriptor and some could be had by closing
 // what nobody uses.
 func (b *Backend) withDescriptors(fn func() error) error {
-	for {
-		err := fn()
-		if err == nil || !starved(err) {
+	d := &b.descriptors
+	if last := d.last.Load(); last == 0 || b.now()-time.Duration(last) > scarceFor {
+		if err := fn(); err == nil || !cannotOpen(err) {
 			return err
 		}
+	}
+	// One at a time, and with room made first: those who are short would take from each other what is made free, and SQLite
+	// opens a file read-only that it could not open for writing, if there is a descriptor again by then.
+	d.scarce.Lock()
+	defer d.scarce.Unlock()
+	for starved() {
+		d.last.Store(int64(b.now()))
 		if !b.stores.spare() {
-			return fmt.Errorf("%w: the process has no file descriptor left (its limit is %d), and no store is unused: raise the limit "+
-				"(ulimit -n, or LimitNOFILE with systemd), or use fewer connections: %w", backend.ErrBusy, b.descriptors.limit, err)
+			break
 		}
 	}
+	err := fn()
+	if err != nil && cannotOpen(err) && starved() {
+		return fmt.Errorf("%w: the process has no file descriptor left (its limit is %d), and no store is unused: raise the limit "+
+			"(ulimit -n, or LimitNOFILE with systemd), or use fewer connections: %w", backend.ErrBusy, descriptorLimit(), err)
+	}
+	return err
 }
 
-// starved reports whether an error came of the limit on descriptors. SQLite says only that it could not open something.
-func starved(err error) bool {
+// cannotOpen reports whether an error may have come of the limit on descriptors. SQLite says only that it could not open
+// something.
+func cannotOpen(err error) bool {
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		return true
 	}
-	switch code(err) & 0xff {
-	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
-	default:
-		return false
+	c := code(err) & 0xff
+	return c == sqlite3.SQLITE_CANTOPEN || c == sqlite3.SQLITE_IOERR
+}
+
+// starved reports whether the process has next to no descriptor left. What it opens to find out is nobody's database.
+func starved() bool {
+	for range perStore {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+		}
+		defer f.Close()
 	}
-	f, err := os.Open(os.DevNull)
-	if err == nil {
-		return f.Close() != nil
-	}
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+	return false
 }
 
 // spare closes what nobody uses: idle connections beyond each store's first, and failing that the stores that were unused

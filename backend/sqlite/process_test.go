@@ -24,12 +24,12 @@ import (
 	"github.com/tenement-go/tenement/backend/sqlite"
 )
 
-// childEnv has this test program run as another process over a directory: "MODE DIR".
+// childEnv has this test program run as another process over a directory: "MODE: DIR".
 const childEnv = "TENEMENT_SQLITE_CHILD"
 
 func TestMain(m *testing.M) {
 	if what := os.Getenv(childEnv); what != "" {
-		mode, dir, _ := strings.Cut(what, " ")
+		mode, dir, _ := strings.Cut(what, ": ")
 		if err := child(mode, dir); err != nil {
 			fmt.Println("error", err)
 			os.Exit(1)
@@ -45,6 +45,9 @@ const marks = `CREATE TABLE marks (mark TEXT NOT NULL);
 // child is the other process. "visit" opens each store, reads and leaves; "serve" writes until its input ends.
 func child(mode, dir string) error {
 	ctx := context.Background()
+	if few, ok := strings.CutPrefix(mode, "few"); ok {
+		return manyStores(ctx, dir, few != "")
+	}
 	b, err := sqlite.Open(ctx, dir, sqlite.Config{MaxOpenStores: 2, Synchronous: sqlite.Off})
 	if err != nil {
 		return err
@@ -133,7 +136,7 @@ func mark(ctx context.Context, b *sqlite.Backend, name, row string) error {
 func another(t *testing.T, mode, dir string) *osexec.Cmd {
 	t.Helper()
 	cmd := osexec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+mode+" "+dir)
+	cmd.Env = append(os.Environ(), childEnv+"="+mode+": "+dir)
 	cmd.Stderr = os.Stderr
 	return cmd
 }

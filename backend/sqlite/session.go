@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/semaphore"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -338,6 +339,7 @@ func (s *session) settle(op string, err error) error {
 	}
 	s.ended = s.ended || did&ends != 0
 	if err != nil {
+		c.tainted = c.tainted || code(err)&0xff == sqlite3.SQLITE_READONLY // it may be the connection's fault alone
 		err = s.explain(op, err)
 		s.st.noteFault(err)
 	}
