@@ -82,8 +82,10 @@ const (
 func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema string) (effect, bool) {
 	switch action {
 	case driver.AuthSelect, driver.AuthRecursive:
-		c.defining = false
-		return 0, true
+		// CREATE TABLE AS SELECT names the functions before it says that it selects.
+		e := c.deferred
+		c.defining, c.deferred = false, 0
+		return e, true
 	case driver.AuthFunction:
 		// arg2 is the function. The driver has extension loading off; this holds even if it were turned on.
 		return c.judgeFunction(arg2), !strings.EqualFold(arg2, "load_extension")
@@ -131,9 +133,11 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		e, allowed := c.judgeWrite(arg1, schema)
 		return e | defines, allowed
 	case driver.AuthInsert, driver.AuthUpdate, driver.AuthDelete, driver.AuthDropTable:
-		if !strings.HasPrefix(arg1, "sqlite_") {
-			// The rows of goose's version tables say when the migrations were run.
-			c.defining = strings.HasPrefix(arg1, "goose_")
+		switch {
+		case action == driver.AuthUpdate && arg1 == "sqlite_master":
+			c.defining, c.deferred = false, 0 // the last of what making a table does
+		case action == driver.AuthInsert && strings.HasPrefix(arg1, "goose_"):
+			c.forgive = true // goose's version tables say when the migrations were run, which is when the template was made
 		}
 		return c.judgeWrite(arg1, schema)
 	case driver.AuthCreateTrigger, driver.AuthCreateIndex, driver.AuthDropTrigger, driver.AuthDropIndex:
@@ -153,10 +157,17 @@ var varying = []string{
 // judgeFunction looks for functions that a template may not have run. Those named where a table is defined (DEFAULT
 // CURRENT_TIMESTAMP) run later, when a row is made.
 func (c *conn) judgeFunction(name string) effect {
-	if !c.defining && slices.Contains(varying, strings.ToLower(name)) {
-		return varies
+	switch {
+	case !slices.Contains(varying, strings.ToLower(name)):
+		return 0
+	case c.forgive:
+		c.forgive = false
+		return 0
+	case c.defining:
+		c.deferred = varies
+		return 0
 	}
-	return 0
+	return varies
 }
 
 func (c *conn) judgeWrite(table, schema string) (effect, bool) {

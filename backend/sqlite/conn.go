@@ -49,6 +49,8 @@ type conn struct {
 	script   bool // within a script, which has no business with transactions of its own
 	vacuum   bool // a VACUUM runs, alone
 	defining bool // what is compiled defines a table; the functions it names do not run
+	deferred effect // what they would do if it runs a query too
+	forgive  bool   // the next function that varies does not matter
 
 	attached bool  // the shared store is
 	lenient  bool  // foreign keys are off
@@ -189,7 +191,7 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 			return nil, err
 		}
 	}
-	c.effects, c.denied = 0, notDenied
+	c.effects, c.denied, c.defining, c.deferred, c.forgive = 0, notDenied, false, 0, false
 	ds, err := c.raw.PrepareContext(ctx, text)
 	if !c.attached && (code(err) == sqlite3.SQLITE_ERROR || (err == nil && c.effects&looksUp != 0)) {
 		// It may mean a shared table.
