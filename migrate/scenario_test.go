@@ -213,6 +213,23 @@ func asChild(role string) int {
 	return 0
 }
 
+// child is another process that migrates the fleet, and its lines.
+type child struct {
+	cmd   *exec.Cmd
+	lines *bufio.Scanner
+}
+
+func startChild(t testing.TB, be *site, last int) *child {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprint("MIGRATE_TEST_ROLE=", last), "MIGRATE_TEST_URL="+be.url)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	return &child{cmd: cmd, lines: bufio.NewScanner(out)}
+}
+
 // S65
 func TestKilledInTheMiddle(t *testing.T) {
 	t.Parallel()
@@ -221,17 +238,11 @@ func TestKilledInTheMiddle(t *testing.T) {
 		ctx := context.Background()
 		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), stores)
 		for _, at := range []int{1, 20, 45} {
-			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "MIGRATE_TEST_ROLE=3", "MIGRATE_TEST_URL="+be.url)
-			cmd.Stderr = os.Stderr
-			out, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			lines := bufio.NewScanner(out)
-			for n := 0; n < at && lines.Scan(); n++ {
+			child := startChild(t, be, 3)
+			for n := 0; n < at && child.lines.Scan(); n++ {
 			}
-			require.NoError(t, cmd.Process.Kill())
-			_ = cmd.Wait() // it was killed, or was faster
+			require.NoError(t, child.cmd.Process.Kill())
+			_ = child.cmd.Wait() // it was killed, or was faster
 
 			// No store has a migration without its version row or the reverse.
 			done := 0

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,6 +101,7 @@ const (
 	buildsAlways  fault = "the template is built each time"
 	buildsHalf    fault = "a template whose build failed is used"
 	locksNothing  fault = "a lock excludes nobody"
+	fencesNothing fault = "a fence keeps nothing out"
 	locksAll      fault = "there is one lock for all keys"
 	sweepsNothing fault = "sweeping removes nothing"
 )
@@ -262,7 +264,7 @@ func (m *model) find(op string, rt backend.Route) (*modelStore, error) {
 }
 
 func (m *model) Create(ctx context.Context, rt backend.Route) error {
-	if err := m.open("create"); err != nil {
+	if err := errors.Join(m.open("create"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -285,8 +287,8 @@ func (m *model) Create(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-func (m *model) Drop(_ context.Context, rt backend.Route) error {
-	if err := m.open("drop"); err != nil {
+func (m *model) Drop(ctx context.Context, rt backend.Route) error {
+	if err := errors.Join(m.open("drop"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -313,8 +315,8 @@ func (m *model) remove(s *modelStore) {
 	m.left[s.path] = true
 }
 
-func (m *model) Rename(_ context.Context, rt backend.Route, to backend.Store) error {
-	if err := m.open("rename"); err != nil {
+func (m *model) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
+	if err := errors.Join(m.open("rename"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -408,6 +410,9 @@ func (m *model) RunScripts(ctx context.Context, scripts []backend.Script, opt ba
 }
 
 func (m *model) script(ctx context.Context, s backend.Script, opt backend.ScriptOptions) (err error) {
+	if err := fenced(ctx); err != nil {
+		return err
+	}
 	if s.Create {
 		if err := m.Create(ctx, s.Route); err != nil {
 			return err
@@ -484,7 +489,7 @@ func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 		key = ""
 	}
 	if m.faults[locksNothing] {
-		return modelLock(func() {}), nil
+		return &modelLock{faulty: true, free: func() {}}, nil
 	}
 	m.mu.Lock()
 	lock := m.locks[key]
@@ -495,17 +500,44 @@ func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	m.mu.Unlock()
 	select {
 	case lock <- struct{}{}:
-		return modelLock(sync.OnceFunc(func() { <-lock })), nil
+		return &modelLock{faulty: m.faults[fencesNothing], free: func() { <-lock }}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-type modelLock func()
+type modelLock struct {
+	faulty bool
+	lost   atomic.Bool
+	free   func()
+}
 
-func (l modelLock) Fence(ctx context.Context) context.Context { return ctx }
-func (l modelLock) Check(context.Context) error               { return nil }
-func (l modelLock) Unlock()                                   { l() }
+func (l *modelLock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, modelFence{}, l)
+}
+
+func (l *modelLock) Check(context.Context) error {
+	if l.lost.Load() && !l.faulty {
+		return backend.ErrLockLost
+	}
+	return nil
+}
+
+func (l *modelLock) Unlock() {
+	if !l.lost.Swap(true) {
+		l.free()
+	}
+}
+
+type modelFence struct{}
+
+// fenced returns the error of a fence whose lock was lost.
+func fenced(ctx context.Context) error {
+	if l, ok := ctx.Value(modelFence{}).(*modelLock); ok {
+		return l.Check(ctx)
+	}
+	return nil
+}
 
 func (m *model) Leftovers(context.Context) ([]backend.Leftover, error) {
 	m.mu.Lock()
@@ -735,7 +767,7 @@ func (s *modelSession) ExecContext(ctx context.Context, query string, args []sql
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
-	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && strings.Contains(query, "authors") {
+	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && (strings.Contains(query, "authors") || strings.Contains(query, "INTO own ")) {
 		return nil, errors.New("permission denied for table authors")
 	}
 	result, err := s.conn.(sqldriver.ExecerContext).ExecContext(ctx, query, s.args(query, args))
