@@ -102,7 +102,7 @@ func TestTenantSetChangesItsStoreOnly(t *testing.T) {
 				assert.EqualValues(t, 2, failure.Version)
 				assert.Equal(t, "2_bad.sql", failure.File)
 				require.ErrorIs(t, err, backend.ErrReadOnlyShared)
-				if name != "create" {
+				if name != "create" && (name != "drop" || role != "off") { // of what was dropped nothing is left but where it was
 					assert.Contains(t, err.Error(), "users")
 				}
 				require.ErrorIs(t, m.Provision(t.Context(), route(2)), backend.ErrReadOnlyShared)
@@ -215,7 +215,7 @@ func TestCollation(t *testing.T) {
 	t.Parallel()
 	be := openSite(t, pgtest.Shared(t).CollatedDatabase(t, "en-US"))
 	ctx := t.Context()
-	require.Equal(t, "true", query(t, be, backend.Route{}, "SELECT 'a-b' > 'aa'"), "or the test shows nothing")
+	require.Equal(t, "true", query(t, be, backend.Route{}, "SELECT 'a_1' < 'a1'"), "or the test shows nothing")
 	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)}))
 	var names []backend.Store
 	for i := range 40 {
@@ -260,9 +260,15 @@ func TestConnectionLostInTheSlowPath(t *testing.T) {
 			if _, err := tx.ExecContext(ctx, "INSERT INTO a (x) VALUES (2)"); err != nil {
 				return err
 			}
-			var err error
-			once.Do(func() { _, err = tx.ExecContext(ctx, "SELECT pg_terminate_backend(pg_backend_pid())") })
-			return err
+			var pid int
+			if err := tx.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+				return err
+			}
+			once.Do(func() {
+				_, err := be.Shared().ExecContext(ctx, "SELECT pg_terminate_backend($1)", pid)
+				assert.NoError(t, err)
+			})
+			return nil
 		}}, nil)}
 	}}))
 	retries := 0
