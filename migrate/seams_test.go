@@ -3,7 +3,6 @@ package migrate_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -396,7 +395,7 @@ func TestPanicInAGoMigration(t *testing.T) {
 			var failure *migrate.StoreError
 			require.ErrorAs(t, err, &failure, name)
 			assert.Contains(t, strings.ToLower(err.Error()), "oops", name)
-			assert.False(t, errors.Is(err, context.Canceled))
+			assert.NotErrorIs(t, err, context.Canceled)
 		}
 	})
 }
