@@ -11,6 +11,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/tenement-go/tenement/backend"
 	_ "github.com/tenement-go/tenement/backend/postgres"
 	_ "github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/examples/polls/client"
 	"github.com/tenement-go/tenement/examples/polls/migrations"
 	"github.com/tenement-go/tenement/examples/polls/polls"
 	"github.com/tenement-go/tenement/examples/polls/site"
@@ -52,9 +54,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	flags.SetOutput(stderr)
 	addr := flags.String("addr", "127.0.0.1:8000", "where to listen, `HOST:PORT`")
 	update := flags.Bool("migrate", true, "bring shared tables and tenants up to date before serving")
+	var proxies client.Proxies
+	flags.Var(&proxies, "proxies", "`NETWORKS` of the proxies in front, whose X-Forwarded headers are believed: 10.0.0.0/8,::1")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: polls [-addr HOST:PORT] [-migrate=false]    serve\n"+
-			"       polls COMMAND [ARGUMENT…]                   manage; polls help lists the commands\n\nflags:")
+		fmt.Fprintln(stderr, "usage: polls [-addr HOST:PORT] [-migrate=false] [-proxies NETWORKS]    serve\n"+
+			"       polls COMMAND [ARGUMENT…]                                       manage; polls help lists the commands\n\nflags:")
 		flags.PrintDefaults()
 	}
 	switch err := flags.Parse(args); {
@@ -67,7 +71,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if flags.NArg() > 0 {
 		return command(ctx, log, flags.Args(), stdin, stdout, stderr)
 	}
-	if err := serve(ctx, *addr, *update, stdout, log); err != nil {
+	if err := serve(ctx, *addr, *update, proxies, stdout, log); err != nil {
 		fmt.Fprintln(stderr, "polls:", err)
 		return 1
 	}
@@ -98,7 +102,7 @@ func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, clo
 
 // serve brings the stores up to date, fills an empty registry with the demo, and serves until ctx is done. It takes the
 // port first, so that nothing has been made when another process has it.
-func serve(ctx context.Context, addr string, update bool, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, addr string, update bool, proxies client.Proxies, stdout io.Writer, log *slog.Logger) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("%w; -addr HOST:PORT says where to listen instead, such as -addr 127.0.0.1:8001", err)
@@ -118,7 +122,7 @@ func serve(ctx context.Context, addr string, update bool, stdout io.Writer, log 
 		return err
 	}
 	server := &http.Server{
-		Handler:           handler(app, listener.Addr(), log),
+		Handler:           handler(app, listener.Addr(), proxies, log),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -151,21 +155,15 @@ func serve(ctx context.Context, addr string, update bool, stdout io.Writer, log 
 }
 
 // handler is the whole application: the polls inside each tenant, the public site outside.
-func handler(app *tenancy.App, listen net.Addr, log *slog.Logger) http.Handler {
-	tenants := polls.Handler(polls.NewStore(app.DB()), polls.Config{
+func handler(app *tenancy.App, listen net.Addr, proxies client.Proxies, log *slog.Logger) http.Handler {
+	tenants := polls.Handler(storeOf(app.DB()), polls.Config{
 		Site: func(ctx context.Context) polls.SiteInfo {
 			t, _ := tenancy.From(ctx)
 			return polls.SiteInfo{Name: t.Name}
 		},
-		URL: httpx.URL,
-		Key: func(ctx context.Context, parts ...string) string {
-			key, err := tenancy.Key(ctx, parts...)
-			if err != nil {
-				panic(err) // Unreachable: the middleware lets no request in without a tenant.
-			}
-			return key
-		},
-		Logger: log,
+		URL:     httpx.URL,
+		Proxies: proxies,
+		Logger:  log,
 	})
 	public := site.Handler(site.Config{
 		Name:        "Polls",
@@ -174,9 +172,40 @@ func handler(app *tenancy.App, listen net.Addr, log *slog.Logger) http.Handler {
 		Plans:       polls.NewStore(app.Shared()).Plans,
 		List:        func(ctx context.Context) ([]site.Tenant, error) { return list(ctx, app, listen) },
 		Create:      func(ctx context.Context, s site.Signup) (string, error) { return signUp(ctx, app, listen, s) },
+		Proxies:     proxies,
 		Logger:      log,
 	})
-	return httpx.Middleware(app, httpx.WithPublic(public, base), httpx.WithLogger(log))(tenants)
+	options := []httpx.Option{httpx.WithPublic(public, base), httpx.WithLogger(log)}
+	if len(proxies) > 0 {
+		options = append(options, httpx.WithForwarded(httpx.XForwardedHost, proxies...))
+	}
+	return httpx.Middleware(app, options...)(tenants)
+}
+
+// storeOf is the store of all tenants: what it keeps in memory, and which plan it goes by, the tenant decides.
+func storeOf(db *sql.DB) *polls.Store {
+	return polls.NewStore(db,
+		polls.WithKey(func(ctx context.Context, parts ...string) string {
+			key, err := tenancy.Key(ctx, parts...)
+			if err != nil {
+				panic(err) // Unreachable: a call without a tenant does not get as far as to remember something.
+			}
+			return key
+		}),
+		polls.WithPlan(func(ctx context.Context) (string, error) {
+			t, ok := tenancy.From(ctx)
+			if !ok {
+				return "", tenancy.ErrNoTenant
+			}
+			meta, err := tenancy.MetaAs[metadata](*t)
+			return meta.Plan, err
+		}),
+	)
+}
+
+// metadata is what the registry keeps of a tenant for this application.
+type metadata struct {
+	Plan string `json:"plan,omitempty"` // the ID of a plan; empty: as many polls as they like
 }
 
 // address returns the URL of a tenant, or of the public site when slug is empty.

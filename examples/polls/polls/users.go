@@ -170,6 +170,9 @@ func (s *Store) SetPassword(ctx context.Context, id int64, password string) erro
 		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE user_id = $1`, id); err != nil {
 			return err
 		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM devices WHERE user_id = $1`, id); err != nil {
+			return err
+		}
 		_, err := tx.ExecContext(ctx, `DELETE FROM api_tokens WHERE user_id = $1`, id)
 		return err
 	})
@@ -179,7 +182,8 @@ func (s *Store) SetPassword(ctx context.Context, id int64, password string) erro
 	return nil
 }
 
-// A SignIn is the kind of secret that stands for a user: a browser's session or a token of the API.
+// A SignIn is the kind of secret that stands for a user: a browser's session, a token of the API, or a browser that is
+// known.
 type SignIn struct {
 	table string
 	ttl   time.Duration
@@ -191,6 +195,9 @@ var (
 	Session = SignIn{table: "sessions", ttl: 14 * 24 * time.Hour, keep: 20}
 	// Token is a client of the API, for 90 days.
 	Token = SignIn{table: "api_tokens", ttl: 90 * 24 * time.Hour, keep: 20}
+	// Device is a browser in which the user has logged in before, for a year. It opens nothing: it tells the user's own
+	// browser from a stranger's, so that no stranger can lock the user out.
+	Device = SignIn{table: "devices", ttl: 365 * 24 * time.Hour, keep: 20}
 )
 
 // CreateSignIn returns a new secret for a user and when it expires. Only its hash is stored. A user's oldest ones beyond
