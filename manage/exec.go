@@ -122,7 +122,7 @@ func (t *tree) execOne(cmd *cobra.Command, app *tenancy.App, slug string, force 
 	if err != nil {
 		return err
 	}
-	err = c.Run(ctx, args, IO{
+	err = c.Run(ctx, app, args, IO{
 		In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), Terminal: t.cfg.terminal(cmd.InOrStdin()),
 	})
 	if err != nil && !errors.Is(err, errHelp) {
@@ -156,7 +156,7 @@ func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []s
 		complaints := &lines{mu: &mu, w: cmd.ErrOrStderr(), prefix: tenant.Slug + ": "}
 		ctx, err := admit(ctx, app, &tenant, terms.force)
 		if err == nil {
-			err = c.Run(ctx, args, IO{In: strings.NewReader(""), Out: out, Err: complaints})
+			err = c.Run(ctx, app, args, IO{In: strings.NewReader(""), Out: out, Err: complaints})
 		}
 		out.end()
 		complaints.end()

@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 // open opens the backend that DATABASE_URL names, and the tenants that are in it.
-func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, closeAll func(), err error) {
+func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, closeAll func() error, err error) {
 	be, err := backend.Open(ctx, cmp.Or(os.Getenv("DATABASE_URL"), "sqlite:data"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("DATABASE_URL: %w", err)
@@ -87,7 +87,7 @@ func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, clo
 	cfg := tenancy.Config{
 		Shared: []migrate.Source{{Name: "plans", FS: migrations.Shared()}},
 		Tenant: []migrate.Source{{Name: "auth", FS: migrations.Auth()}, {Name: "polls", FS: migrations.Polls()}},
-		Hooks:  tenancy.Hooks{OnCreate: fill(polls.NewStore(be.DB()))},
+		Hooks:  tenancy.Hooks{OnCreate: fill(storeOf(be.DB()))},
 		Logger: log,
 	}
 	if !poll {
@@ -97,12 +97,12 @@ func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, clo
 	if err != nil {
 		return nil, nil, errors.Join(err, be.Close())
 	}
-	return app, func() { _ = app.Close(); _ = be.Close() }, nil
+	return app, func() error { return errors.Join(app.Close(), be.Close()) }, nil
 }
 
 // serve brings the stores up to date, fills an empty registry with the demo, and serves until ctx is done. It takes the
 // port first, so that nothing has been made when another process has it.
-func serve(ctx context.Context, addr string, update bool, proxies client.Proxies, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, addr string, update bool, proxies client.Proxies, stdout io.Writer, log *slog.Logger) (err error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("%w; -addr HOST:PORT says where to listen instead, such as -addr 127.0.0.1:8001", err)
@@ -112,7 +112,7 @@ func serve(ctx context.Context, addr string, update bool, proxies client.Proxies
 	if err != nil {
 		return err
 	}
-	defer closeApp()
+	defer func() { err = errors.Join(err, closeApp()) }()
 	if update {
 		if _, err := app.Migrator().Up(ctx, migrate.Options{}); err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/manage"
 )
 
 // asProcess, when set, makes the test binary the program.
@@ -280,6 +281,19 @@ func TestCommands(t *testing.T) {
 		status, _ := s.call("POST", "odin.polls.localhost", "/login/", "", map[string]string{"username": "root", "password": "correct-horse"})
 		assert.Equal(t, http.StatusOK, status)
 	})
+}
+
+// On a terminal the password is asked for, until there is one that can be used and was typed twice.
+func TestChoosePassword(t *testing.T) {
+	var said strings.Builder
+	typed := "short\ncorrect-horse\ncorrect-hose\ncorrect-horse\ncorrect-horse\n"
+	password, err := choosePassword(t.Context(), "admin", manage.IO{In: strings.NewReader(typed), Err: &said})
+	require.NoError(t, err)
+	assert.Equal(t, "correct-horse", password)
+	assert.Contains(t, said.String(), "at least 8 characters")
+	assert.Contains(t, said.String(), "two different ones")
+	_, err = choosePassword(t.Context(), "admin", manage.IO{In: strings.NewReader("short\n"), Err: io.Discard})
+	require.ErrorIs(t, err, io.EOF, "nobody is there to ask")
 }
 
 // Help touches nothing; what cannot work says why, and how it would.
