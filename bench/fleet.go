@@ -57,7 +57,7 @@ func provisioned(ctx context.Context, be backend.Backend, stores int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
+	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -75,7 +75,7 @@ func migrateFleet(ctx context.Context, be backend.Backend, version int) (time.Du
 		return 0, err
 	}
 	began := time.Now()
-	_, err = m.Tenants(ctx, migrate.Options{})
+	_, err = m.Up(ctx, migrate.UpOptions{})
 	return time.Since(began), err
 }
 
@@ -353,7 +353,7 @@ func provisionPostgres(ctx context.Context, e *env) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
+	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
 		return nil, err
 	}
 	made := 0

@@ -22,14 +22,13 @@ const (
 	pageSize  = 256 // stores read from the ledger at a time
 )
 
-// Shared applies the shared set. It makes the ledger when there is none. Only Options.Source, To, DryRun and OnEvent
-// matter.
-func (m *Migrator) Shared(ctx context.Context, opt Options) (*Result, error) {
+// upShared applies the shared set. It makes the ledger when there is none.
+func (m *Migrator) upShared(ctx context.Context, opt options) (*Result, error) {
 	lim, err := m.shared.limit(opt)
 	if err != nil {
 		return nil, fmt.Errorf("tenement: migrate: %w", err)
 	}
-	if opt.DryRun != nil {
+	if opt.dryRun != nil {
 		return m.dryRunShared(ctx, opt, lim)
 	}
 	if err := m.ledger.ensure(ctx); err != nil {
@@ -45,7 +44,7 @@ func (m *Migrator) Shared(ctx context.Context, opt Options) (*Result, error) {
 }
 
 // runShared runs fn in the shared store, unless the ledger says that it is done.
-func (m *Migrator) runShared(ctx context.Context, opt Options, fn storeFunc, isDone func(*group) bool) (*Result, error) {
+func (m *Migrator) runShared(ctx context.Context, opt options, fn storeFunc, isDone func(*group) bool) (*Result, error) {
 	r := newRun(SetShared, opt)
 	_, row, err := m.ledger.groups(ctx)
 	if err != nil {
@@ -65,17 +64,13 @@ func (m *Migrator) runShared(ctx context.Context, opt Options, fn storeFunc, isD
 	return r.res, r.finish(nil)
 }
 
-// Tenants applies the tenant set to every store of the ledger that lacks something, or to Options.Stores. It is refused
-// with ErrSharedBehind while the shared set is not applied, and with ErrOutOfOrder when it would apply a migration below
-// one that is applied, before anything is changed. A store that fails does not stop the others, unless the options say
-// so; the error is then a [*RunError]. A run that was stopped or cancelled, or killed, is resumed by calling it again.
-// Two runs at once share the work.
-func (m *Migrator) Tenants(ctx context.Context, opt Options) (*Result, error) {
+// upTenants applies the tenant set.
+func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) {
 	lim, err := m.tenant.limit(opt)
 	if err != nil {
 		return nil, fmt.Errorf("tenement: migrate: %w", err)
 	}
-	if opt.DryRun == nil {
+	if opt.dryRun == nil {
 		if err := m.ledger.ensure(ctx); err != nil {
 			return nil, err
 		}
@@ -86,7 +81,7 @@ func (m *Migrator) Tenants(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opt.DryRun == nil { // which shows what Up would do, shared set and all
+	if opt.dryRun == nil { // which shows what Up would do, shared set and all
 		if err := m.checkShared(shared); err != nil {
 			return nil, err
 		}
@@ -99,7 +94,7 @@ func (m *Migrator) Tenants(ctx context.Context, opt Options) (*Result, error) {
 		}
 		f.group(g, p.behind())
 	}
-	if opt.DryRun != nil {
+	if opt.dryRun != nil {
 		return f.res, f.dryRun(groups)
 	}
 	return f.do(ctx)
@@ -123,17 +118,14 @@ func (m *Migrator) checkShared(row *group) error {
 }
 
 // withSource runs an operation on one source of a set, in every store or in those named.
-func (m *Migrator) withSource(ctx context.Context, opt Options, verb string, fn func(*source) storeFunc) (*Result, error) {
+func (m *Migrator) withSource(ctx context.Context, opt options, fn func(*series) storeFunc) (*Result, error) {
 	s := m.tenant
-	if opt.Set == SetShared {
+	if opt.set == SetShared {
 		s = m.shared
 	}
 	src, err := s.named(opt)
-	if err == nil && opt.To != 0 && src.find(opt.To) == nil {
-		err = fmt.Errorf("%w: source %s has no version %d", ErrUnknownSource, src.name, opt.To)
-	}
-	if err == nil && opt.DryRun != nil {
-		err = fmt.Errorf("%s: %w: a dry run is for up only", verb, errors.ErrUnsupported)
+	if err == nil && opt.to != 0 && src.find(opt.to) == nil {
+		err = fmt.Errorf("%w: source %s has no version %d", ErrUnknownSource, src.name, opt.to)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tenement: migrate: %w", err)
@@ -141,7 +133,7 @@ func (m *Migrator) withSource(ctx context.Context, opt Options, verb string, fn 
 	if err := m.ledger.ensure(ctx); err != nil {
 		return nil, err
 	}
-	if opt.Set == SetShared {
+	if opt.set == SetShared {
 		return m.runShared(ctx, opt, fn(src), func(*group) bool { return false })
 	}
 	groups, _, err := m.ledger.groups(ctx)
@@ -157,7 +149,7 @@ func (m *Migrator) withSource(ctx context.Context, opt Options, verb string, fn 
 
 // run keeps the result of a run and reports its progress.
 type run struct {
-	opt   Options
+	opt   options
 	start time.Time
 
 	mu     sync.Mutex
@@ -165,7 +157,7 @@ type run struct {
 	verify bool // report where the ledger was wrong
 }
 
-func newRun(s Set, opt Options) *run {
+func newRun(s Set, opt options) *run {
 	opt.Stores = slices.Clone(opt.Stores)
 	return &run{opt: opt, start: time.Now(), res: &Result{Set: s}}
 }
@@ -217,7 +209,7 @@ func (r *run) enough() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.res.Failed
-	return n > 0 && (r.opt.FailFast || r.opt.MaxFailures > 0 && n > r.opt.MaxFailures)
+	return r.opt.StopAfter > 0 && n >= r.opt.StopAfter
 }
 
 // finish closes the result and returns the run's error, if there is one.
@@ -255,6 +247,7 @@ func (p *plan) behind() bool { return p.unknown || len(p.todo) > 0 }
 type task struct {
 	entry
 	tries  int       // how often its tables were locked
+	since  time.Time // since when they are
 	notYet time.Time // not to be tried again before
 }
 
@@ -598,11 +591,13 @@ func worthAnotherTry(err error) bool {
 // putOff puts a store aside when it failed for a lock, or for a connection that was lost, and reports whether it did.
 func (f *fleet) putOff(t *task, err error) bool {
 	lost := errors.Is(err, backend.ErrOutcomeUnknown) || f.m.dialect.name == backend.Postgres && sqlState(err) == "" && !errors.Is(err, backend.ErrStoreMissing)
-	if !(worthAnotherTry(err) || lost) || t.tries >= f.m.cfg.LockRetries {
+	if !(worthAnotherTry(err) || lost) || t.tries > 0 && time.Since(t.since) > f.m.cfg.LockPatience {
 		return false
 	}
 	next := *t
-	next.tries++
+	if next.tries++; next.tries == 1 {
+		next.since = time.Now()
+	}
 	next.notYet = time.Now().Add(retryPause(t.tries))
 	f.queueMu.Lock()
 	f.deferred = append(f.deferred, next)

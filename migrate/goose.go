@@ -76,7 +76,7 @@ type providerOptions struct {
 }
 
 // provider returns a goose provider of the source over db, which stays the caller's.
-func (s *source) provider(db *sql.DB, o providerOptions) (*goose.Provider, error) {
+func (s *series) provider(db *sql.DB, o providerOptions) (*goose.Provider, error) {
 	opts := []goose.ProviderOption{
 		goose.WithStore(o.store),
 		goose.WithDisableGlobalRegistry(true),

@@ -101,7 +101,7 @@ func (s state) with(migrations []*migration) state {
 type ledger struct {
 	db      *sql.DB
 	dialect dialect
-	source  *source
+	source  *series
 	lock    func(context.Context, string) (func(), error)
 	there   atomic.Bool
 
@@ -115,7 +115,7 @@ func newLedger(m *Migrator) (*ledger, error) {
 		return nil, err
 	}
 	var faults []error
-	src := &source{name: ledgerSourceName, table: ledgerVersions}
+	src := &series{name: ledgerSourceName, table: ledgerVersions}
 	src.load(m.dialect, Source{Name: ledgerSourceName, FS: files}, func(e SourceError) { faults = append(faults, &e) })
 	return &ledger{db: m.be.Shared(), dialect: m.dialect, source: src, lock: m.lock, known: map[string]bool{}}, errors.Join(faults...)
 }
@@ -140,23 +140,31 @@ func (l *ledger) ensure(ctx context.Context) error {
 	if exists, err := l.exists(ctx); err != nil || exists {
 		return err
 	}
-	unlock, err := l.lock(ctx, "ledger")
+	if err := l.ensureSource(ctx, l.source); err != nil {
+		return err
+	}
+	l.there.Store(true)
+	return nil
+}
+
+// ensureSource brings the tables of a library, the ledger's or another's, to what the binary carries.
+func (l *ledger) ensureSource(ctx context.Context, src *series) error {
+	unlock, err := l.lock(ctx, src.name)
 	if err != nil {
-		return fmt.Errorf("tenement: migrate: making the ledger: %w", err)
+		return fmt.Errorf("tenement: migrate: preparing the tables of %s: %w", src.name, err)
 	}
 	defer unlock()
-	table, err := l.dialect.versionTable(l.source.table)
+	table, err := l.dialect.versionTable(src.table)
 	if err != nil {
 		return err
 	}
-	p, err := l.source.provider(l.db, providerOptions{store: table, files: l.source.running})
+	p, err := src.provider(l.db, providerOptions{store: table, files: src.running})
 	if err != nil {
 		return err
 	}
 	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("tenement: migrate: making the ledger: %w", err)
+		return fmt.Errorf("tenement: migrate: preparing the tables of %s: %w", src.name, err)
 	}
-	l.there.Store(true)
 	return nil
 }
 

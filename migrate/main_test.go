@@ -92,6 +92,11 @@ func migrator(t testing.TB, be backend.Backend, cfg migrate.Config) *migrate.Mig
 
 func tenants(sources ...migrate.Source) migrate.Config { return migrate.Config{Tenant: sources} }
 
+// tenantsUp applies the tenant set on some terms.
+func tenantsUp(ctx context.Context, m *migrate.Migrator, fleet migrate.Fleet) (*migrate.Result, error) {
+	return m.Up(ctx, migrate.UpOptions{Fleet: fleet, Scope: migrate.TenantsOnly})
+}
+
 // store names a test's store.
 func store(i int) backend.Store { return backend.MustParseStore(fmt.Sprintf("t%04d", i)) }
 

@@ -11,6 +11,9 @@ import (
 )
 
 const (
+	// ReadyBound is how old a positive answer of [Migrator.Ready] can be: what another process undid is noticed within
+	// it.
+	ReadyBound = time.Second
 	// refusalTTL is how long a store that is behind is not looked up again.
 	refusalTTL = time.Second
 	// lazyRetry is how long a store whose lazy migration failed is not tried again.
@@ -49,10 +52,13 @@ func (g *gate) forget(s backend.Store) {
 // ones), and an error that wraps ErrBehind when it has not. A positive answer is kept until the process ends or changes
 // the store itself, and costs nothing; a negative one is looked up again after a second.
 //
-// With [Config].Lazy a store that is behind is migrated first. However many calls ask for it, it is done once; each waits
-// for it no longer than LazyWait and its context allow, and then returns ErrBehind while the migration goes on. When the
+// Under the policy Migrate a store that is behind is migrated first. However many calls ask for it, it is done once; each waits
+// for it no longer than BehindWait and its context allow, and then returns ErrBehind while the migration goes on. When the
 // migration failed, its error is returned along with ErrBehind, and it is tried again after 15 seconds at the earliest.
 func (m *Migrator) Ready(ctx context.Context, rt backend.Route) error {
+	if m.cfg.Behind == Serve {
+		return nil
+	}
 	m.gate.mu.RLock()
 	owner, ready := m.gate.ready[rt.Store]
 	refused, isRefused := m.gate.refused[rt.Store]
@@ -64,7 +70,7 @@ func (m *Migrator) Ready(ctx context.Context, rt backend.Route) error {
 		return refused.err
 	}
 	err := m.lookUp(ctx, rt)
-	if m.cfg.Lazy && errors.Is(err, ErrBehind) {
+	if m.cfg.Behind == Migrate && errors.Is(err, ErrBehind) {
 		var waiting bool
 		if waiting, err = m.catchUp(ctx, rt); waiting {
 			return err // not remembered: the next call should wait too
@@ -130,7 +136,7 @@ func (m *Migrator) catchUp(ctx context.Context, rt backend.Route) (waiting bool,
 		m.gate.lazy[rt.Store] = run
 		go func() {
 			// It serves every caller, so it does not end with the first one's request.
-			_, err := m.Tenants(context.WithoutCancel(ctx), Options{Stores: []backend.Store{rt.Store}, Parallel: 1})
+			_, err := m.upTenants(context.WithoutCancel(ctx), options{Fleet: Fleet{Stores: []backend.Store{rt.Store}, Parallel: 1}})
 			m.gate.mu.Lock()
 			defer m.gate.mu.Unlock()
 			run.err, run.next = err, time.Now().Add(lazyRetry)
@@ -142,7 +148,7 @@ func (m *Migrator) catchUp(ctx context.Context, rt backend.Route) (waiting bool,
 	}
 	m.gate.mu.Unlock()
 
-	timer := time.NewTimer(m.cfg.LazyWait)
+	timer := time.NewTimer(m.cfg.BehindWait)
 	defer timer.Stop()
 	select {
 	case <-run.done:

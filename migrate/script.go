@@ -128,7 +128,7 @@ func (d dialect) in(store backend.Store) string {
 }
 
 // createTable returns the statement by which goose makes the source's version table.
-func (s *source) createTable(d dialect) string {
+func (s *series) createTable(d dialect) string {
 	rec := &recorder{}
 	db := rec.open()
 	defer func() { _ = db.Close() }()

@@ -72,11 +72,11 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // set is a Set's sources, checked and read for one dialect.
 type set struct {
 	kind    Set
-	sources []*source
+	sources []*series
 	target  state // everything applied
 }
 
-type source struct {
+type series struct {
 	name, table string
 	files       fileSet // what this dialect sees
 	running     fileSet // the same as goose is to run it
@@ -86,7 +86,7 @@ type source struct {
 
 // migration is one version of one source.
 type migration struct {
-	source  *source
+	source  *series
 	version int64
 	file    string // empty for a Go migration without one
 	sum     string
@@ -98,7 +98,7 @@ type migration struct {
 	varies  bool // its outcome may differ from store to store, so a template must not contain it
 }
 
-func (s *source) find(version int64) *migration {
+func (s *series) find(version int64) *migration {
 	i, ok := slices.BinarySearchFunc(s.migrations, version, func(m *migration, v int64) int { return cmp.Compare(m.version, v) })
 	if !ok {
 		return nil
@@ -106,7 +106,7 @@ func (s *source) find(version int64) *migration {
 	return s.migrations[i]
 }
 
-func (s *set) find(name string) *source {
+func (s *set) find(name string) *series {
 	for _, src := range s.sources {
 		if src.name == name {
 			return src
@@ -126,6 +126,13 @@ func newSets(d dialect, shared, tenant []Source) (sharedSet, tenantSet *set, err
 	sharedSet = newSet(d, SetShared, shared, &faults)
 	tenantSet = newSet(d, SetTenant, tenant, &faults)
 	return sharedSet, tenantSet, errors.Join(faults...)
+}
+
+// newSystem reads the sources of a library's own tables.
+func newSystem(d dialect, sources []Source) ([]*series, error) {
+	var faults []error
+	s := newSet(d, SetShared, sources, &faults)
+	return s.sources, errors.Join(faults...)
 }
 
 func newSet(d dialect, kind Set, sources []Source, faults *[]error) *set {
@@ -161,7 +168,7 @@ func newSet(d dialect, kind Set, sources []Source, faults *[]error) *set {
 			continue
 		}
 		tables[table] = in.Name
-		src := &source{name: in.Name, table: table, goFunc: in.Go}
+		src := &series{name: in.Name, table: table, goFunc: in.Go}
 		before := len(*faults)
 		src.load(d, in, fault)
 		if len(*faults) > before {
@@ -189,7 +196,7 @@ type variant struct {
 
 // load reads and checks a source's files, those of the other dialect too: a file that only production would refuse
 // should be refused on the developer's machine.
-func (s *source) load(d dialect, in Source, fault func(SourceError)) {
+func (s *series) load(d dialect, in Source, fault func(SourceError)) {
 	versions := map[int64][]variant{}
 	s.files, s.running = fileSet{}, fileSet{}
 	if in.FS != nil {
@@ -337,7 +344,7 @@ func (m *migration) parse(text []byte) error {
 	rec := &recorder{}
 	db := rec.open()
 	defer func() { _ = db.Close() }()
-	src, file := &source{}, fileSet{m.file: text}
+	src, file := &series{}, fileSet{m.file: text}
 	p, err := src.provider(db, providerOptions{store: &scriptedStore{}, files: file})
 	if err != nil {
 		return err

@@ -68,6 +68,7 @@ type DriftKind string
 const (
 	DriftEdited  DriftKind = "edited"  // the file was changed after it was applied
 	DriftUnknown DriftKind = "unknown" // a version is applied that this binary does not have
+	DriftInvalid DriftKind = "invalid" // an index that the version makes is invalid: a CREATE INDEX CONCURRENTLY failed
 	DriftLedger  DriftKind = "ledger"  // the store has the version and the ledger says it has not, or the reverse
 )
 
@@ -160,10 +161,10 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 	return list
 }
 
-// Verify asks every store, or Options.Stores, which versions it has, and corrects the ledger. Stores of the backend that
+// Verify asks every store, or those that opt names, which versions it has, and corrects the ledger. Stores of the backend that
 // are not in the ledger are entered. The result's Drift says where the ledger was wrong; a row whose store is gone counts
 // as failed, with backend.ErrStoreMissing (see Forget). Unlike Status it visits each store.
-func (m *Migrator) Verify(ctx context.Context, opt Options) (*Result, error) {
+func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 	if err := m.ledger.ensure(ctx); err != nil {
 		return nil, err
 	}
@@ -189,7 +190,7 @@ func (m *Migrator) Verify(ctx context.Context, opt Options) (*Result, error) {
 		return nil, err
 	}
 	f := &fleet{
-		run: newRun(SetTenant, opt), m: m, set: m.tenant, plans: map[string]*plan{}, anywhere: true,
+		run: newRun(SetTenant, options{Fleet: opt}), m: m, set: m.tenant, plans: map[string]*plan{}, anywhere: true,
 		slow: func(context.Context, *sql.DB, state) ([]*migration, *StoreError) { return nil, nil },
 	}
 	f.verify = true
@@ -246,7 +247,7 @@ func (l *ledger) failures(ctx context.Context) ([]FailureStatus, error) {
 }
 
 // dryRunShared prints what Shared would do.
-func (m *Migrator) dryRunShared(ctx context.Context, opt Options, lim limit) (*Result, error) {
+func (m *Migrator) dryRunShared(ctx context.Context, opt options, lim limit) (*Result, error) {
 	res := &Result{Set: SetShared}
 	have := state{}
 	exists, err := m.ledger.exists(ctx)
@@ -268,7 +269,7 @@ func (m *Migrator) dryRunShared(ctx context.Context, opt Options, lim limit) (*R
 		return res, nil
 	}
 	res.Total, res.Left = 1, 1
-	return res, print(opt.DryRun, "the shared store", todo)
+	return res, print(opt.dryRun, "the shared store", todo)
 }
 
 // dryRun prints what the run would do, once for each group of stores.
@@ -280,12 +281,12 @@ func (f *fleet) dryRun(groups []group) error {
 		}
 		title := fmt.Sprintf("%d stores, from %s on", g.stores, g.first)
 		if p.unknown {
-			if _, err := fmt.Fprintf(f.opt.DryRun, "-- %s: what they have has to be looked up first\n", title); err != nil {
+			if _, err := fmt.Fprintf(f.opt.dryRun, "-- %s: what they have has to be looked up first\n", title); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := print(f.opt.DryRun, title, p.todo); err != nil {
+		if err := print(f.opt.dryRun, title, p.todo); err != nil {
 			return err
 		}
 	}

@@ -25,17 +25,17 @@ type limit struct {
 }
 
 // source returns the source that opt names, or the only one.
-func (s *set) named(opt Options) (*source, error) {
-	if opt.Source == "" {
+func (s *set) named(opt options) (*series, error) {
+	if opt.source == "" {
 		if len(s.sources) == 1 {
 			return s.sources[0], nil
 		}
 		return nil, fmt.Errorf("%w: the %s set has %d sources; name one (%s)", ErrUnknownSource, s.kind, len(s.sources), s.names())
 	}
-	if src := s.find(opt.Source); src != nil {
+	if src := s.find(opt.source); src != nil {
 		return src, nil
 	}
-	return nil, fmt.Errorf("%w: the %s set has no source %q (it has: %s)", ErrUnknownSource, s.kind, opt.Source, s.names())
+	return nil, fmt.Errorf("%w: the %s set has no source %q (it has: %s)", ErrUnknownSource, s.kind, opt.source, s.names())
 }
 
 func (s *set) names() string {
@@ -47,18 +47,18 @@ func (s *set) names() string {
 }
 
 // limit reads the limits of an up run from its options.
-func (s *set) limit(opt Options) (limit, error) {
-	if opt.Source == "" && opt.To == 0 {
+func (s *set) limit(opt options) (limit, error) {
+	if opt.source == "" && opt.to == 0 {
 		return limit{}, nil
 	}
 	src, err := s.named(opt)
 	if err != nil {
 		return limit{}, err
 	}
-	if opt.To != 0 && src.find(opt.To) == nil {
-		return limit{}, fmt.Errorf("%w: source %s has no version %d", ErrUnknownSource, src.name, opt.To)
+	if opt.to != 0 && src.find(opt.to) == nil {
+		return limit{}, fmt.Errorf("%w: source %s has no version %d", ErrUnknownSource, src.name, opt.to)
 	}
-	return limit{source: src.name, to: opt.To}, nil
+	return limit{source: src.name, to: opt.to}, nil
 }
 
 // pending lists what a store with these migrations lacks, in the order in which it is applied. late is the first of them
@@ -105,7 +105,7 @@ func (m *Migrator) readState(ctx context.Context, s *set, db *sql.DB, known stat
 	if m.dialect.name == backend.Postgres {
 		query = `SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename IN (`
 	}
-	byTable := map[string]*source{}
+	byTable := map[string]*series{}
 	for i, src := range s.sources {
 		if i > 0 {
 			query += ", "
@@ -351,6 +351,7 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, fn sto
 // insist is inStore, again at growing intervals while the store's tables are locked.
 func (m *Migrator) insist(ctx context.Context, s *set, rt backend.Route, fn storeFunc) (*outcome, error) {
 	var done []*migration
+	began := time.Now()
 	for tries := 0; ; tries++ {
 		out, err := m.inStore(ctx, s, rt, fn)
 		if err != nil {
@@ -358,7 +359,7 @@ func (m *Migrator) insist(ctx context.Context, s *set, rt backend.Route, fn stor
 		}
 		done = append(done, out.touched...)
 		out.touched = done
-		if out.failure == nil || !worthAnotherTry(out.failure) || tries >= m.cfg.LockRetries {
+		if out.failure == nil || !worthAnotherTry(out.failure) || time.Since(began) > m.cfg.LockPatience {
 			return out, nil
 		}
 		m.log.InfoContext(ctx, "tables are locked; trying again", "store", rt.Store.String(), "error", out.failure.Err)
@@ -429,7 +430,7 @@ func (m *Migrator) gooseUp(ctx context.Context, s *set, db *sql.DB, todo []*migr
 }
 
 // goose runs fn on a provider of the source.
-func (m *Migrator) goose(src *source, db *sql.DB, fn func(*goose.Provider) ([]*goose.MigrationResult, error)) (done []*migration, failure *StoreError) {
+func (m *Migrator) goose(src *series, db *sql.DB, fn func(*goose.Provider) ([]*goose.MigrationResult, error)) (done []*migration, failure *StoreError) {
 	var at statementLog
 	failed := func(err error) *StoreError {
 		f := &StoreError{Source: src.name, SQLState: sqlState(err), Err: err}
@@ -462,7 +463,7 @@ func (m *Migrator) goose(src *source, db *sql.DB, fn func(*goose.Provider) ([]*g
 	return src.results(results), nil
 }
 
-func (s *source) results(results []*goose.MigrationResult) []*migration {
+func (s *series) results(results []*goose.MigrationResult) []*migration {
 	var list []*migration
 	for _, r := range results {
 		if m := s.find(r.Source.Version); m != nil {
@@ -487,15 +488,7 @@ func lineOf(text []byte, statement string) int {
 	return 1 + strings.Count(string(text[:at]), "\n")
 }
 
-// Down undoes the last Options.Steps migrations of one source, newest first, in every store or in Options.Stores, through
-// goose. Options.Set chooses the set.
-func (m *Migrator) Down(ctx context.Context, opt Options) (*Result, error) {
-	return m.withSource(ctx, opt, "down", func(src *source) storeFunc {
-		return m.downSteps(src, max(opt.Steps, 1))
-	})
-}
-
-func (m *Migrator) downSteps(src *source, steps int) storeFunc {
+func (m *Migrator) downSteps(src *series, steps int) storeFunc {
 	return func(ctx context.Context, db *sql.DB, have state) (done []*migration, failure *StoreError) {
 		for range min(steps, len(have[src.name])) {
 			touched, failure := m.goose(src, db, func(p *goose.Provider) ([]*goose.MigrationResult, error) {
@@ -514,12 +507,7 @@ func (m *Migrator) downSteps(src *source, steps int) storeFunc {
 	}
 }
 
-// DownTo undoes the migrations of one source that are newer than Options.To, newest first, as Down does.
-func (m *Migrator) DownTo(ctx context.Context, opt Options) (*Result, error) {
-	return m.withSource(ctx, opt, "down", func(src *source) storeFunc { return m.downTo(src, opt.To) })
-}
-
-func (m *Migrator) downTo(src *source, to int64) storeFunc {
+func (m *Migrator) downTo(src *series, to int64) storeFunc {
 	return func(ctx context.Context, db *sql.DB, have state) ([]*migration, *StoreError) {
 		if list := have[src.name]; len(list) == 0 || list[len(list)-1].Version <= to {
 			return nil, nil
@@ -528,43 +516,7 @@ func (m *Migrator) downTo(src *source, to int64) storeFunc {
 	}
 }
 
-// Redo undoes the newest migration of one source and applies it again, as Down does.
-func (m *Migrator) Redo(ctx context.Context, opt Options) (*Result, error) {
-	return m.withSource(ctx, opt, "redo", func(src *source) storeFunc {
-		return func(ctx context.Context, db *sql.DB, have state) ([]*migration, *StoreError) {
-			undone, failure := m.downSteps(src, 1)(ctx, db, have)
-			if failure != nil || len(undone) == 0 {
-				return undone, failure
-			}
-			done, failure := m.goose(src, db, func(p *goose.Provider) ([]*goose.MigrationResult, error) {
-				return p.UpTo(ctx, undone[0].version)
-			})
-			return append(undone, done...), failure
-		}
-	})
-}
-
-// Baseline records the migrations of one source up to Options.To (0: all of them) as applied, without running them, in
-// every store or in Options.Stores. It also accepts, as they are now, the files of migrations that were edited after
-// they were applied.
-func (m *Migrator) Baseline(ctx context.Context, opt Options) (*Result, error) {
-	return m.withSource(ctx, opt, "baseline", func(src *source) storeFunc {
-		return func(ctx context.Context, db *sql.DB, have state) (done []*migration, failure *StoreError) {
-			err := m.record(ctx, src, db, have, opt.To)
-			if err != nil {
-				return nil, &StoreError{Source: src.name, SQLState: sqlState(err), Err: err}
-			}
-			for _, mig := range src.migrations {
-				if opt.To == 0 || mig.version <= opt.To {
-					done = append(done, mig)
-				}
-			}
-			return done, nil
-		}
-	})
-}
-
-func (m *Migrator) record(ctx context.Context, src *source, db *sql.DB, have state, to int64) error {
+func (m *Migrator) record(ctx context.Context, src *series, db *sql.DB, have state, to int64) error {
 	table, err := m.dialect.versionTable(src.table)
 	if err != nil {
 		return err

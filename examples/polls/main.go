@@ -114,7 +114,7 @@ func serve(ctx context.Context, addr string, update bool, proxies client.Proxies
 	}
 	defer func() { err = errors.Join(err, closeApp()) }()
 	if update {
-		if _, err := app.Migrator().Up(ctx, migrate.Options{}); err != nil {
+		if _, err := app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
 			return err
 		}
 	}
