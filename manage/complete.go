@@ -88,7 +88,7 @@ func (t *tree) completeSlugHost(cmd *cobra.Command, args []string, begun string)
 	case 1:
 		var hosts []string
 		t.ask(cmd.Context(), func(app *tenancy.App) error {
-			tenant, err := app.Tenant(cmd.Context(), args[0])
+			tenant, err := app.BySlug(cmd.Context(), args[0])
 			for _, d := range tenant.Domains {
 				if strings.HasPrefix(d.Host, begun) && len(hosts) < offered {
 					hosts = append(hosts, d.Host)

@@ -63,9 +63,9 @@ func TestDoctor(t *testing.T) {
 		require.ErrorIs(t, err, backend.ErrStoreMissing)
 
 		// The way out of a store that is lost.
-		_, err = a.Delete(ctx, "thor")
+		_, err = a.Delete(ctx, id(t, a, "thor"))
 		require.NoError(t, err)
-		require.NoError(t, a.Purge(ctx, "thor"))
+		require.NoError(t, a.Purge(ctx, id(t, a, "thor")))
 		findings, err = a.Doctor(ctx)
 		require.NoError(t, err)
 		require.Len(t, findings, 1)
@@ -80,7 +80,7 @@ func TestDoctorWhileCreating(t *testing.T) {
 		var err error
 		other := open(t, p.backend(t))
 		a := open(t, p.be, func(c *Config) {
-			c.Hooks.OnCreate = func(ctx context.Context, _ Tenant) error {
+			c.Hooks.OnCreate = func(ctx context.Context, _ Tenant, _ Seed) error {
 				findings, err = other.Doctor(context.WithoutCancel(t.Context()))
 				return err
 			}

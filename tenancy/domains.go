@@ -16,12 +16,12 @@ func (a *App) domain(host string) (string, error) {
 
 // AddDomain makes host lead to a tenant. The first domain of a tenant is its primary one. It does nothing when host is
 // the tenant's already, and returns a [*ConflictError] when it is another's.
-func (a *App) AddDomain(ctx context.Context, slug, host string) (Tenant, error) {
+func (a *App) AddDomain(ctx context.Context, id ID, host string) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, "add domain to", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, "add domain to", EventDomains, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		if t.hasDomain(name) {
 			return nil
 		}
@@ -54,12 +54,12 @@ func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string) 
 
 // RemoveDomain makes host lead nowhere. When it was the primary one, the first of those left in order of host becomes
 // primary. It returns ErrUnknownHost when host is not the tenant's.
-func (a *App) RemoveDomain(ctx context.Context, slug, host string) (Tenant, error) {
+func (a *App) RemoveDomain(ctx context.Context, id ID, host string) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, "remove domain from", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, "remove domain from", EventDomains, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		if !t.hasDomain(name) {
 			return ErrUnknownHost
 		}
@@ -89,12 +89,12 @@ func (tx *registryTx) promote(ctx context.Context, t *Tenant, lost string) error
 
 // SetPrimaryDomain makes one of a tenant's domains the one that its URLs are built with. It returns ErrUnknownHost when
 // host is not the tenant's.
-func (a *App) SetPrimaryDomain(ctx context.Context, slug, host string) (Tenant, error) {
+func (a *App) SetPrimaryDomain(ctx context.Context, id ID, host string) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, "set primary domain of", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, "set primary domain of", EventDomains, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		switch {
 		case !t.hasDomain(name):
 			return ErrUnknownHost
@@ -116,7 +116,7 @@ func (a *App) SetPrimaryDomain(ctx context.Context, slug, host string) (Tenant, 
 // MoveDomain takes host from the tenant that has it and gives it to another, at once: at every moment it leads to one
 // of the two. It returns the tenant that has it now, and does nothing when that has it already. It returns
 // ErrUnknownHost when no tenant has it.
-func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, error) {
+func (a *App) MoveDomain(ctx context.Context, host string, toID ID) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
@@ -130,7 +130,7 @@ func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, erro
 		if err != nil {
 			return nil, err
 		}
-		to, err := one(ctx, tx, selectBySlug, toSlug)
+		to, err := one(ctx, tx, selectByID, string(toID))
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +166,7 @@ func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, erro
 		return changed, nil
 	})
 	if err != nil {
-		return Tenant{}, opError("move domain to", toSlug, err)
+		return Tenant{}, opError("move domain to", string(toID), err)
 	}
 	return *after, nil
 }

@@ -206,3 +206,17 @@ func stripWWW(host string) string {
 	}
 	return host
 }
+
+// HostRulesError says that hosts in the registry are not spelled as they would be registered now, because the rules for
+// normalising them changed ([Config.IgnoreWWW], a new version). [Open] returns it and serves nobody: a host that is
+// looked up by another spelling than it has would be free for another tenant to take.
+type HostRulesError struct {
+	Hosts []string // as the registry has them, at most ten
+	Rule  string   // what to do
+}
+
+// Error names the hosts.
+func (e *HostRulesError) Error() string {
+	return fmt.Sprintf("tenement: open: hosts of tenants are spelled by other rules than are in force: %s; %s",
+		strings.Join(e.Hosts, ", "), e.Rule)
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -143,6 +142,9 @@ func (a *App) write(ctx context.Context, kind EventKind, fn func(ctx context.Con
 // tenant is Failed, and the original error is in the chain of the one returned.
 func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 	p, err := spec.check(a.cfg.IgnoreWWW)
+	if err == nil && !spec.Reserved {
+		err = a.CheckSlug(spec.Slug)
+	}
 	if err != nil {
 		return Tenant{}, err
 	}
@@ -172,7 +174,7 @@ func (a *App) claim(ctx context.Context, p plan) (t *Tenant, resumed bool, err e
 	}
 	err = a.write(ctx, EventClaimed, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		t, resumed = &Tenant{
-			ID: id, Slug: p.slug, Name: p.name, Status: Provisioning, Store: p.store, Meta: p.meta, version: 1,
+			ID: id, Slug: p.slug, Name: p.name, Status: Provisioning, Store: p.store, Meta: p.meta, Version: 1,
 			Created: parseTime(tx.at), Updated: parseTime(tx.at),
 		}, false
 		res, err := tx.ExecContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, store, meta, created_at, updated_at)
@@ -240,7 +242,7 @@ func (tx *registryTx) reclaim(ctx context.Context, p plan) (*Tenant, error) {
 
 // changed notes on a copy what [registryTx.update] did besides.
 func (t *Tenant) changed(tx *registryTx) {
-	t.version++
+	t.Version++
 	t.Updated = parseTime(tx.at)
 }
 
@@ -282,21 +284,17 @@ func (a *App) makeStore(ctx context.Context, t *Tenant, resumed bool) error {
 	if resumed {
 		// It was never served, so what is in it is the rest of a creation. An OnCreate that got half-way would
 		// stumble over its own rows.
-		if err := a.be.Drop(ctx, t.Route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		if err := a.be.Drop(ctx, t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 			return err
 		}
 		a.step("create: dropped")
 	}
-	if err := a.migrator.Provision(ctx, t.Route()); err != nil {
+	if err := a.migrator.Provision(ctx, t.route()); err != nil {
 		return err
 	}
 	a.step("create: provisioned")
 	if a.cfg.Hooks.OnCreate != nil {
-		inside, err := Enter(ctx, t)
-		if err != nil {
-			return err
-		}
-		if err := a.cfg.Hooks.OnCreate(inside, *t); err != nil {
+		if err := a.cfg.Hooks.OnCreate(backend.WithRouter(ctx, t), *t, nil); err != nil {
 			return fmt.Errorf("OnCreate: %w", err)
 		}
 	}
@@ -381,97 +379,16 @@ func (a *App) setStatus(ctx context.Context, t *Tenant, to Status, reason string
 	return after, nil
 }
 
-// edit reads the tenant of a slug, lets fn change it in the same transaction, and returns it as it is then.
-func (a *App) edit(ctx context.Context, op string, kind EventKind, query, key string, fn func(ctx context.Context, tx *registryTx, t *Tenant) error) (Tenant, error) {
-	var after *Tenant // nil when there was nothing to do
-	err := a.write(Leave(ctx), kind, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		after = nil
-		t, err := one(ctx, tx, query, key)
-		if err != nil {
-			return nil, err
-		}
-		if err := fn(ctx, tx, t); err != nil || len(tx.touched) == 0 {
-			return nil, err
-		}
-		if after, err = one(ctx, tx, selectByID, string(t.ID)); err != nil {
-			return nil, err
-		}
-		return []*Tenant{after}, nil
-	})
-	if err == nil && after == nil {
-		var t Tenant
-		t, err = a.read(ctx, query, key)
-		after = &t
-	}
-	if err != nil {
-		return Tenant{}, opError(op, key, err)
-	}
-	return *after, nil
-}
-
-// Suspend stops a tenant from being served; reason is for those who ask why. Requests that are being served see their
-// contexts cancelled. Suspending it again changes the reason.
-func (a *App) Suspend(ctx context.Context, slug, reason string) (Tenant, error) {
-	if len(reason) > maxReason || strings.ContainsRune(reason, 0) {
-		return Tenant{}, &FieldError{Field: "reason", Value: reason, Rule: fmt.Sprintf("it must have at most %d bytes and no U+0000", maxReason)}
-	}
-	return a.edit(ctx, "suspend", EventSuspended, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		switch t.Status {
-		case Active:
-		case Suspended:
-			if t.Reason == reason {
-				return nil
-			}
-		default:
-			return &StatusError{Op: "suspend", Slug: slug, Status: t.Status, Remedy: "only an active tenant can be suspended"}
-		}
-		return tx.update(ctx, t, EventSuspended, `status = $4, reason = $5`, string(Suspended), reason)
-	})
-}
-
-// Resume lets a suspended tenant be served again. It does nothing to an active one.
-func (a *App) Resume(ctx context.Context, slug string) (Tenant, error) {
-	return a.edit(ctx, "resume", EventResumed, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		switch t.Status {
-		case Active:
-			return nil
-		case Suspended:
-			return tx.update(ctx, t, EventResumed, `status = $4, reason = ''`, string(Active))
-		}
-		return &StatusError{Op: "resume", Slug: slug, Status: t.Status, Remedy: "only a suspended tenant can be resumed"}
-	})
-}
-
-// Delete makes a tenant a tombstone: it is not served any more, and keeps store, slug and domains until it is restored
-// or purged. It does nothing to a deleted one.
-func (a *App) Delete(ctx context.Context, slug string) (Tenant, error) {
-	return a.edit(ctx, "delete", EventDeleted, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		if t.Status == Deleted {
-			return nil
-		}
-		return tx.update(ctx, t, EventDeleted, `status = $4, restore_to = $5`, string(Deleted), string(t.Status))
-	})
-}
-
-// Restore undoes Delete: the tenant is as it was before. It does nothing to a tenant that is not deleted. One that is
-// being purged cannot be restored.
-func (a *App) Restore(ctx context.Context, slug string) (Tenant, error) {
-	return a.edit(ctx, "restore", EventRestored, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		switch {
-		case t.Status != Deleted:
-			return nil
-		case t.pending.kind == opPurge:
-			return &StatusError{Op: "restore", Slug: slug, Status: "being purged", Remedy: "its store may be gone already; purge it to the end"}
-		}
-		return tx.update(ctx, t, EventRestored, `status = restore_to, restore_to = ''`)
-	})
-}
-
 // Purge removes a deleted tenant for good: its store, its files, its place in the registry. The slug and the domains
 // are free then, the ID is not used again. It waits until the tombstone is older than the bound on staleness, so that
 // no other process is still serving the tenant. Interrupted, it is finished by the same call.
-func (a *App) Purge(ctx context.Context, slug string) error {
+func (a *App) Purge(ctx context.Context, id ID) error {
 	ctx = Leave(ctx)
+	t, err := a.ByID(ctx, id)
+	if err != nil {
+		return opError("purge", string(id), err)
+	}
+	slug := t.Slug
 	unlock, err := a.lock(ctx, slug)
 	if err != nil {
 		return opError("purge", slug, err)
@@ -517,7 +434,7 @@ func (a *App) purge(ctx context.Context, slug string) error {
 
 func (a *App) finishPurge(ctx context.Context, t *Tenant, resumed bool) error {
 	a.step("purge: marked")
-	if err := a.be.Drop(ctx, t.Route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+	if err := a.be.Drop(ctx, t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 		return err
 	}
 	if resumed {
@@ -546,6 +463,9 @@ func (a *App) finishPurge(ctx context.Context, t *Tenant, resumed bool) error {
 // waitStale waits until a change made at that time, by another machine's clock perhaps, has reached every process.
 func (a *App) waitStale(ctx context.Context, at time.Time) error {
 	bound := a.StalenessBound()
+	if bound > time.Minute {
+		return nil
+	}
 	wait := bound - time.Since(at)
 	if wait <= 0 {
 		return nil
@@ -564,11 +484,19 @@ func (a *App) waitStale(ctx context.Context, at time.Time) error {
 // stay. While the store is being moved calls on it fail with backend.ErrStoreMissing, in other processes until they
 // have heard of it. Interrupted, it is finished by the same call. It returns a [*ConflictError] when the slug or the
 // store is taken, having changed nothing.
-func (a *App) Rename(ctx context.Context, slug, newSlug string) (Tenant, error) {
-	if err := ValidateSlug(newSlug); err != nil {
+func (a *App) Rename(ctx context.Context, id ID, newSlug string) (Tenant, error) {
+	if err := a.CheckSlug(newSlug); err != nil {
 		return Tenant{}, err
 	}
 	ctx = Leave(ctx)
+	before, err := a.ByID(ctx, id)
+	if err != nil {
+		return Tenant{}, opError("rename", string(id), err)
+	}
+	slug := before.Slug
+	if before.pending.kind == opRename {
+		slug = before.pending.slug
+	}
 	unlock, err := a.lock(ctx, slug, newSlug)
 	if err != nil {
 		return Tenant{}, opError("rename", slug, err)
@@ -641,7 +569,7 @@ func (a *App) rename(ctx context.Context, slug, newSlug string) (*Tenant, error)
 // finishRename moves the store of a tenant whose slug was changed already.
 func (a *App) finishRename(ctx context.Context, t *Tenant, resumed bool) (*Tenant, error) {
 	to := t.pending.store
-	switch err := a.be.Rename(ctx, t.Route(), to); {
+	switch err := a.be.Rename(ctx, t.route(), to); {
 	case errors.Is(err, backend.ErrStoreMissing):
 		info, statErr := a.be.Stat(ctx, to)
 		if statErr != nil {
@@ -704,114 +632,4 @@ func (a *App) undoRename(ctx context.Context, t *Tenant) error {
 		current.changed(tx)
 		return []*Tenant{current}, nil
 	})
-}
-
-// Update changes a tenant's name or metadata.
-func (a *App) Update(ctx context.Context, id ID, patch Patch) (Tenant, error) {
-	set, args := []string{}, []any{}
-	if patch.Name != nil {
-		if err := validateName(*patch.Name); err != nil {
-			return Tenant{}, err
-		}
-		args = append(args, *patch.Name)
-		set = append(set, fmt.Sprintf("name = $%d", 3+len(args)))
-	}
-	if patch.Meta != nil {
-		meta, err := encodeMeta(patch.Meta)
-		if err != nil {
-			return Tenant{}, err
-		}
-		args = append(args, string(meta))
-		set = append(set, fmt.Sprintf("meta = $%d", 3+len(args)))
-	}
-	return a.edit(ctx, "update", EventUpdated, selectByID, string(id), func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		if len(set) == 0 {
-			return nil
-		}
-		return tx.update(ctx, t, EventUpdated, strings.Join(set, ", "), args...)
-	})
-}
-
-// read asks the registry itself, not the cache.
-func (a *App) read(ctx context.Context, query, key string) (Tenant, error) {
-	for attempt := 0; ; attempt++ {
-		gen := a.gen.Load()
-		t, err := one(Leave(ctx), a.reg.db, query, key)
-		if err != nil {
-			return Tenant{}, err
-		}
-		latest := a.lives.learn(t)
-		if a.gen.Load() != gen && attempt < 3 {
-			continue
-		}
-		if latest == nil {
-			return Tenant{}, ErrNotFound
-		}
-		return *latest, nil
-	}
-}
-
-// Tenant reads the tenant of a slug from the registry. It returns ErrNotFound when there is none.
-func (a *App) Tenant(ctx context.Context, slug string) (Tenant, error) {
-	t, err := a.read(ctx, selectBySlug, slug)
-	return t, opError("read", slug, err)
-}
-
-// ByID reads the tenant of an ID from the registry. It returns ErrNotFound when there is none.
-func (a *App) ByID(ctx context.Context, id ID) (Tenant, error) {
-	t, err := a.read(ctx, selectByID, string(id))
-	return t, opError("read", string(id), err)
-}
-
-// ByDomain reads the tenant of a host from the registry. It returns ErrUnknownHost when there is none and
-// ErrMalformedHost when there cannot be.
-func (a *App) ByDomain(ctx context.Context, host string) (Tenant, error) {
-	name, err := NormalizeHost(host)
-	if err != nil {
-		return Tenant{}, err
-	}
-	if a.cfg.IgnoreWWW {
-		name = stripWWW(name)
-	}
-	t, err := a.read(ctx, selectByHost, name)
-	if errors.Is(err, ErrNotFound) {
-		err = ErrUnknownHost
-	}
-	return t, opError("read", name, err)
-}
-
-// pageSize is how many tenants are read at a time.
-const pageSize = 200
-
-// Tenants lists tenants in the order of their creation, reading them as they are asked for. It ends with the first
-// error.
-func (a *App) Tenants(ctx context.Context, f Filter) iter.Seq2[Tenant, error] {
-	return func(yield func(Tenant, error) bool) {
-		if err := f.check(); err != nil {
-			yield(Tenant{}, err)
-			return
-		}
-		for after := ID(""); ; {
-			gen := a.gen.Load()
-			tenants, err := page(Leave(ctx), a.reg.db, f, after, pageSize)
-			if err != nil {
-				yield(Tenant{}, fmt.Errorf("tenement: list tenants: %w", err))
-				return
-			}
-			for _, t := range tenants {
-				after = t.ID
-				if a.gen.Load() == gen {
-					if t = a.lives.learn(t); t == nil {
-						continue
-					}
-				}
-				if !yield(*t, nil) {
-					return
-				}
-			}
-			if len(tenants) < pageSize {
-				return
-			}
-		}
-	}
 }

@@ -25,7 +25,7 @@ func (l *live) learn(t *Tenant) *Tenant {
 	defer l.mu.Unlock()
 	t.live = l
 	cur := l.cur.Load()
-	if l.purged || (cur != nil && cur.version >= t.version) {
+	if l.purged || (cur != nil && cur.Version >= t.Version) {
 		return cur
 	}
 	l.cur.Store(t)

@@ -52,7 +52,7 @@ const (
 	opPurge  = "purge"
 )
 
-const tenantColumns = `t.id, t.slug, t.name, t.status, t.reason, t.store, t.meta, t.version, t.op, t.op_slug,
+const tenantColumns = `t.id, t.slug, t.name, t.status, t.reason, t.store, t.meta, t.Version, t.op, t.op_slug,
  COALESCE(t.op_store, ''), t.created_at, t.updated_at, COALESCE(d.host, ''), COALESCE(d.is_primary, FALSE)`
 
 const fromTenants = ` FROM tenement_tenants t LEFT JOIN tenement_domains d ON d.tenant_id = t.id`
@@ -81,7 +81,7 @@ func scanTenants(rows *sql.Rows) iter.Seq2[*Tenant, error] {
 				meta                             []byte
 				domain                           Domain
 			)
-			err := rows.Scan(&t.ID, &t.Slug, &t.Name, &t.Status, &t.Reason, &store, &meta, &t.version, &t.pending.kind,
+			err := rows.Scan(&t.ID, &t.Slug, &t.Name, &t.Status, &t.Reason, &store, &meta, &t.Version, &t.pending.kind,
 				&t.pending.slug, &opStore, &created, &updated, &domain.Host, &domain.Primary)
 			if err != nil {
 				yield(nil, err)
@@ -187,57 +187,6 @@ func placeholders(from, n int) string {
 	return b.String()
 }
 
-// Filter chooses tenants. The zero Filter chooses all.
-type Filter struct {
-	Status     []Status // any of these; empty means any
-	SlugPrefix string
-	Store      string // the tenant of this store
-}
-
-func (f Filter) check() error {
-	for _, s := range f.Status {
-		if !s.valid() {
-			return &FieldError{Field: "status", Value: string(s), Rule: "it must be provisioning, active, suspended, deleted or failed"}
-		}
-	}
-	return nil
-}
-
-// page returns up to limit tenants with an ID after the given one, in order of ID, which is that of creation.
-func page(ctx context.Context, q querier, f Filter, after ID, limit int) ([]*Tenant, error) {
-	where := []string{"id > $1"}
-	args := []any{string(after)}
-	if len(f.Status) > 0 {
-		where = append(where, "status IN ("+placeholders(len(args)+1, len(f.Status))+")")
-		for _, s := range f.Status {
-			args = append(args, string(s))
-		}
-	}
-	if f.SlugPrefix != "" {
-		// Slugs are ASCII below '~': a range asks the index, and needs no escaping as LIKE does.
-		where = append(where, fmt.Sprintf("slug >= $%d AND slug < $%d", len(args)+1, len(args)+2))
-		args = append(args, f.SlugPrefix, f.SlugPrefix+"~")
-	}
-	if f.Store != "" {
-		where = append(where, fmt.Sprintf("store = $%d", len(args)+1))
-		args = append(args, f.Store)
-	}
-	rows, err := q.QueryContext(ctx, `SELECT `+tenantColumns+` FROM (SELECT * FROM tenement_tenants WHERE `+
-		strings.Join(where, " AND ")+fmt.Sprintf(` ORDER BY id LIMIT %d`, limit)+
-		`) t LEFT JOIN tenement_domains d ON d.tenant_id = t.id ORDER BY t.id, d.host`, args...)
-	if err != nil {
-		return nil, err
-	}
-	tenants := make([]*Tenant, 0, limit)
-	for t, err := range scanTenants(rows) {
-		if err != nil {
-			return nil, err
-		}
-		tenants = append(tenants, t)
-	}
-	return tenants, nil
-}
-
 // registryTx is a transaction that changes the registry.
 type registryTx struct {
 	*sql.Tx
@@ -314,7 +263,7 @@ func (r *registry) tryChange(ctx context.Context, fn func(ctx context.Context, t
 // and up.
 func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, set string, args ...any) error {
 	res, err := tx.ExecContext(ctx, `UPDATE tenement_tenants SET version = version + 1, updated_at = $3, `+set+` WHERE id = $1 AND version = $2`,
-		append([]any{string(t.ID), t.version, tx.at}, args...)...)
+		append([]any{string(t.ID), t.Version, tx.at}, args...)...)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,8 @@
 package tenancy
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,95 +17,13 @@ import (
 	"github.com/tenement-go/tenement/migrate"
 )
 
-// Config says how an application's tenants are kept. It is copied by [Open].
-type Config struct {
-	// Shared and Tenant are the two sets of migrations; see [migrate.Config]. The registry's own come on top.
-	Shared, Tenant []migrate.Source
-
-	// Hooks are called as tenants come and go.
-	Hooks Hooks
-
-	// CacheSize is the greatest number of hosts, of slugs and of IDs whose tenants are kept in memory, and of those
-	// that are known to lead to none. Defaults to 10,000.
-	CacheSize int
-
-	// PollInterval is how often the registry is asked for changes that other processes made. Defaults to 1 second;
-	// negative means never, for programs that run one command and end.
-	PollInterval time.Duration
-
-	// UnknownTTL is how long a host that leads to no tenant is remembered as such when no change is heard of. Defaults
-	// to 1 minute.
-	UnknownTTL time.Duration
-
-	// LookupTimeout bounds one question to the registry on behalf of a request. Defaults to 5 seconds.
-	LookupTimeout time.Duration
-
-	// IgnoreWWW makes "www.a.example" the same host as "a.example", when registered and when looked up.
-	IgnoreWWW bool
-
-	// FilesDir is the directory in which each tenant gets one of its own for its files; see [App.Dir]. Empty means
-	// that there are none. It is made when it is not there.
-	FilesDir string
-
-	// Lazy migrates a tenant that is behind when it is first entered, instead of refusing it; see [migrate.Migrate].
-	Lazy bool
-
-	// SkipVersionGate serves tenants whatever version their stores are at.
-	SkipVersionGate bool
-
-	// Migrate has the other settings of the migrator. Its Shared, Tenant, System and Logger are set from the above.
-	Migrate migrate.Config
-
-	// Logger gets what is not worth an error: polls that failed, hooks that did. Defaults to discarding it.
-	Logger *slog.Logger
-}
-
-// Hooks are an application's part in the life of its tenants.
-type Hooks struct {
-	// OnCreate fills a new tenant's store, in the tenant's context, before the tenant is served for the first time. An
-	// error makes Create fail; creating the tenant again starts over with an empty store.
-	OnCreate func(ctx context.Context, t Tenant) error
-
-	// OnChange is told of every change of a tenant after it was made, by this process (before the call that made it
-	// returns) or, within the bound on staleness, by another (from the poller, one at a time, which should not be held
-	// up). It may be told of a change twice. The context is in no tenant.
-	OnChange func(ctx context.Context, e Event)
-}
-
-// EventKind says what happened to a tenant.
-type EventKind string
-
-// The kinds of events.
-const (
-	EventClaimed   EventKind = "claimed"   // its slug and domains were taken, its store is about to be made
-	EventCreated   EventKind = "created"   // it is active for the first time
-	EventFailed    EventKind = "failed"    // making it failed
-	EventUpdated   EventKind = "updated"   // name or metadata
-	EventRenamed   EventKind = "renamed"   // slug or store
-	EventSuspended EventKind = "suspended" //
-	EventResumed   EventKind = "resumed"   //
-	EventDeleted   EventKind = "deleted"   // it became a tombstone
-	EventRestored  EventKind = "restored"  //
-	EventPurged    EventKind = "purged"    // it is gone
-	EventDomains   EventKind = "domains"   // a host was added, removed, moved or made primary
-)
-
-// Event is a change of a tenant.
-type Event struct {
-	Kind EventKind
-	// Tenant is the tenant after the change. Of one that was purged by another process only the ID is certain.
-	Tenant Tenant
-	// Remote: another process made the change.
-	Remote bool
-}
-
 // App is an application's tenants: their registry, the way from a host to one of them, and their lives. It is safe for
 // concurrent use, also by several processes over the same stores.
 //
 // A tenant's life:
 //
-//	provisioning → active ⇄ suspended
-//	active, suspended → deleted (a tombstone that can be restored) → purged
+//	provisioning → active ⇄ read-only ⇄ suspended
+//	any of them → deleted (a tombstone that can be restored) → purged
 //	provisioning → failed → provisioning
 //
 // What one App changes, its own Resolve and contexts see at once. Others see it within the bound on staleness:
@@ -154,22 +70,19 @@ type App struct {
 // any tables applies the shared set too; after that, the shared set is for the migrator to apply. The backend stays
 // the caller's. The caller calls Close.
 func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
-	cfg.CacheSize = cmp.Or(cfg.CacheSize, 10_000)
-	cfg.PollInterval = cmp.Or(cfg.PollInterval, time.Second)
-	cfg.UnknownTTL = cmp.Or(cfg.UnknownTTL, time.Minute)
-	cfg.LookupTimeout = cmp.Or(cfg.LookupTimeout, 5*time.Second)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
 	}
-	if cfg.CacheSize < 0 {
-		return nil, errors.New("tenement: open: CacheSize is negative; leave it 0 for the default")
+	mc := migrate.Config{
+		Shared: cfg.Shared, Tenant: cfg.Tenant, System: []migrate.Source{registrySource()},
+		BehindWait: cfg.LazyWait, LockTimeout: cfg.LockTimeout, AllowOutOfOrder: cfg.AllowOutOfOrder, Logger: cfg.Logger,
 	}
-
-	mc := cfg.Migrate
-	mc.Shared, mc.Tenant, mc.Logger = cfg.Shared, cfg.Tenant, cfg.Logger
-	mc.System = []migrate.Source{registrySource()}
-	if cfg.Lazy {
+	switch cfg.Behind {
+	case MigrateBehind:
 		mc.Behind = migrate.Migrate
+	case ServeBehind:
+		mc.Behind = migrate.Serve
 	}
 	migrator, err := migrate.New(be, mc)
 	if err != nil {
@@ -281,6 +194,14 @@ func (a *App) Backend() backend.Backend { return a.be }
 
 // Migrator returns the migrator of the App's sources, those of the registry included.
 func (a *App) Migrator() *migrate.Migrator { return a.migrator }
+
+// Ready returns nil when the App can serve: the registry answers. A server's readiness probe asks it.
+func (a *App) Ready(ctx context.Context) error {
+	if a.closed.Load() {
+		return ErrClosed
+	}
+	return a.Refresh(ctx)
+}
 
 // StalenessBound is how old what this App believes about a tenant can be while it reaches the registry. It is zero when
 // it does not poll.

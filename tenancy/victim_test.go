@@ -77,8 +77,8 @@ func errandConfig(e errand) Config {
 }
 
 // fillOnCreate fails when it is run twice in one store.
-func fillOnCreate(a *App) func(context.Context, Tenant) error {
-	return func(ctx context.Context, t Tenant) error {
+func fillOnCreate(a *App) func(context.Context, Tenant, Seed) error {
+	return func(ctx context.Context, t Tenant, _ Seed) error {
 		for _, q := range []string{"Welcome to " + string(t.ID), "Anything else?"} {
 			if _, err := a.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ($1)", q); err != nil {
 				return err
@@ -95,11 +95,20 @@ func (e errand) run(ctx context.Context, a *App) error {
 		_, err := a.Create(ctx, e.spec())
 		return err
 	case "rename":
-		_, err := a.Rename(ctx, e.Slug, e.Slug+"-renamed")
+		_, err := a.Rename(ctx, e.id(ctx, a), e.Slug+"-renamed")
 		return err
 	default:
-		return a.Purge(ctx, e.Slug)
+		return a.Purge(ctx, e.id(ctx, a))
 	}
+}
+
+// id is that of the errand's tenant, also when its rename has begun.
+func (e errand) id(ctx context.Context, a *App) ID {
+	t, err := a.BySlug(ctx, e.Slug)
+	if errors.Is(err, ErrNotFound) && e.Op == "rename" {
+		t, _ = a.BySlug(ctx, e.Slug+"-renamed")
+	}
+	return t.ID
 }
 
 func (e errand) spec() Spec { return Spec{Slug: e.Slug, Domains: []string{e.Slug + ".example"}} }
@@ -151,7 +160,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 					if c.op == "create" && !last {
 						half, err := a.Resolve(t.Context(), e.Slug+".example")
 						require.NoError(t, err, what...)
-						_, _, err = a.Serve(t.Context(), half)
+						_, _, _, err = a.Enter(t.Context(), half, Policy{})
 						require.ErrorIs(t, err, ErrNotActive, what...)
 					}
 					if mend == "again" {
@@ -194,7 +203,7 @@ func (e errand) prepare(t *testing.T, a *App) Tenant {
 	require.NoError(t, dir.WriteFile("logo", []byte("hammer"), 0o600))
 	require.NoError(t, dir.Close())
 	if e.Op == "purge" {
-		tenant, err = a.Delete(t.Context(), e.Slug)
+		tenant, err = a.Delete(t.Context(), e.id(ctx, a))
 		require.NoError(t, err)
 	}
 	return tenant
@@ -204,19 +213,19 @@ func (e errand) prepare(t *testing.T, a *App) Tenant {
 func (e errand) verify(t *testing.T, a *App, before Tenant) {
 	switch e.Op {
 	case "create":
-		tenant, err := a.Tenant(t.Context(), e.Slug)
+		tenant, err := a.BySlug(t.Context(), e.Slug)
 		require.NoError(t, err)
 		require.Equal(t, Active, tenant.Status)
 		require.Equal(t, []string{"Anything else?", "Welcome to " + string(tenant.ID)}, questions(t, a, enter(t, tenant)))
 		require.Equal(t, e.Slug+".example", tenant.PrimaryDomain())
 	case "rename":
-		tenant, err := a.Tenant(t.Context(), e.Slug+"-renamed")
+		tenant, err := a.BySlug(t.Context(), e.Slug+"-renamed")
 		require.NoError(t, err)
 		require.Equal(t, before.ID, tenant.ID)
 		require.Equal(t, e.Slug+"-renamed", tenant.Store.String())
 		require.Contains(t, questions(t, a, enter(t, tenant)), "Hammer?")
 		require.Equal(t, before.Domains, tenant.Domains)
-		require.NoError(t, a.Run(t.Context(), tenant.Slug, func(context.Context) error { return nil }))
+		require.NoError(t, run(a, t.Context(), tenant.Slug, func(context.Context) error { return nil }))
 	case "purge":
 		_, err := a.ByID(t.Context(), before.ID)
 		require.ErrorIs(t, err, ErrNotFound)

@@ -17,19 +17,25 @@ import (
 
 // command runs a management command and returns the exit status. The stores are opened for the commands that need them.
 func command(ctx context.Context, log *slog.Logger, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	opener := func(ctx context.Context) (*tenancy.App, func() error, error) { return open(ctx, false, log) }
+	opener := func(ctx context.Context) (*tenancy.App, func() error, error) {
+		p, err := open(ctx, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return p.app, p.Close, nil
+	}
 	return manage.Execute(ctx, opener, args, stdin, stdout, stderr,
 		manage.WithName("polls"),
 		manage.WithCommand(manage.Command{
 			Name: "createsuperuser", Short: "add a user who may do everything in the admin",
 			Run: func(ctx context.Context, app *tenancy.App, args []string, stdio manage.IO) error {
-				return createSuperuser(ctx, storeOf(app.DB()), args, stdio)
+				return createSuperuser(ctx, newStore(app.DB()), args, stdio)
 			},
 		}),
 		manage.WithCommand(manage.Command{
 			Name: "seed", Short: "add the polls of the demo, unless there are any polls",
 			Run: func(ctx context.Context, app *tenancy.App, args []string, stdio manage.IO) error {
-				return seed(ctx, storeOf(app.DB()), args, stdio)
+				return seed(ctx, newStore(app.DB()), args, stdio)
 			},
 		}),
 	)

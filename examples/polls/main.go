@@ -78,26 +78,60 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return 0
 }
 
+// program is the tenants, and the one store of the application over all of them.
+type program struct {
+	be    backend.Backend
+	app   *tenancy.App
+	store *polls.Store
+}
+
 // open opens the backend that DATABASE_URL names, and the tenants that are in it.
-func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, closeAll func() error, err error) {
+func open(ctx context.Context, log *slog.Logger) (*program, error) {
 	be, err := backend.Open(ctx, cmp.Or(os.Getenv("DATABASE_URL"), "sqlite:data"))
 	if err != nil {
-		return nil, nil, fmt.Errorf("DATABASE_URL: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	cfg := tenancy.Config{
+	store := newStore(be.DB())
+	app, err := tenancy.Open(ctx, be, tenancy.Config{
 		Shared: []migrate.Source{{Name: "plans", FS: migrations.Shared()}},
 		Tenant: []migrate.Source{{Name: "auth", FS: migrations.Auth()}, {Name: "polls", FS: migrations.Polls()}},
-		Hooks:  tenancy.Hooks{OnCreate: fill(storeOf(be.DB()))},
+		Hooks:  tenancy.Hooks{OnCreate: fill(store)},
 		Logger: log,
-	}
-	if !poll {
-		cfg.PollInterval = -1 // one command, and out
-	}
-	app, err := tenancy.Open(ctx, be, cfg)
+	})
 	if err != nil {
-		return nil, nil, errors.Join(err, be.Close())
+		return nil, errors.Join(err, be.Close())
 	}
-	return app, func() error { return errors.Join(app.Close(), be.Close()) }, nil
+	return &program{be, app, store}, nil
+}
+
+func (p *program) Close() error { return errors.Join(p.app.Close(), p.be.Close()) }
+
+// newStore is the application's store over a handle on all tenants.
+func newStore(db *sql.DB) *polls.Store {
+	return polls.NewStore(db, polls.WithKey(key), polls.WithPlan(plan))
+}
+
+// key keeps apart what the store remembers of each tenant, and of the public site, which is none.
+func key(ctx context.Context, parts ...string) string {
+	if key, err := tenancy.Key(ctx, parts...); err == nil {
+		return key
+	}
+	return strings.Join(append([]string{"public"}, parts...), "\x00")
+}
+
+// metadata is what the registry keeps of a tenant for this application.
+type metadata struct {
+	Plan string `json:"plan,omitempty"` // the ID of a plan; empty: as many polls as they like
+}
+
+// plan is the ID of the plan of the tenant that ctx is in.
+func plan(ctx context.Context) (string, error) {
+	t, ok := tenancy.From(ctx)
+	if !ok {
+		return "", tenancy.ErrNoTenant
+	}
+	meta, err := tenancy.MetaAs[metadata](*t)
+	return meta.Plan, err
 }
 
 // serve brings the stores up to date, fills an empty registry with the demo, and serves until ctx is done. It takes the
@@ -108,21 +142,21 @@ func serve(ctx context.Context, addr string, update bool, proxies client.Proxies
 		return fmt.Errorf("%w; -addr HOST:PORT says where to listen instead, such as -addr 127.0.0.1:8001", err)
 	}
 	defer func() { _ = listener.Close() }()
-	app, closeApp, err := open(ctx, true, log)
+	p, err := open(ctx, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeApp()) }()
+	defer func() { err = errors.Join(err, p.Close()) }()
 	if update {
-		if _, err := app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
+		if _, err := p.app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
 			return err
 		}
 	}
-	if err := demo(ctx, app, stdout); err != nil {
+	if err := demo(ctx, p, stdout); err != nil {
 		return err
 	}
 	server := &http.Server{
-		Handler:           handler(app, listener.Addr(), proxies, log),
+		Handler:           handler(p, listener.Addr(), proxies, log),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -137,7 +171,7 @@ func serve(ctx context.Context, addr string, update bool, proxies client.Proxies
 	fmt.Fprintf(stdout, "  public site  %s\n", address("", listener.Addr()))
 	const listed = 10
 	n := 0
-	for t, err := range app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Active}}) {
+	for t, err := range p.app.Tenants(ctx, inService) {
 		if err != nil {
 			break // The listing is a courtesy; what is wrong with the registry, requests will tell.
 		}
@@ -155,8 +189,8 @@ func serve(ctx context.Context, addr string, update bool, proxies client.Proxies
 }
 
 // handler is the whole application: the polls inside each tenant, the public site outside.
-func handler(app *tenancy.App, listen net.Addr, proxies client.Proxies, log *slog.Logger) http.Handler {
-	tenants := polls.Handler(storeOf(app.DB()), polls.Config{
+func handler(p *program, listen net.Addr, proxies client.Proxies, log *slog.Logger) http.Handler {
+	tenants := polls.Handler(p.store, polls.Config{
 		Site: func(ctx context.Context) polls.SiteInfo {
 			t, _ := tenancy.From(ctx)
 			return polls.SiteInfo{Name: t.Name}
@@ -169,9 +203,9 @@ func handler(app *tenancy.App, listen net.Addr, proxies client.Proxies, log *slo
 		Name:        "Polls",
 		Address:     strings.TrimPrefix(address("x", listen), "http://x"),
 		FormTargets: []string{strings.Replace(address("x", listen), "//x.", "//*.", 1)},
-		Plans:       polls.NewStore(app.Shared()).Plans,
-		List:        func(ctx context.Context) ([]site.Tenant, error) { return list(ctx, app, listen) },
-		Create:      func(ctx context.Context, s site.Signup) (string, error) { return signUp(ctx, app, listen, s) },
+		Plans:       polls.NewStore(p.app.Shared()).Plans,
+		List:        func(ctx context.Context) ([]site.Tenant, error) { return list(ctx, p.app, listen) },
+		Create:      func(ctx context.Context, s site.Signup) (string, error) { return signUp(ctx, p, listen, s) },
 		Proxies:     proxies,
 		Logger:      log,
 	})
@@ -179,33 +213,7 @@ func handler(app *tenancy.App, listen net.Addr, proxies client.Proxies, log *slo
 	if len(proxies) > 0 {
 		options = append(options, httpx.WithForwarded(httpx.XForwardedHost, proxies...))
 	}
-	return httpx.Middleware(app, options...)(tenants)
-}
-
-// storeOf is the store of all tenants: what it keeps in memory, and which plan it goes by, the tenant decides.
-func storeOf(db *sql.DB) *polls.Store {
-	return polls.NewStore(db,
-		polls.WithKey(func(ctx context.Context, parts ...string) string {
-			key, err := tenancy.Key(ctx, parts...)
-			if err != nil {
-				panic(err) // Unreachable: a call without a tenant does not get as far as to remember something.
-			}
-			return key
-		}),
-		polls.WithPlan(func(ctx context.Context) (string, error) {
-			t, ok := tenancy.From(ctx)
-			if !ok {
-				return "", tenancy.ErrNoTenant
-			}
-			meta, err := tenancy.MetaAs[metadata](*t)
-			return meta.Plan, err
-		}),
-	)
-}
-
-// metadata is what the registry keeps of a tenant for this application.
-type metadata struct {
-	Plan string `json:"plan,omitempty"` // the ID of a plan; empty: as many polls as they like
+	return httpx.Middleware(p.app, options...)(tenants)
 }
 
 // address returns the URL of a tenant, or of the public site when slug is empty.

@@ -149,7 +149,7 @@ func TestServes(t *testing.T) {
 	onEach(t, func(t *testing.T) {
 		const thor, potter = "thor.polls.localhost", "potter.polls.localhost"
 		first := serving(t)
-		match := regexp.MustCompile(`made the tenants thor and potter; .* password (\S+) in both`).FindStringSubmatch(first.said)
+		match := regexp.MustCompile(`making the tenants thor and potter; .* password (\S+) in both`).FindStringSubmatch(first.said)
 		require.Len(t, match, 2, first.said)
 		password := match[1]
 
@@ -177,7 +177,7 @@ func TestServes(t *testing.T) {
 		assert.Zero(t, first.stop())
 
 		second := serving(t)
-		assert.NotContains(t, second.said, "made the tenants")
+		assert.NotContains(t, second.said, "making the tenants")
 		assert.ElementsMatch(t, append(thors, "Added?"), second.questions(thor))
 		assert.ElementsMatch(t, potters, second.questions(potter))
 		assert.Zero(t, second.stop())
@@ -276,7 +276,7 @@ func TestCommands(t *testing.T) {
 		assert.Equal(t, 2, run(t.Context(), []string{"exec", "odin", "--", "seed", "much"}, strings.NewReader(""), &stdout, &stderr))
 
 		s := serving(t)
-		assert.NotContains(t, s.said, "made the tenants", "the demo is for an empty registry")
+		assert.NotContains(t, s.said, "making the tenants", "the demo is for an empty registry")
 		assert.NotEmpty(t, s.questions("odin.polls.localhost"))
 		status, _ := s.call("POST", "odin.polls.localhost", "/login/", "", map[string]string{"username": "root", "password": "correct-horse"})
 		assert.Equal(t, http.StatusOK, status)

@@ -353,7 +353,9 @@ func TestPlanLimit(t *testing.T) {
 func TestSeedDemoCanBeRepeated(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, a *app) {
-		demo := polls.Demo{Superuser: "admin", Password: password, Polls: polls.DemoPolls("thor")}
+		hash, err := a.store.HashPassword(t.Context(), "admin", password)
+		require.NoError(t, err)
+		demo := polls.Demo{Superuser: "admin", PasswordHash: hash, Polls: polls.DemoPolls("thor")}
 		for range 2 {
 			require.NoError(t, polls.SeedDemo(t.Context(), a.store, demo))
 		}
@@ -366,7 +368,7 @@ func TestSeedDemoCanBeRepeated(t *testing.T) {
 		assert.True(t, u.Staff && u.Superuser)
 
 		// The password of who is there already stays, and made-up voters cannot sign in.
-		require.NoError(t, polls.SeedDemo(t.Context(), a.store, polls.Demo{Superuser: "admin", Password: "another-horse"}))
+		require.NoError(t, polls.SeedDemo(t.Context(), a.store, polls.Demo{Superuser: "admin", PasswordHash: "another"}))
 		_, err = a.store.Authenticate(t.Context(), "admin", password)
 		require.NoError(t, err)
 		_, err = a.store.Authenticate(t.Context(), "voter01", "!")

@@ -74,6 +74,20 @@ func (s *Store) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	}, nil
 }
 
+// HashPassword returns what is kept of a password of the user of that name: for whoever has to hand it on before the user
+// can be added. It returns an [Invalid], or [ErrBusy].
+func (s *Store) HashPassword(ctx context.Context, username, password string) (string, error) {
+	err := check(FieldError{"username", CheckUsername(username)}, FieldError{"password", CheckPassword(username, password)})
+	if err != nil {
+		return "", err
+	}
+	hash, err := s.hasher.hash(ctx, password)
+	if err != nil {
+		return "", fmt.Errorf("polls: hash password: %w", err)
+	}
+	return hash, nil
+}
+
 // CreateSuperuser adds a user who may do everything in the admin. It returns an [Invalid], or [ErrUsernameTaken].
 func CreateSuperuser(ctx context.Context, s *Store, username, password string) (User, error) {
 	return s.CreateUser(ctx, NewUser{Username: username, Password: password, Staff: true, Superuser: true})
