@@ -31,7 +31,7 @@ func (t *tree) execCommand() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(cmd, "%w; flags of the command go behind --", err)
 	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		slug := ""
 		if !all {
 			if len(args) == 0 || cmd.ArgsLenAtDash() == 0 {
@@ -209,7 +209,7 @@ func printTenantErrors(w io.Writer, failed []*tenancy.TenantError) error {
 		if i == shownFailures {
 			break
 		}
-		tab.add(f.Slug, shorten(said(f.Err), 160))
+		tab.add(f.Slug, shorten(said(f.Err), 200))
 	}
 	if err := tab.end(); err != nil {
 		return err

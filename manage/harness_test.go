@@ -135,7 +135,7 @@ func (p *place) run(t testing.TB, c *call) *call {
 		opened++
 		return app, func() error { closed++; return app.Close() }, nil
 	}
-	options := []manage.Option{manage.WithName("app"), manage.WithTerminal(func(any) bool { return c.terminal })}
+	options := []manage.Option{manage.WithName("app"), manage.WithActor("tester"), manage.WithTerminal(func(any) bool { return c.terminal })}
 	for _, cmd := range commands {
 		options = append(options, manage.WithCommand(cmd))
 	}

@@ -40,6 +40,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -71,12 +72,17 @@ type Option func(*config)
 
 type config struct {
 	name     string
+	actor    string
 	commands []Command
 	terminal func(stream any) bool
 }
 
 // WithName sets the name of the command at the top, as the help and the messages have it. Defaults to the program's.
 func WithName(name string) Option { return func(c *config) { c.name = name } }
+
+// WithActor sets who is kept in the registry with each change that a command makes (see [tenancy.WithActor]), unless the
+// command's context says who it is. Defaults to the user of the operating system.
+func WithActor(name string) Option { return func(c *config) { c.actor = name } }
 
 // WithCommand registers a command that exec runs inside a tenant. The option may be given several times; the last
 // command of a name counts.
@@ -106,7 +112,7 @@ type Command struct {
 // Errors are for the root to print, as cobra does by default; those of several tenants or stores have been printed in
 // full by then, on the standard error. The process's exit status is for the caller: see [ExitStatus].
 func New(open Opener, opts ...Option) *cobra.Command {
-	t := &tree{open: open, cfg: config{name: programName(), terminal: isTerminal}}
+	t := &tree{open: open, cfg: config{name: programName(), actor: defaultActor(), terminal: isTerminal}}
 	for _, opt := range opts {
 		opt(&t.cfg)
 	}
@@ -223,8 +229,22 @@ func (t *tree) with(ctx context.Context, do func(app *tenancy.App) error) (err e
 // run makes cobra's RunE of a command that needs the App.
 func (t *tree) run(do func(cmd *cobra.Command, app *tenancy.App, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
+		if tenancy.ActorFrom(cmd.Context()) == "" {
+			cmd.SetContext(tenancy.WithActor(cmd.Context(), t.cfg.actor))
+		}
 		return t.with(cmd.Context(), func(app *tenancy.App) error { return t.advise(do(cmd, app, args)) })
 	}
+}
+
+// change is run for a command that changes something. What was begun before and was interrupted is finished first, since
+// that may be what the command is about.
+func (t *tree) change(do func(cmd *cobra.Command, app *tenancy.App, args []string) error) func(*cobra.Command, []string) error {
+	return t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if err := app.FinishOperations(cmd.Context()); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "what was begun before could not be finished: %s\n", said(err))
+		}
+		return do(cmd, app, args)
+	})
 }
 
 // advise adds to an error what to do about it, where the error itself cannot know the commands.
@@ -322,6 +342,14 @@ func helpCommand() *cobra.Command {
 			return about.Help()
 		},
 	}
+}
+
+// defaultActor is whoever has started the program.
+func defaultActor() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "command line"
 }
 
 func programName() string {
