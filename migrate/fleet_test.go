@@ -31,7 +31,7 @@ func TestSetsStayApart(t *testing.T) {
 		_, err := m.Up(ctx, migrate.UpOptions{})
 		require.NoError(t, err)
 		provision(t, m, 2)
-		assert.Equal(t, []string{"goose_auth", "goose_db_version", "goose_tenement_ledger", "plans", "tenement_ledger", "tenement_ledger_states", "users"},
+		assert.Equal(t, []string{"goose_auth", "goose_db_version", "goose_tenement_ledger", "plans", "tenement_ledger", "tenement_ledger_revision", "tenement_ledger_runs", "tenement_ledger_states", "users"},
 			tables(t, be, backend.Route{}))
 		for i := range 2 {
 			assert.Equal(t, []string{"goose_db_version", "goose_polls", "polls", "users", "votes"}, tables(t, be, route(i)))

@@ -2,9 +2,12 @@ package migrate
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -66,6 +69,8 @@ type Migrator struct {
 	system         []*series
 	ledger         *ledger
 	gate           gate
+	slots          slots
+	runs           ownRuns
 	local          keyedLocks // where be is no Locker
 
 	// The optional abilities of be; nil when it has not got them.
@@ -88,8 +93,10 @@ func New(be backend.Backend, cfg Config) (*Migrator, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Migrator{be: be, cfg: cfg, log: cfg.Logger, dialect: d}
-	if m.shared, m.tenant, err = newSets(d, cfg.Shared, cfg.Tenant); err != nil {
+	m := &Migrator{be: be, cfg: cfg, log: cfg.Logger, dialect: d, slots: newSlots(be)}
+	m.gate.asking = semaphore.NewWeighted(1)
+	m.gate.life, m.gate.end = context.WithCancel(context.Background())
+	if m.shared, m.tenant, err = newSets(d, cfg.Shared, cfg.Tenant, cfg.System); err != nil {
 		return nil, fmt.Errorf("tenement: migrate: %w", err)
 	}
 	if m.system, err = newSystem(d, cfg.System); err != nil {
@@ -106,3 +113,10 @@ func New(be backend.Backend, cfg Config) (*Migrator, error) {
 
 // Backend returns the backend that the Migrator works on.
 func (m *Migrator) Backend() backend.Backend { return m.be }
+
+// Close ends the migrations that Ready began, each after the one of its migrations that it is at, and waits for them.
+// Afterwards Ready migrates nothing any more. The backend stays the caller's.
+func (m *Migrator) Close() error {
+	m.gate.close()
+	return nil
+}

@@ -22,6 +22,9 @@ var (
 	ErrCanary = errors.New("a canary store failed")
 	// ErrStopped: the run stopped after a failure (FailFast, MaxFailures); other stores were left alone.
 	ErrStopped = errors.New("stopped after a failure")
+	// ErrInvalidIndex: a migration would be recorded as applied whose index is there and cannot be used, because a CREATE
+	// INDEX CONCURRENTLY failed. Drop the index, then migrate again.
+	ErrInvalidIndex = errors.New("index is invalid")
 	// ErrUnknownSource: the options name a source or a version that the set has not got, or name none where it has several.
 	ErrUnknownSource = errors.New("no such source or version")
 )
@@ -37,6 +40,8 @@ type StoreError struct {
 	Statement string // the statement that failed; empty for Go migrations
 	SQLState  string // of the database's error; empty on SQLite
 	Err       error  // the database's own error is in its chain
+
+	halfDone bool // the migration has no transaction: what there was of it may have stayed
 }
 
 // Error names the store, the migration and the cause.

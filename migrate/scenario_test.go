@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -255,15 +256,25 @@ func TestKilledInTheMiddle(t *testing.T) {
 	})
 }
 
-// checkWhole fails unless the store is at version 1 or at the last one, in tables and rows as in versions.
+// checkWhole fails unless the store is at version 1 or at the last one, in tables and rows as in versions. It looks at all
+// of them at one moment: the server may still be at what a killed process sent.
 func checkWhole(t testing.TB, be *site, rt backend.Route, last int) (done int) {
 	t.Helper()
-	v := versions(t, be, rt, "goose_db_version")
-	rows := query(t, be, rt, "SELECT x FROM a ORDER BY x")
+	db := be.Maintenance(rt)
+	defer func() { require.NoError(t, db.Close()) }()
+	tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if be.Dialect() == backend.SQLite {
+		tx, err = db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true})
+	}
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback() }()
+	v := column(t, tx, `SELECT version_id FROM goose_db_version ORDER BY id`)
+	rows := column(t, tx, `SELECT x FROM a ORDER BY x`)
+	hasB := slices.Contains(strings.Split(column(t, tx, tablesQuery(be)), ","), "b")
 	switch v {
 	case "0,1":
 		require.Empty(t, rows)
-		require.NotContains(t, tables(t, be, rt), "b")
+		require.False(t, hasB)
 		return 0
 	case "0,1,2": // goose's way: one migration at a time
 		require.Equal(t, "2", rows)
@@ -271,7 +282,7 @@ func checkWhole(t testing.TB, be *site, rt backend.Route, last int) (done int) {
 	}
 	require.Equal(t, []string{"0", "1", "2", "3", "4"}[:last+1], strings.Split(v, ","))
 	require.Equal(t, []string{"2", "3", "4"}[:last-1], strings.Split(rows, ","))
-	require.Contains(t, tables(t, be, rt), "b")
+	require.True(t, hasB)
 	return 1
 }
 
@@ -313,7 +324,7 @@ func TestLongTransactionInOneTenant(t *testing.T) {
 	t.Parallel()
 	for name, last := range map[string]string{
 		"as text":       up("ALTER TABLE a ADD COLUMN z INTEGER;"),
-		"through goose": up("SET LOCAL statement_timeout = '1min';\nALTER TABLE a ADD COLUMN z INTEGER;"),
+		"through goose": up("SET CONSTRAINTS ALL DEFERRED;\nALTER TABLE a ADD COLUMN z INTEGER;"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

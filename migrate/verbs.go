@@ -2,22 +2,14 @@ package migrate
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
-	"github.com/pressly/goose/v3"
+	"github.com/tenement-go/tenement/backend"
 )
-
-// options are the terms of one run, however it was asked for.
-type options struct {
-	Fleet
-	set    Set
-	source string
-	to     int64
-	dryRun io.Writer
-}
 
 // Up applies what is pending: to the shared store, and then, when that succeeded, to every store of the ledger that
 // lacks something, or to those that the options name. The result is the tenant set's; its Shared field has the other.
@@ -27,9 +19,12 @@ type options struct {
 // that is applied, and ErrUnknownSource when no set in the scope has the source, before anything is changed. A store that
 // fails does not stop the others, unless the options say so; the error is then a [*RunError]. A store that is gone by the
 // time its turn comes is skipped, and counted as missing. A run that was stopped or cancelled, or killed, is resumed by
-// calling Up again, or by [Migrator.Settle]. Two runs at once share the work.
+// calling Up again; one that was killed also by [Migrator.Settle]. Two runs at once share the work.
+//
+// When ctx ends, a migration that goose is at is brought to its end first, so that none is left half done; what was sent
+// as text is rolled back.
 func (m *Migrator) Up(ctx context.Context, opt UpOptions) (*Result, error) {
-	return m.upBoth(ctx, opt.Scope, options{Fleet: opt.Fleet, source: opt.Source, dryRun: opt.DryRun})
+	return m.upBoth(ctx, opt.Scope, opt.Fleet, opt.Source, 0, opt.DryRun)
 }
 
 // UpTo is Up for one source, whose newest migration is to be version. The source's name may be empty when the scope has
@@ -38,106 +33,264 @@ func (m *Migrator) UpTo(ctx context.Context, source string, version int64, opt U
 	if version <= 0 {
 		return nil, fmt.Errorf("tenement: migrate: %w: version %d", ErrUnknownSource, version)
 	}
-	return m.upBoth(ctx, opt.Scope, options{Fleet: opt.Fleet, source: source, to: version, dryRun: opt.DryRun})
+	return m.upBoth(ctx, opt.Scope, opt.Fleet, source, version, opt.DryRun)
 }
 
-func (m *Migrator) upBoth(ctx context.Context, scope Scope, opt options) (*Result, error) {
-	withShared := scope != TenantsOnly && (m.shared.has(opt.source) || scope == SharedOnly)
-	withTenants := scope != SharedOnly && (m.tenant.has(opt.source) || scope == TenantsOnly || !withShared)
-	var shared *Result
-	var err error
-	if withShared {
-		if shared, err = m.upShared(ctx, opt); err != nil || !withTenants {
-			return shared, err
+func (m *Migrator) upBoth(ctx context.Context, scope Scope, fleet Fleet, source string, to int64, dryRun io.Writer) (*Result, error) {
+	shared, tenants, err := m.limits(scope, source, to)
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: %w", err)
+	}
+	var res *Result
+	if shared != nil {
+		opt := options{Fleet: Fleet{OnEvent: fleet.OnEvent}, limit: *shared}
+		if dryRun != nil {
+			res, err = m.dryRunShared(ctx, opt, dryRun)
+		} else {
+			res, err = m.upShared(ctx, opt)
+		}
+		if err != nil || tenants == nil {
+			return res, err
 		}
 	}
-	res, err := m.upTenants(ctx, opt)
-	if res != nil {
-		res.Shared = shared
+	opt := options{Fleet: fleet, limit: *tenants}
+	var own *Result
+	if dryRun != nil {
+		own, err = m.dryRunTenants(ctx, opt, dryRun)
+	} else {
+		own, err = m.upTenants(ctx, opt)
 	}
-	return res, err
+	if own != nil {
+		own.Shared = res
+	}
+	return own, err
 }
 
-// has reports whether the set has work for a run that is limited to a source, or not limited.
-func (s *set) has(source string) bool {
-	if source == "" {
-		return len(s.sources) > 0
+// limits says how far to go in the sets of a scope; nil is a set that the run is not about.
+func (m *Migrator) limits(scope Scope, source string, to int64) (shared, tenants *limit, err error) {
+	sets := []*set{m.shared, m.tenant}
+	switch scope {
+	case SharedOnly:
+		sets = sets[:1]
+	case TenantsOnly:
+		sets = sets[1:]
 	}
-	return s.find(source) != nil
+	if source == "" && to != 0 {
+		if source, err = onlySource(sets); err != nil {
+			return nil, nil, err
+		}
+	}
+	var faults []error
+	for _, s := range sets {
+		if len(s.sources) == 0 && scope == Everything {
+			continue
+		}
+		lim, err := s.limit(source, to)
+		switch {
+		case err != nil && s.find(source) == nil: // the other set may have it
+			faults = append(faults, err)
+		case err != nil:
+			return nil, nil, err
+		case s == m.shared:
+			shared = &lim
+		default:
+			tenants = &lim
+		}
+	}
+	if shared == nil && tenants == nil {
+		if len(faults) > 0 {
+			return nil, nil, errors.Join(faults...)
+		}
+		tenants = &limit{}
+	}
+	return shared, tenants, nil
+}
+
+// onlySource returns the name of the one source that the sets have.
+func onlySource(sets []*set) (string, error) {
+	var names []string
+	for _, s := range sets {
+		for _, src := range s.sources {
+			if !slices.Contains(names, src.name) {
+				names = append(names, src.name)
+			}
+		}
+	}
+	if len(names) != 1 {
+		return "", fmt.Errorf("%w: a version is that of one source; name it (there are: %s)", ErrUnknownSource, strings.Join(names, ", "))
+	}
+	return names[0], nil
 }
 
 // Down undoes the newest migrations of one source, as many as steps says (at least one), newest first, in every store of
 // the set or in those that the options name. The source's name may be empty when the set has only one. It returns
-// ErrUnknownSource when the set has no such source. Before a store is touched, processes that serve it are told: their
-// Ready refuses it within [ReadyBound].
+// ErrUnknownSource when the set has no such source. Before anything is undone in a store, the processes that serve it are
+// told: their Ready refuses it within [ReadyBound].
 func (m *Migrator) Down(ctx context.Context, source string, steps int, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt.options(source, 0), func(src *series) storeFunc { return m.downSteps(src, max(steps, 1)) })
+	return m.withSource(ctx, opt, source, 0, func(src *series) work { return m.undo(src, max(steps, 1), 0) })
 }
 
 // DownTo is Down for the migrations that are newer than version; 0 undoes everything.
 func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt.options(source, version), func(src *series) storeFunc { return m.downTo(src, version) })
+	return m.withSource(ctx, opt, source, version, func(src *series) work { return m.undo(src, -1, version) })
 }
 
 // Redo undoes the newest migration of one source and applies it again, as Down does.
 func (m *Migrator) Redo(ctx context.Context, source string, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt.options(source, 0), func(src *series) storeFunc {
-		return func(ctx context.Context, db *sql.DB, have state) ([]*migration, *StoreError) {
-			undone, failure := m.downSteps(src, 1)(ctx, db, have)
-			if failure != nil || len(undone) == 0 {
-				return undone, failure
-			}
-			done, failure := m.goose(src, db, func(p *goose.Provider) ([]*goose.MigrationResult, error) {
-				return p.UpTo(ctx, undone[0].version)
-			})
-			return append(undone, done...), failure
-		}
-	})
+	return m.withSource(ctx, opt, source, 0, m.again)
 }
 
 // Baseline records the migrations of one source up to version (0: all of them) as applied, without running them, in every
 // store of the set or in those that the options name. It also accepts, as they are now, the files of migrations that were
 // edited after they were applied. The source's name may be empty when the set has only one.
 func (m *Migrator) Baseline(ctx context.Context, source string, version int64, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt.options(source, version), func(src *series) storeFunc {
-		return func(ctx context.Context, db *sql.DB, have state) (done []*migration, failure *StoreError) {
-			err := m.record(ctx, src, db, have, version)
-			if err != nil {
-				return nil, &StoreError{Source: src.name, SQLState: sqlState(err), Err: err}
-			}
-			for _, mig := range src.migrations {
-				if version == 0 || mig.version <= version {
-					done = append(done, mig)
-				}
-			}
-			return done, nil
+	return m.withSource(ctx, opt, source, version, func(src *series) work { return m.record(src, version) })
+}
+
+// withSource works on one source of a set, in every store or in those named.
+func (m *Migrator) withSource(ctx context.Context, opt SourceOptions, source string, version int64, kind func(*series) work) (*Result, error) {
+	s := m.tenant
+	if opt.Set == SetShared {
+		s = m.shared
+	}
+	lim, err := s.limit(source, version)
+	var src *series
+	if err == nil {
+		src, err = s.named(lim.source)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: %w", err)
+	}
+	if err := m.ensureLedger(ctx); err != nil {
+		return nil, err
+	}
+	do := kind(src)
+	if opt.Set == SetShared {
+		return m.inShared(ctx, newReport(SetShared, opt.OnEvent), do)
+	}
+	return m.everywhere(ctx, m.newFleet(options{Fleet: opt.Fleet}, do), nil)
+}
+
+// everywhere visits every store of the ledger and others, or those that the options name.
+func (m *Migrator) everywhere(ctx context.Context, f *fleet, others []entry) (*Result, error) {
+	if len(f.opt.Stores) > 0 {
+		if err := f.overNamed(ctx, func(*entry) bool { return true }); err != nil {
+			return nil, err
 		}
+		return f.do(ctx)
+	}
+	groups, _, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	for _, g := range groups {
+		total += g.stores
+	}
+	f.over(selection{all: true}, total, others)
+	return f.do(ctx)
+}
+
+// upShared applies the shared set, unless the ledger says that it is applied.
+func (m *Migrator) upShared(ctx context.Context, opt options) (*Result, error) {
+	if err := m.ensureLedger(ctx); err != nil {
+		return nil, err
+	}
+	row, err := m.ledger.entry(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	r := newReport(SetShared, opt.OnEvent)
+	if row != nil && row.failed == "" && !m.shared.plan(row.state, opt.limit).behind() {
+		r.res.Current = 1
+		return r.res, r.finish(nil)
+	}
+	return m.inShared(ctx, r, m.apply(opt.limit))
+}
+
+// inShared works in the shared store.
+func (m *Migrator) inShared(ctx context.Context, r *report, do work) (*Result, error) {
+	r.res.Total = 1
+	r.start()
+	free, err := m.slot(ctx)
+	if err != nil {
+		return r.res, r.finish(err)
+	}
+	defer free()
+	out, err := m.insist(ctx, m.shared, backend.Route{}, do)
+	if err != nil {
+		return r.res, r.finish(err)
+	}
+	r.record(backend.Store{}, out)
+	return r.res, r.finish(nil)
+}
+
+// upTenants applies the tenant set.
+func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) {
+	if err := m.ensureLedger(ctx); err != nil {
+		return nil, err
+	}
+	f := m.newFleet(opt, m.apply(opt.limit))
+	f.text = true
+	if len(opt.Stores) > 0 {
+		return m.upNamed(ctx, f)
+	}
+	groups, shared, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.sharedApplied(shared.stateOf()); err != nil {
+		return nil, err
+	}
+	sel, total := selection{}, 0
+	for _, g := range groups {
+		p := f.planFor(g.fingerprint, g.state)
+		if p.late != nil && !m.cfg.AllowOutOfOrder {
+			return nil, fmt.Errorf("tenement: migrate: %d stores: %w", g.stores, outOfOrder(p.late))
+		}
+		if p.behind() {
+			sel.fingerprints = append(sel.fingerprints, g.fingerprint)
+			total += g.stores
+		} else { // those that failed all the same are looked at again
+			total += g.failed
+			f.res.Current += g.stores - g.failed
+		}
+	}
+	f.over(sel, total, nil)
+	over, err := m.begin(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	res, err := f.do(ctx)
+	return res, errors.Join(err, over(ctx))
+}
+
+// upNamed applies the tenant set to the stores that the options name.
+func (m *Migrator) upNamed(ctx context.Context, f *fleet) (*Result, error) {
+	row, err := m.ledger.entry(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	have := state(nil)
+	if row != nil {
+		have = row.state
+	}
+	if err := m.sharedApplied(have); err != nil {
+		return nil, err
+	}
+	err = f.overNamed(ctx, func(e *entry) bool {
+		return e.failed != "" || f.planFor(e.fingerprint, e.state).behind()
 	})
-}
-
-func (o SourceOptions) options(source string, to int64) options {
-	return options{Fleet: o.Fleet, set: o.Set, source: source, to: to}
-}
-
-// Prepare makes the tables of the ledger and those of Config.System, or brings them to what this binary carries. Every
-// method that writes does the same; a library whose own tables these are calls it first.
-func (m *Migrator) Prepare(ctx context.Context) error {
-	if err := m.ledger.ensure(ctx); err != nil {
-		return err
+	if err != nil {
+		return nil, err
 	}
-	for _, src := range m.system {
-		if err := m.ledger.ensureSource(ctx, src); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.do(ctx)
 }
 
-// Settle finishes what runs of Up left undone whose process died, when they were for the migrations that this binary
-// carries. It costs one query when there is nothing to do. Call it now and then from a program that runs for long; it
-// returns what it did, or nil.
-func (m *Migrator) Settle(context.Context) (*Result, error) { return nil, errors.ErrUnsupported }
-
-// Close ends the migrations that Ready began, each after the migration that it is at, and waits for them. Ready migrates
-// nothing afterwards. The backend stays the caller's.
-func (m *Migrator) Close() error { return nil }
+// sharedApplied refuses to go on while the shared set is not applied.
+func (m *Migrator) sharedApplied(have state) error {
+	if len(m.shared.sources) == 0 {
+		return nil
+	}
+	return m.shared.behindShared(have)
+}

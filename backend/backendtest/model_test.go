@@ -52,6 +52,7 @@ const (
 	ownerUnchecked  fault = "the owner is not checked"
 	goneServed      fault = "a session goes on serving a store that is gone"
 	followsName     fault = "a session follows its store's name, to whatever store has it now"
+	anyIsStore      fault = "whatever has the name of a store is one"
 	staleCache      fault = "a process remembers stores that another one dropped"
 	reused          fault = "sessions are reused as they were left"
 	attachesAll     fault = "every store is attached under its name"
@@ -118,6 +119,7 @@ type place struct {
 
 type modelStore struct {
 	name, owner, path string // guarded by place.mu; name is "" once it is gone
+	foreign           bool   // made by another hand
 	busy              sync.Mutex
 }
 
@@ -154,6 +156,19 @@ var (
 func modelConfig(faults ...fault) Config {
 	return Config{
 		SharedReadOnly: true,
+		StoresApart:    true,
+		Foreign: func(ctx context.Context, be backend.Backend, s backend.Store) error {
+			m := be.(*model)
+			if err := m.Create(ctx, backend.Route{Store: s}); err != nil {
+				return err
+			}
+			db := m.Maintenance(backend.Route{Store: s})
+			_, err := db.ExecContext(ctx, notesSQLite+`; INSERT INTO notes (mark) VALUES ('stray')`)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.stores[m.key(s)].foreign = true
+			return errors.Join(err, db.Close())
+		},
 		New: func(t testing.TB) func(int) backend.Backend {
 			p := &place{
 				dir: t.TempDir(), stores: map[string]*modelStore{}, locks: map[string]chan struct{}{},
@@ -234,6 +249,9 @@ func (m *model) find(op string, rt backend.Route) (*modelStore, error) {
 		s = cached
 	}
 	if rt.IsZero() {
+		s = nil
+	}
+	if s != nil && s.foreign && !m.faults[anyIsStore] {
 		s = nil
 	}
 	if s == nil || (rt.Owner != "" && rt.Owner != s.owner && !m.faults[ownerUnchecked]) {
@@ -344,6 +362,9 @@ func (m *model) Stores(context.Context) iter.Seq2[backend.StoreInfo, error] {
 			stores["shared-store"] = &modelStore{}
 		}
 		for _, name := range slices.Sorted(maps.Keys(stores)) {
+			if stores[name].foreign && !m.faults[anyIsStore] {
+				continue
+			}
 			if !yield(backend.StoreInfo{Store: backend.MustParseStore(name), Owner: stores[name].owner, Bytes: -1}, nil) {
 				return
 			}
@@ -1104,7 +1125,8 @@ func (s *looseStmt) QueryContext(ctx context.Context, args []sqldriver.NamedValu
 }
 
 func (s *looseStmt) Exec([]sqldriver.Value) (sqldriver.Result, error) { return nil, sqldriver.ErrSkip }
-func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error)  { return nil, sqldriver.ErrSkip }
+
+func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error) { return nil, sqldriver.ErrSkip }
 
 // modelNative is the routed handle again, by another name.
 type modelNative struct {

@@ -11,13 +11,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // locks queues the callers of this process, so that of all that wait for a key only one has a connection open for it.
 type locks struct {
-	mu   sync.Mutex
-	keys map[string]*queue
+	queues driver.Queues
 
+	mu sync.Mutex
 	// One connection is kept for a while after its lock was given up: opening one costs the server a process, which is
 	// a good part of what making a tenant costs.
 	idle   *pgx.Conn
@@ -73,47 +74,6 @@ func (l *locks) close() {
 	}
 }
 
-type queue struct {
-	turn  chan struct{} // holds a token while the key is free
-	users int
-}
-
-// join enters the queue of a key and waits for its turn.
-func (l *locks) join(ctx context.Context, key string) error {
-	l.mu.Lock()
-	if l.keys == nil {
-		l.keys = make(map[string]*queue)
-	}
-	q := l.keys[key]
-	if q == nil {
-		q = &queue{turn: make(chan struct{}, 1)}
-		q.turn <- struct{}{}
-		l.keys[key] = q
-	}
-	q.users++
-	l.mu.Unlock()
-	select {
-	case <-q.turn:
-		return nil
-	case <-ctx.Done():
-		l.leave(key, false)
-		return ctx.Err()
-	}
-}
-
-// leave ends a caller's part in the queue; held says that it had its turn.
-func (l *locks) leave(key string, held bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	q := l.keys[key]
-	if held {
-		q.turn <- struct{}{}
-	}
-	if q.users--; q.users == 0 {
-		delete(l.keys, key)
-	}
-}
-
 // lockSpace keeps our advisory locks apart from the application's: the first four bytes of each key.
 const lockSpace = 0x74656e74 // "tent"
 
@@ -129,12 +89,13 @@ func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err er
 	if be.closed.Load() {
 		return nil, fault(backend.ErrClosed)
 	}
-	if err := be.locks.join(ctx, key); err != nil {
+	leave, err := be.locks.queues.Enter(ctx, key)
+	if err != nil {
 		return nil, fault(err)
 	}
 	defer func() {
 		if err != nil {
-			be.locks.leave(key, true)
+			leave()
 		}
 	}()
 	// The holder may be busy elsewhere for long, and so may the one before it.
@@ -159,15 +120,16 @@ func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err er
 			return nil, fault(err)
 		}
 	}
-	return &lock{be: be, key: key, c: c}, nil
+	return &lock{be: be, key: key, c: c, leave: leave}, nil
 }
 
 // lock is a key that is held, for as long as the transaction on its connection is open.
 type lock struct {
-	be   *Backend
-	key  string
-	c    *pgx.Conn
-	once sync.Once
+	be    *Backend
+	key   string
+	c     *pgx.Conn
+	leave func() // the queue
+	once  sync.Once
 }
 
 var _ backend.Lock = (*lock)(nil)
@@ -191,7 +153,7 @@ func (l *lock) Unlock() {
 		} else {
 			l.be.locks.keep(l.c)
 		}
-		l.be.locks.leave(l.key, true)
+		l.leave()
 	})
 }
 

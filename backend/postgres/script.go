@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,24 +144,35 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 // identifyAll learns, in one query, which schemas are the ones that the scripts' owners mean, so that each script only has
 // to check that its schema still is that one: to read the stamp takes ten times as long.
 func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) error {
-	owners := map[string]string{}
+	unknown := map[backend.Route]bool{}
 	for _, s := range scripts {
-		if _, known := be.identity(s.Route); !known && s.Route.Owner != "" && !s.Create {
-			owners[s.Route.Store.String()] = s.Route.Owner
+		if _, known := be.identity(s.Route); !known && !s.Create {
+			unknown[s.Route] = true
 		}
 	}
-	if len(owners) == 0 {
+	if len(unknown) == 0 {
 		return nil
 	}
+	var names []string
+	for rt := range unknown {
+		names = append(names, rt.Store.String())
+	}
 	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') "+
-		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), slices.Collect(maps.Keys(owners)))
+		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), names)
 	var (
 		name, stamp string
 		oid         uint32
 	)
 	_, err := pgx.ForEachRow(rows, []any{&name, &oid, &stamp}, func() error {
-		if s, err := backend.ParseStore(name); err == nil && stamp == stampOf(owners[name]) {
-			be.remember(backend.Route{Store: s, Owner: owners[name]}, oid)
+		owner, stamped := strings.CutPrefix(stamp, stampText)
+		s, err := backend.ParseStore(name)
+		if err != nil || !stamped {
+			return nil
+		}
+		for _, rt := range []backend.Route{{Store: s, Owner: owner}, {Store: s}} {
+			if unknown[rt] {
+				be.remember(rt, oid)
+			}
 		}
 		return nil
 	})
@@ -228,52 +237,53 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 }
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
-// statements of ours come before it.
+// statements of ours come before its head.
 func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
-	schema := quote(s.Route.Store.String())
 	// SET LOCAL is cheap, a SELECT is not: there is one.
-	b.WriteString("begin;")
-	preamble = 4
-	if be.cfg.roles {
-		b.WriteString("set local role none;")
-		preamble++
+	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
+	if be.roles.mode != rolesOff {
+		ours = append(ours, "set local role none")
 	}
-	b.WriteString("set local lock_timeout=")
-	b.WriteString(strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if opt.Async {
-		b.WriteString(";set local synchronous_commit=off")
-		preamble++
+		ours = append(ours, "set local synchronous_commit=off")
 	}
-	b.WriteString(";set local search_path=")
-	b.WriteString(schema)
-	b.WriteString(",public,pg_temp;select pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",")
-	b.WriteString(strconv.FormatInt(int64(storeKey(s.Route.Store)), 10))
-	b.WriteByte(')')
-	regnamespace := literal(schema) + "::pg_catalog.text::pg_catalog.regnamespace"
-	switch {
-	case s.Create:
-		b.WriteByte(';')
-		b.WriteString(be.createSQL(s.Route))
-		preamble += 2
-	case s.Route.Owner == "":
-		b.WriteString("," + regnamespace + ";")
-	default:
-		oid, _ := be.identity(s.Route) // 0 is no schema's
-		b.WriteString(",1 operator(pg_catalog./) (" + regnamespace + "::pg_catalog.oid operator(pg_catalog.=) ")
-		b.WriteString(strconv.FormatUint(uint64(oid), 10))
-		b.WriteString("::pg_catalog.oid)::pg_catalog.int4;")
+	share := strings.TrimSuffix(shareSQL(s.Route.Store), ";")
+	if !s.Create {
+		share += be.sameSQL(s.Route)
 	}
-	start = b.Len()
+	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp", share)
+	if s.Create {
+		ours = append(ours, be.createSQL(s.Route)...)
+	}
+	b.WriteString(joined(ours))
 	b.WriteString(s.Head)
+	if s.Head != "" {
+		// The newline ends a comment, the first semicolon a statement that has none.
+		b.WriteString("\n;")
+		if makes(s.Head) {
+			b.WriteString(be.roles.handOverSQL(s.Route.Store))
+		}
+	}
+	b.WriteString(be.roles.assumeSQL(s.Route.Store))
+	start = b.Len()
 	b.WriteString(s.SQL)
-	// The newline ends a comment, the first semicolon a statement that has none.
 	b.WriteString("\n;commit;\n")
-	return start, preamble
+	return start, len(ours)
 }
+
+// sameSQL returns a column that fails when the store's schema is not the one that identifyAll saw.
+func (be *Backend) sameSQL(rt backend.Route) string {
+	oid, _ := be.identity(rt) // 0 is no schema's
+	return ",1 operator(pg_catalog./) (" + literal(quote(rt.Store.String())) + "::pg_catalog.text::pg_catalog.regnamespace::pg_catalog.oid operator(pg_catalog.=) " +
+		strconv.FormatUint(uint64(oid), 10) + "::pg_catalog.oid)::pg_catalog.int4"
+}
+
+// makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
+func makes(head string) bool { return strings.Contains(strings.ToLower(head), "create") }
 
 // scriptFault turns the refusal of a statement of ours into the contract's errors.
 func scriptFault(pe *pgconn.PgError, ours bool) error {
