@@ -671,7 +671,7 @@ func TestReady(t *testing.T) {
 		require.ErrorIs(t, m.Ready(ctx, route(0)), migrate.ErrBehind)
 		before := counting.queries.Load()
 		require.ErrorIs(t, m.Ready(ctx, route(0)), migrate.ErrBehind)
-		assert.Equal(t, before, counting.queries.Load(), "a refusal is kept for a moment")
+		assert.LessOrEqual(t, counting.queries.Load(), before+1, "a refusal is kept for a moment")
 
 		// Another process migrates it; this one notices without a restart.
 		_, err := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)})).Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
@@ -681,7 +681,8 @@ func TestReady(t *testing.T) {
 		for range 100 {
 			require.NoError(t, m.Ready(ctx, route(0)))
 		}
-		assert.Equal(t, before, counting.queries.Load())
+		// But for the question for setbacks, which is one in a while for all.
+		assert.LessOrEqual(t, counting.queries.Load(), before+2)
 		require.NoError(t, old.Ready(ctx, route(1)), "newer than needed is fine")
 	})
 }

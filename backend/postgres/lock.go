@@ -98,12 +98,9 @@ func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err er
 			leave()
 		}
 	}()
-	// The holder may be busy elsewhere for long, and so may the one before it.
-	sql := "begin;set local statement_timeout=0;set local lock_timeout=0;set local idle_in_transaction_session_timeout=0;" +
-		"select pg_catalog.pg_advisory_xact_lock(" + formatKey(lockKey(key)) + ")"
 	c := be.locks.take()
 	if c != nil {
-		if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
+		if err := waitForKey(ctx, c, key); err != nil {
 			// It may have been cut while it was idle; a lock it got went with it.
 			closeConn(c)
 			if c = nil; ctx.Err() != nil {
@@ -115,7 +112,7 @@ func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err er
 		if c, err = be.connect(ctx); err != nil {
 			return nil, fault(err)
 		}
-		if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
+		if err := waitForKey(ctx, c, key); err != nil {
 			closeConn(c)
 			return nil, fault(err)
 		}
