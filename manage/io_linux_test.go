@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -30,9 +31,13 @@ func terminal(t *testing.T) (person, program *os.File) {
 	ioctl(t, person, syscall.TIOCSPTLCK, unsafe.Pointer(&unlocked))
 	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = program.Close() })
+	terminals.Store(program, true)
 	return person, program
 }
+
+// terminals keeps the programs' ends open: a read that nobody waits for any more puts its terminal's state back when it
+// ends, and must not meet another terminal under the same number.
+var terminals sync.Map
 
 func ioctl(t *testing.T, f *os.File, request uintptr, arg unsafe.Pointer) {
 	t.Helper()
