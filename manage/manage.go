@@ -1,4 +1,4 @@
-// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, exec, sql and
+// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, store, exec, sql and
 // doctor, as a tree of commands that the application mounts in its own binary, where its migrations are.
 //
 // An application that has no command line of its own hands over its arguments, and an [Opener] that opens its tenants when
@@ -123,7 +123,7 @@ func New(open Opener, opts ...Option) *cobra.Command {
 	t.root = root
 	root.AddCommand(
 		t.migrateCommand(), t.rollbackCommand(), t.redoCommand(), t.baselineCommand(), t.statusCommand(),
-		t.tenantCommand(), t.domainCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
+		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)
