@@ -71,8 +71,11 @@ func servesNotes(t *testing.T, program, databaseURL string) {
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	require.NoError(t, cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // killed
+	}()
 	defer func() {
 		stop()
 		<-ended
@@ -93,8 +96,13 @@ func servesNotes(t *testing.T, program, databaseURL string) {
 		return answer.StatusCode, string(text)
 	}
 	require.Eventually(t, func() bool {
-		status, _ := send(http.MethodGet, "thor", "")
-		return status == http.StatusOK || len(ended) > 0
+		select {
+		case <-ended:
+			return true // what follows tells
+		default:
+			status, _ := send(http.MethodGet, "thor", "")
+			return status == http.StatusOK
+		}
 	}, time.Minute, 20*time.Millisecond)
 	// POST redirects to the page that shows it, which http.Client opens by the address it knows: of no tenant's.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -107,7 +107,7 @@ func (h *handler) signUp(r *http.Request, n NewUser) (User, error) {
 		}
 	}
 	u, err := h.store.CreateUser(r.Context(), n)
-	if invalid := (Invalid)(nil); errors.As(err, &invalid) {
+	if invalid := Invalid(nil); errors.As(err, &invalid) {
 		h.guard.signUps.Return(key) // Who mistypes is not the one to be slowed down.
 	}
 	return u, err
