@@ -18,12 +18,12 @@ type Config struct {
 	Shared, Tenant []migrate.Source
 
 	// Behind says what becomes of a request for a tenant whose store is behind the migrations of this binary. Defaults
-	// to [RefuseBehind].
-	Behind Behind
+	// to [migrate.Refuse].
+	Behind migrate.Policy
 
-	// LazyWait bounds how long a request waits for the migration of its tenant's store under [MigrateBehind]; the
+	// BehindWait bounds how long a request waits for the migration of its tenant's store under [migrate.Migrate]; the
 	// migration itself goes on. Defaults to 10 seconds.
-	LazyWait time.Duration
+	BehindWait time.Duration
 
 	// LockTimeout bounds how long a migration waits for a lock, and so how long a tenant's own statements queue behind
 	// it. Defaults to 2 seconds.
@@ -66,16 +66,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Behind says what becomes of tenants whose stores are behind the migrations of this binary.
-type Behind uint8
-
-// The ways to deal with a tenant that is behind.
-const (
-	RefuseBehind  Behind = iota // it is not served: ErrBehind, which a server answers with 503
-	MigrateBehind               // it is migrated when it is first entered
-	ServeBehind                 // it is served all the same; the application copes with both
-)
-
 // withDefaults checks the configuration and fills it in.
 func (c Config) withDefaults() (Config, error) {
 	for _, f := range []struct {
@@ -83,7 +73,7 @@ func (c Config) withDefaults() (Config, error) {
 		value int64
 	}{
 		{"CacheSize", int64(c.CacheSize)},
-		{"LazyWait", int64(c.LazyWait)},
+		{"BehindWait", int64(c.BehindWait)},
 		{"LockTimeout", int64(c.LockTimeout)},
 		{"LookupTimeout", int64(c.LookupTimeout)},
 		{"PollInterval", int64(c.PollInterval)},
@@ -93,8 +83,8 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("tenement: open: %s is negative; leave it 0 for the default", f.name)
 		}
 	}
-	if c.Behind > ServeBehind {
-		return c, errors.New("tenement: open: Behind is none of RefuseBehind, MigrateBehind and ServeBehind")
+	if c.Behind > migrate.Serve {
+		return c, errors.New("tenement: open: Behind is none of migrate.Refuse, migrate.Migrate and migrate.Serve")
 	}
 	c.CacheSize = cmp.Or(c.CacheSize, 10_000)
 	c.PollInterval = cmp.Or(c.PollInterval, time.Second)

@@ -35,7 +35,7 @@ func TestEnterAndLeave(t *testing.T) {
 		require.ErrorIs(t, err, ErrTenantMismatch)
 		_, _, _, err = a.Enter(inThor, &odin, Policy{})
 		require.ErrorIs(t, err, ErrTenantMismatch)
-		require.ErrorIs(t, run(a, inThor, "odin", func(context.Context) error { return nil }), ErrTenantMismatch)
+		require.ErrorIs(t, visit(a, inThor, "odin", func(context.Context) error { return nil }), ErrTenantMismatch)
 		require.ErrorIs(t, a.ForEach(inThor, func(context.Context, Tenant) error { return nil }), ErrTenantMismatch)
 
 		again, err := into(a, inThor, &thor)
@@ -192,19 +192,19 @@ func TestVersionGate(t *testing.T) {
 		newer := open(t, p.backend(t), more)
 		_, err := into(newer, t.Context(), &Tenant{ID: thor.ID, Slug: "thor", Store: thor.Store, Status: Active})
 		require.ErrorIs(t, err, ErrBehind)
-		require.ErrorIs(t, run(newer, t.Context(), "thor", func(context.Context) error { return nil }), ErrBehind)
+		require.ErrorIs(t, visit(newer, t.Context(), "thor", func(context.Context) error { return nil }), ErrBehind)
 		var failed *ForEachError
 		require.ErrorAs(t, newer.ForEach(t.Context(), func(context.Context, Tenant) error { return nil }), &failed)
 		require.Len(t, failed.Failed, 1)
 		require.ErrorIs(t, failed, ErrBehind)
 		require.NoError(t, newer.ForEach(t.Context(), func(context.Context, Tenant) error { return nil }, With(Policy{Operator: true, AnyVersion: true})))
-		require.NoError(t, run(old, t.Context(), "thor", func(context.Context) error { return nil }), "the old binary goes on")
-		skipping := open(t, p.backend(t), more, func(c *Config) { c.Behind = ServeBehind })
-		require.NoError(t, run(skipping, t.Context(), "thor", func(context.Context) error { return nil }))
+		require.NoError(t, visit(old, t.Context(), "thor", func(context.Context) error { return nil }), "the old binary goes on")
+		skipping := open(t, p.backend(t), more, func(c *Config) { c.Behind = migrate.Serve })
+		require.NoError(t, visit(skipping, t.Context(), "thor", func(context.Context) error { return nil }))
 
 		_, err = newer.Migrator().Up(t.Context(), migrate.UpOptions{})
 		require.NoError(t, err)
-		require.NoError(t, run(newer, t.Context(), "thor", func(ctx context.Context) error {
+		require.NoError(t, visit(newer, t.Context(), "thor", func(ctx context.Context) error {
 			_, err := newer.DB().ExecContext(ctx, "INSERT INTO votes (n) VALUES (1)")
 			return err
 		}), "without a restart")

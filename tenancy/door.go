@@ -33,6 +33,9 @@ type Policy struct {
 // context.Cause returns the [*NotActiveError]: a handler that streams for hours sees its tenant being suspended. When the
 // tenant is renamed the context follows it.
 func (a *App) Enter(ctx context.Context, who Referrer, p Policy) (inside context.Context, t *Tenant, leave context.CancelFunc, err error) {
+	if err = a.announce(ctx); err != nil {
+		return ctx, nil, func() {}, err
+	}
 	if t, err = a.meant(ctx, who); err != nil {
 		return ctx, nil, func() {}, err
 	}
@@ -102,14 +105,10 @@ func (a *App) admit(ctx context.Context, t *Tenant, p Policy) (*Tenant, error) {
 	if !t.Status.Served() && !p.Operator {
 		return nil, &NotActiveError{Slug: t.Slug, Status: t.Status, Reason: t.Reason}
 	}
-	if p.AnyVersion || a.cfg.Behind == ServeBehind || (t.live != nil && t.live.ready.Load()) {
-		return t, nil
-	}
-	if err := a.migrator.Ready(ctx, t.Route()); err != nil {
-		return nil, opError("enter", t.Slug, err)
-	}
-	if t.live != nil {
-		t.live.ready.Store(true)
+	if !p.AnyVersion {
+		if err := a.migrator.Ready(ctx, t.route()); err != nil {
+			return nil, opError("enter", t.Slug, err)
+		}
 	}
 	return t, nil
 }

@@ -141,8 +141,8 @@ func into(a *App, ctx context.Context, who Referrer) (context.Context, error) {
 	return ctx, err
 }
 
-// run is App.Run for a slug, as a request would have it.
-func run(a *App, ctx context.Context, slug string, fn func(ctx context.Context) error) error {
+// visit is App.Run for a slug, as a request would have it.
+func visit(a *App, ctx context.Context, slug string, fn func(ctx context.Context) error) error {
 	t, err := a.ResolveSlug(Leave(ctx), slug)
 	if err != nil {
 		return err

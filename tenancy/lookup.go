@@ -22,7 +22,16 @@ func (a *App) read(ctx context.Context, query, key string) (Tenant, error) {
 			return Tenant{}, err
 		}
 		latest := a.lives.learn(t)
-		if a.gen.Load() != gen && attempt < 3 {
+		changed := a.gen.Load() != gen
+		if !changed && latest != t && (latest == nil || latest.Version > t.Version) {
+			// What was read is older than what is known, and nothing was learned meanwhile: the registry went back in
+			// time. The next look at its changes tells.
+			if err := a.Refresh(ctx); err != nil {
+				return Tenant{}, err
+			}
+			changed = true
+		}
+		if changed && attempt < 3 {
 			continue
 		}
 		if latest == nil {
@@ -85,9 +94,7 @@ func (a *App) Tenants(ctx context.Context, f Filter) iter.Seq2[Tenant, error] {
 			for _, t := range tenants {
 				after = t.ID
 				if a.gen.Load() == gen {
-					if t = a.lives.learn(t); t == nil {
-						continue
-					}
+					a.lives.learn(t)
 				}
 				if !yield(*t, nil) {
 					return

@@ -27,7 +27,7 @@ func insertTenants(t testing.TB, a *App, n int) {
 		for i := from; i < min(n, from+per); i++ {
 			id, err := newID()
 			require.NoError(t, err)
-			tenants = append(tenants, fmt.Sprintf("('%s', 'made-%d', 'Made', 'active', 'made-%d', '%s', '%s')", id, i, i, now(), now()))
+			tenants = append(tenants, fmt.Sprintf("('%s', 'made-%d', 'Made', 'active', 'made-%d', %s, %s)", id, i, i, a.reg.now(), a.reg.now()))
 			domains = append(domains, fmt.Sprintf("('made-%d.example', '%s', TRUE), ('made-%d.test', '%s', FALSE)", i, id, i, id))
 		}
 		_, err = tx.ExecContext(t.Context(), `INSERT INTO tenement_tenants (id, slug, name, status, store, created_at, updated_at) VALUES `+strings.Join(tenants, ","))

@@ -8,10 +8,10 @@ import (
 )
 
 // edit reads a tenant, lets fn change it in the same transaction, and returns it as it is then.
-func (a *App) edit(ctx context.Context, op string, kind EventKind, id ID, fn func(ctx context.Context, tx *registryTx, t *Tenant) error) (Tenant, error) {
+func (a *App) edit(ctx context.Context, op string, id ID, fn func(ctx context.Context, tx *registryTx, t *Tenant) error) (Tenant, error) {
 	var after *Tenant
 	subject := string(id)
-	err := a.write(Leave(ctx), kind, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+	err := a.write(Leave(ctx), func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		t, err := one(ctx, tx, selectByID, string(id))
 		if err != nil {
 			return nil, err
@@ -65,39 +65,69 @@ func (a *App) serve(ctx context.Context, op string, kind EventKind, id ID, to St
 	if err := checkReason(reason); err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, op, kind, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, op, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		switch {
 		case t.Status != Active && t.Status != ReadOnly && t.Status != Suspended:
 			return &StatusError{Op: op, Slug: t.Slug, Status: t.Status, Remedy: "only a tenant that is active, read-only or suspended can be"}
 		case t.Status == to && t.Reason == reason:
 			return nil
 		}
-		return tx.update(ctx, t, kind, `status = $4, reason = $5`, string(to), reason)
+		return tx.update(ctx, t, kind, reason, `status = $3, reason = $4`, string(to), reason)
 	})
 }
 
 // Delete makes a tenant a tombstone: it is not served any more, and keeps store, slug and domains until it is restored
-// or purged. It does nothing to a deleted one.
+// or purged. It does nothing to a deleted one. A creation that is under way is waited for; one that failed or was
+// interrupted is over then.
 func (a *App) Delete(ctx context.Context, id ID) (Tenant, error) {
-	return a.edit(ctx, "delete", EventDeleted, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		if t.Status == Deleted {
+	t, err := a.tombstone(ctx, id)
+	if errors.Is(err, errUnfinished) {
+		err = a.withTenant(Leave(ctx), "delete", id, func(ctx context.Context, _ *held) (err error) {
+			t, err = a.tombstone(context.WithValue(ctx, lockedKey{}, true), id)
+			return err
+		})
+		err = opError("delete", string(id), err)
+	}
+	return t, err
+}
+
+var errUnfinished = errors.New("its creation is not over")
+
+type lockedKey struct{}
+
+func (a *App) tombstone(ctx context.Context, id ID) (Tenant, error) {
+	return a.edit(ctx, "delete", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		switch t.Status {
+		case Deleted:
 			return nil
+		case Provisioning, Failed:
+			if ctx.Value(lockedKey{}) == nil {
+				return errUnfinished
+			}
+			// Nobody is at work on it, and nobody is to go on.
+			if _, err := tx.ExecContext(ctx, `DELETE FROM tenement_operations WHERE tenant = $1`, string(t.ID)); err != nil {
+				return err
+			}
+			return tx.update(ctx, t, EventDeleted, "", `status = $3, restore_to = $4`, string(Deleted), string(Failed))
 		}
-		return tx.update(ctx, t, EventDeleted, `status = $4, restore_to = $5`, string(Deleted), string(t.Status))
+		return tx.update(ctx, t, EventDeleted, "", `status = $3, restore_to = $4`, string(Deleted), string(t.Status))
 	})
 }
 
 // Restore undoes Delete: the tenant is as it was before. It does nothing to a tenant that is not deleted. One that is
-// being purged cannot be restored.
+// being purged cannot be restored. One whose creation was not over is Failed, and can be created again.
 func (a *App) Restore(ctx context.Context, id ID) (Tenant, error) {
-	return a.edit(ctx, "restore", EventRestored, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		switch {
-		case t.Status != Deleted:
+	return a.edit(ctx, "restore", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		if t.Status != Deleted {
 			return nil
-		case t.pending.kind == opPurge:
+		}
+		switch op, err := operation(ctx, tx, id); {
+		case err != nil:
+			return err
+		case op != nil && op.Kind == OpPurge:
 			return &StatusError{Op: "restore", Slug: t.Slug, Status: "being purged", Remedy: "its store may be gone already; purge it to the end"}
 		}
-		return tx.update(ctx, t, EventRestored, `status = restore_to, restore_to = ''`)
+		return tx.update(ctx, t, EventRestored, "", `status = restore_to, restore_to = ''`)
 	})
 }
 
@@ -109,7 +139,7 @@ func (a *App) Update(ctx context.Context, id ID, patch Patch) (Tenant, error) {
 			return Tenant{}, err
 		}
 		args = append(args, *patch.Name)
-		set = append(set, fmt.Sprintf("name = $%d", 3+len(args)))
+		set = append(set, fmt.Sprintf("name = $%d", 2+len(args)))
 	}
 	if patch.Meta != nil {
 		meta, err := encodeMeta(patch.Meta)
@@ -117,16 +147,16 @@ func (a *App) Update(ctx context.Context, id ID, patch Patch) (Tenant, error) {
 			return Tenant{}, err
 		}
 		args = append(args, string(meta))
-		set = append(set, fmt.Sprintf("meta = $%d", 3+len(args)))
+		set = append(set, fmt.Sprintf("meta = $%d", 2+len(args)))
 	}
-	return a.edit(ctx, "update", EventUpdated, id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, "update", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		switch {
 		case patch.IfVersion != 0 && t.Version != patch.IfVersion:
 			return ErrChanged
 		case len(set) == 0:
 			return nil
 		}
-		return tx.update(ctx, t, EventUpdated, strings.Join(set, ", "), args...)
+		return tx.update(ctx, t, EventUpdated, "", strings.Join(set, ", "), args...)
 	})
 }
 

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tenement-go/tenement/backend"
@@ -31,70 +31,67 @@ import (
 // was purged is never mistaken for a later one of the same name, however stale the reader: the store is asked for the
 // tenant's ID.
 type App struct {
-	be       backend.Backend
-	cfg      Config
-	log      *slog.Logger
-	migrator *migrate.Migrator
-	reg      registry
-	locks    keyedLocks
-	// lockSlots has a value for each operation that holds locks of the backend.
-	lockSlots chan struct{}
+	be         backend.Backend
+	cfg        Config
+	log        *slog.Logger
+	migrator   *migrate.Migrator
+	reg        registry
+	locker     backend.Locker
+	operations *semaphore.Weighted // those under way in this process
 
 	hosts, slugs, ids *table
 	lives             lives
 	flights           singleflight.Group
 	misses            bucket
 	known             knownNames
+	announced         announcement
 
 	// gen grows before anything that was known is made to be forgotten. Whoever reads the registry in order to
 	// remember the answer compares it before and after.
 	gen atomic.Uint64
 
-	pollMu sync.Mutex // one poll at a time
-	seen   int64      // the revision up to which changes are known; under pollMu
-	ownMu  sync.Mutex
-	own    map[int64]struct{} // revisions that this App made, not yet seen by a poll
+	pollMu  sync.Mutex // one poll at a time
+	seen    mark       // up to where changes are known; under pollMu
+	own     ownChanges
+	resumer resumer
 
 	files *os.Root // FilesDir; nil without
 
 	ctx    context.Context // ends with Close
 	stop   context.CancelFunc
 	done   sync.WaitGroup
+	doneMu sync.Mutex // nothing is begun once closed is set under it
 	closed atomic.Bool
 
 	// step is called between the steps of the operations that have several. Tests die in it.
 	step func(name string)
 }
 
-// Open reads the tenants of be. It makes the registry's tables when they are not there, and on a shared store without
-// any tables applies the shared set too; after that, the shared set is for the migrator to apply. The backend stays
-// the caller's. The caller calls Close.
-func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
+// Open reads the tenants of be. It makes the registry's tables when they are not there and brings them to what this
+// binary needs, and on a shared store without any tables applies the shared set too; after that, the shared set is for
+// the migrator to apply. It returns a [*HostRulesError] when hosts in the registry are spelled by other rules than are in
+// force. The backend stays the caller's, and must be a [backend.Locker]. The caller calls Close.
+func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err error) {
+	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
 	}
-	mc := migrate.Config{
+	locker, ok := be.(backend.Locker)
+	if !ok {
+		return nil, fmt.Errorf("tenement: open: %T is no backend.Locker, which takes tenants through their lives one process at a time", be)
+	}
+	migrator, err := migrate.New(be, migrate.Config{
 		Shared: cfg.Shared, Tenant: cfg.Tenant, System: []migrate.Source{registrySource()},
-		BehindWait: cfg.LazyWait, LockTimeout: cfg.LockTimeout, AllowOutOfOrder: cfg.AllowOutOfOrder, Logger: cfg.Logger,
-	}
-	switch cfg.Behind {
-	case MigrateBehind:
-		mc.Behind = migrate.Migrate
-	case ServeBehind:
-		mc.Behind = migrate.Serve
-	}
-	migrator, err := migrate.New(be, mc)
+		Behind: cfg.Behind, BehindWait: cfg.BehindWait, LockTimeout: cfg.LockTimeout, AllowOutOfOrder: cfg.AllowOutOfOrder,
+		Logger: cfg.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}
 	a := &App{
-		be: be, cfg: cfg, log: cfg.Logger, migrator: migrator,
-		reg:  registry{db: be.Shared(), queries: func() {}},
-		own:  map[int64]struct{}{},
-		step: func(string) {},
-
-		lockSlots: make(chan struct{}, maxLocks),
+		be: be, cfg: cfg, log: cfg.Logger, migrator: migrator, locker: locker,
+		operations: semaphore.NewWeighted(maxOperations),
+		reg:        registry{db: be.Shared(), d: be.Dialect(), queries: func() {}},
+		step:       func(string) {},
 	}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.hosts = newTable("host", selectByHost, cfg.CacheSize, ErrUnknownHost, (*Tenant).hasDomain)
@@ -105,7 +102,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
 	a.ids.possible = func(id string) bool { _, err := ParseID(id); return err == nil }
 
 	if err := a.bootstrap(Leave(ctx)); err != nil {
-		return nil, fmt.Errorf("tenement: open the registry: %w", err)
+		return nil, err
 	}
 	if cfg.FilesDir != "" {
 		if err := os.MkdirAll(cfg.FilesDir, 0o750); err != nil {
@@ -115,71 +112,73 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
 			return nil, fmt.Errorf("tenement: open FilesDir: %w", err)
 		}
 	}
-	if cfg.PollInterval > 0 {
-		a.done.Go(a.pollLoop)
-	}
+	a.done.Go(a.pollLoop)
 	return a, nil
 }
 
-// bootstrap makes the registry's tables if they are missing, and reads how far the changes are.
+// bootstrap makes the registry's tables what this binary needs, and reads how far the changes are.
 func (a *App) bootstrap(ctx context.Context) error {
-	tables, err := a.sharedTables(ctx)
+	fault := func(err error) error { return fmt.Errorf("tenement: open the registry: %w", err) }
+	there, err := a.reg.tables(ctx)
 	if err != nil {
+		return fault(err)
+	}
+	var version int64
+	if there.registry {
+		if version, err = a.reg.version(ctx); err != nil {
+			return fault(err)
+		}
+	}
+	if version < registryVersion {
+		if err := a.migrator.Prepare(ctx); err != nil {
+			return fault(err)
+		}
+	}
+	if version == 0 && !there.others {
+		// Tables of an existing application are another matter: whether they are to be migrated or are a baseline is
+		// not for us to say.
+		if _, err := a.migrator.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
+			return fault(err)
+		}
+	}
+	if err := a.checkHostRules(ctx); err != nil {
 		return err
 	}
-	if !tables.registry {
-		if err := a.migrator.Prepare(ctx); err != nil {
-			return err
-		}
-		if !tables.others {
-			// Of an existing application's tables it is not for us to say whether they are to be migrated or are a baseline.
-			if _, err := a.migrator.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
-				return err
-			}
-		}
+	if a.seen, err = a.reg.head(ctx); err != nil {
+		return fault(err)
 	}
-	return a.reg.db.QueryRowContext(ctx, `SELECT revision FROM tenement_revision WHERE id = 1`).Scan(&a.seen)
+	return nil
 }
 
-type sharedTables struct{ registry, others bool }
-
-func (a *App) sharedTables(ctx context.Context) (found sharedTables, err error) {
-	query := `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'`
-	if a.be.Dialect() == backend.Postgres {
-		query = `SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace`
-	}
-	rows, err := a.reg.db.QueryContext(ctx, query)
-	if err != nil {
-		return found, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return found, err
-		}
-		switch {
-		case name == "tenement_changes":
-			found.registry = true
-		case !strings.HasPrefix(name, "tenement_") && !strings.HasPrefix(name, "goose_"):
-			found.others = true
-		}
-	}
-	return found, rows.Err()
-}
-
-// Close stops what the App does on its own and waits for it. The backend stays open. Calls of Resolve and the like fail
+// Close stops what the App does on its own, lazy migrations and operations that it took up included, and waits for it. The
+// backend stays open. Calls of Resolve and the like fail
 // with ErrClosed afterwards; contexts that were entered stay as they are.
 func (a *App) Close() error {
-	if a.closed.Swap(true) {
+	a.doneMu.Lock()
+	closed := a.closed.Swap(true)
+	a.doneMu.Unlock()
+	if closed {
 		return nil
 	}
 	a.stop()
 	a.done.Wait()
+	a.withdraw()
+	if err := a.migrator.Close(); err != nil {
+		return err
+	}
 	if a.files != nil {
 		return a.files.Close()
 	}
 	return nil
+}
+
+// background runs fn until it returns, unless the App is closed; Close waits for it.
+func (a *App) background(fn func()) {
+	a.doneMu.Lock()
+	defer a.doneMu.Unlock()
+	if !a.closed.Load() {
+		a.done.Go(fn)
+	}
 }
 
 // DB returns the handle that sends each call to the store of the tenant that its context is in; see
@@ -203,6 +202,5 @@ func (a *App) Ready(ctx context.Context) error {
 	return a.Refresh(ctx)
 }
 
-// StalenessBound is how old what this App believes about a tenant can be while it reaches the registry. It is zero when
-// it does not poll.
-func (a *App) StalenessBound() time.Duration { return max(0, 2*a.cfg.PollInterval) }
+// StalenessBound is how old what this App believes about a tenant can be while it reaches the registry.
+func (a *App) StalenessBound() time.Duration { return 2 * a.cfg.PollInterval }

@@ -86,8 +86,7 @@ type Tenant struct {
 	Updated time.Time     // UTC; when the registry's entry last changed
 	Version int64         // grows with every change of this tenant; see [Patch]
 
-	pending pendingOp // a rename or purge that was begun
-	live    *live     // what this process knows about the tenant beyond this copy; nil for a tenant made by hand
+	live *live // what this process knows about the tenant beyond this copy; nil for a tenant made by hand
 }
 
 var _ backend.Router = (*Tenant)(nil)
@@ -279,11 +278,21 @@ type plan struct {
 	domains    []string
 	store      backend.Store
 	meta       Meta
+	seed       json.RawMessage
+
+	// What the tenant is when it is entered into the registry.
+	status Status
+	reason string
+	event  EventKind
 }
 
-func (s Spec) check(strip bool) (plan, error) {
-	p := plan{slug: s.Slug, name: s.Name}
-	if err := ValidateSlug(s.Slug); err != nil {
+func (a *App) plan(s Spec) (plan, error) {
+	p := plan{slug: s.Slug, name: s.Name, status: Provisioning, event: EventClaimed}
+	check := a.CheckSlug
+	if s.Reserved {
+		check = ValidateSlug
+	}
+	if err := check(s.Slug); err != nil {
 		return p, err
 	}
 	if p.name == "" {
@@ -302,21 +311,24 @@ func (s Spec) check(strip bool) (plan, error) {
 		errors.As(err, &name)
 		return p, &FieldError{Field: "store", Value: s.Store, Rule: name.Reason, err: err}
 	}
+	if isAside(p.store) {
+		return p, &FieldError{Field: "store", Value: s.Store, Rule: "names that begin with " + asidePrefix + " are those of stores that were set aside"}
+	}
 	if len(s.Domains) > maxDomains {
 		return p, &FieldError{Field: "domain", Value: s.Slug, Rule: fmt.Sprintf("a tenant has at most %d domains", maxDomains)}
 	}
 	for _, d := range s.Domains {
-		host, err := parseDomain(d)
+		host, err := a.domain(d)
 		if err != nil {
 			return p, err
-		}
-		if strip {
-			host = stripWWW(host)
 		}
 		if !slices.Contains(p.domains, host) {
 			p.domains = append(p.domains, host)
 		}
 	}
-	p.meta, err = encodeMeta(s.Meta)
+	if p.meta, err = encodeMeta(s.Meta); err != nil {
+		return p, err
+	}
+	p.seed, err = encodeSeed(s.Seed)
 	return p, err
 }

@@ -30,7 +30,7 @@ func TestRegistryUnreachable(t *testing.T) {
 	require.NoError(t, err)
 	_, err = a.Resolve(t.Context(), "nobody.example")
 	require.ErrorIs(t, err, ErrUnknownHost)
-	require.NoError(t, run(a, t.Context(), "thor", func(context.Context) error { return nil }))
+	require.NoError(t, visit(a, t.Context(), "thor", func(context.Context) error { return nil }))
 
 	proxy.Refuse(true)
 	proxy.CutAll()
