@@ -288,8 +288,8 @@ func (tx *registryTx) take(ctx context.Context, op *Operation) error {
 }
 
 // goOn finishes the operation of a tenant, if there is one that has not stopped, or also one that has. The caller holds
-// the lock. It returns nil when there is nothing to do.
-func (a *App) goOn(ctx context.Context, h *held, stoppedToo bool) (*Tenant, error) {
+// the lock. It returns the kind of the operation that is over now, or "" when there was nothing to do.
+func (a *App) goOn(ctx context.Context, h *held, stoppedToo bool) (OperationKind, error) {
 	var r *run
 	err := a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		r = nil
@@ -308,9 +308,10 @@ func (a *App) goOn(ctx context.Context, h *held, stoppedToo bool) (*Tenant, erro
 		return nil, tx.take(ctx, op)
 	})
 	if err != nil || r == nil {
-		return nil, err
+		return "", err
 	}
-	return r.finish(ctx)
+	_, err = r.finish(ctx)
+	return r.op.Kind, err
 }
 
 // Operations lists the operations under way or stopped, in the order in which they were begun.

@@ -16,7 +16,7 @@ func (a *App) Purge(ctx context.Context, id ID) error {
 	subject := string(id)
 	err := a.withTenant(Leave(ctx), "purge", id, func(ctx context.Context, h *held) error {
 		// One that stopped is a creation, of which the purge removes what there is.
-		if t, err := a.goOn(ctx, h, false); err != nil || t != nil && t.Status == "" {
+		if over, err := a.goOn(ctx, h, false); err != nil || over == OpPurge {
 			return err
 		}
 		if err := a.Refresh(ctx); err != nil {

@@ -45,7 +45,7 @@ func TestRegistryUnreachable(t *testing.T) {
 	_, err = a.Resolve(t.Context(), "odin.example")
 	require.ErrorIs(t, err, ErrUnavailable)
 	require.NotErrorIs(t, err, ErrNotFound)
-	_, err = a.Suspend(t.Context(), id(t, a, "thor"), "unpaid")
+	_, err = a.Suspend(t.Context(), thor.ID, "unpaid")
 	require.Error(t, err)
 
 	proxy.Refuse(false)

@@ -139,8 +139,7 @@ func (e errand) send(t *testing.T) bool {
 	return true
 }
 
-// after is what it takes for the errand to be over when its process was killed at a step. Before the first of them
-// nothing has begun.
+// stepsOf are the moments at which the processes die. After the last of them the operation is over.
 var stepsOf = map[string][]string{
 	"create": {
 		"create: claimed", "create: provisioned", "create: unfilled", "create: half filled", "create: filled", "create: make done",
@@ -271,7 +270,9 @@ func (e errand) verify(t *testing.T, a *App, before Tenant) {
 		require.Equal(t, e.Slug+"-renamed", tenant.Store.String())
 		require.Contains(t, questions(t, a, enter(t, tenant)), "Hammer?")
 		require.Equal(t, before.Domains, tenant.Domains)
-		require.NoError(t, visit(a, t.Context(), tenant.Slug, func(context.Context) error { return nil }))
+		if a.cfg.PollInterval < time.Minute { // or the next purge would wait for this App
+			require.NoError(t, visit(a, t.Context(), tenant.Slug, func(context.Context) error { return nil }))
+		}
 	case "purge":
 		_, err := a.ByID(t.Context(), before.ID)
 		require.ErrorIs(t, err, ErrNotFound)
