@@ -125,15 +125,15 @@ func ExampleFirst() {
 		if header != "" {
 			r.Header.Set("X-Tenant", header)
 		}
-		if d := g.Check(r); d.Outcome == httpx.Tenant {
+		if d := g.Check(r); d.Outcome == httpx.Admitted {
 			fmt.Println(d.Outcome, d.Tenant.Slug)
 		} else {
 			fmt.Println(d.Outcome, d.Code)
 		}
 	}
 	// Output:
-	// tenant thor
-	// tenant potter
+	// admitted thor
+	// admitted potter
 	// malformed 400
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -36,10 +35,14 @@ func Middleware(app *tenancy.App, opts ...Option) func(http.Handler) http.Handle
 type Gate struct {
 	dir directory
 	config
+	public   map[string]bool // as dir spells hosts
+	byHost   bool            // ByHost is among the strategies
+	usesHost bool            // the host has a say: in the strategy, or in what is public
 }
 
 // directory is what a Gate asks of the *tenancy.App; the policy is tested against a small one of its own.
 type directory interface {
+	NormalizeHost(host string) (string, error)
 	Resolve(ctx context.Context, host string) (*tenancy.Tenant, error)
 	ResolveSlug(ctx context.Context, slug string) (*tenancy.Tenant, error)
 	Enter(ctx context.Context, who tenancy.Referrer, p tenancy.Policy) (context.Context, *tenancy.Tenant, context.CancelFunc, error)
@@ -66,7 +69,7 @@ func newGate(dir directory, opts ...Option) (*Gate, error) {
 			return nil, fmt.Errorf("httpx: %w", err)
 		}
 	}
-	if err := g.validate(); err != nil {
+	if err := g.complete(); err != nil {
 		return nil, fmt.Errorf("httpx: %w", err)
 	}
 	return g, nil
@@ -75,27 +78,35 @@ func newGate(dir directory, opts ...Option) (*Gate, error) {
 // config is what the options fill in. Nothing changes it once the gate is made.
 type config struct {
 	strategy      Strategy
-	public        map[string]bool // normalised hosts
-	publicHandler http.Handler    // nil: the wrapped handler
+	publicHosts   []string     // as they were given
+	publicHandler http.Handler // nil: the wrapped handler
 	hasPublic     bool
 	proxies       *proxies
-	byHost        bool // ByHost is among the strategies
 	retryAfter    time.Duration
 	suspendedCode int
 	refusals      [outcomes]http.Handler
 	logger        *slog.Logger
 }
 
-// validate checks what only shows when all options are known.
-func (c *config) validate() error {
-	if err := c.strategy.validate(); err != nil {
+// complete works out what only shows when all options are known.
+func (g *Gate) complete() error {
+	if err := g.strategy.validate(); err != nil {
 		return err
 	}
-	reads := c.strategy.reads()
-	c.byHost = reads&domains != 0
-	if c.hasPublic && len(c.public) == 0 && reads != 0 {
+	g.public = make(map[string]bool, len(g.publicHosts))
+	for _, host := range g.publicHosts {
+		name, err := g.dir.NormalizeHost(host)
+		if err != nil {
+			return fmt.Errorf("WithPublic: host %q: %w", host, err)
+		}
+		g.public[name] = true
+	}
+	reads := g.strategy.reads()
+	if g.hasPublic && len(g.public) == 0 && reads != 0 {
 		return errors.New("WithPublic: name the public hosts; with ByHost or BySubdomain every other host is a tenant's or unknown")
 	}
+	g.byHost = reads&domains != 0
+	g.usesHost = reads != 0 || len(g.public) > 0
 	return nil
 }
 
@@ -116,19 +127,11 @@ func WithStrategy(s Strategy) Option {
 // WithPublic sends requests for no tenant to h, with a context that has none. They are the requests for which the
 // strategy has no answer and whose host is one of hosts; ByHost and BySubdomain have no answer for these hosts. Without
 // hosts, which those two do not allow, it is every request for which the strategy has no answer. A nil h stands for the
-// wrapped handler itself: on app.DB() it gets backend.ErrNoTenant until it enters a tenant of its own accord.
+// wrapped handler itself: on app.DB() it gets backend.ErrNoTenant until it enters a tenant of its own accord. Hosts are
+// compared as the App compares a tenant's: where it ignores "www.", the public site has both names too.
 func WithPublic(h http.Handler, hosts ...string) Option {
 	return func(c *config) error {
-		public := make(map[string]bool, len(hosts))
-		for _, host := range hosts {
-			name, err := tenancy.NormalizeHost(host)
-			if err != nil {
-				return fmt.Errorf("WithPublic: host %q: %w", host, err)
-			}
-			public[name] = true
-		}
-		maps.Copy(public, c.public)
-		c.public, c.publicHandler, c.hasPublic = public, h, true
+		c.publicHosts, c.publicHandler, c.hasPublic = append(slices.Clone(c.publicHosts), hosts...), h, true
 		return nil
 	}
 }
@@ -225,7 +228,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 			defer s.leave()
 		}
 		switch s.decision.Outcome {
-		case Tenant:
+		case Admitted:
 			next.ServeHTTP(w, g.request(r, &s))
 		case Public:
 			public.ServeHTTP(w, g.request(r, &s))
@@ -248,35 +251,23 @@ func (g *Gate) Check(r *http.Request) Decision {
 func (g *Gate) admit(r *http.Request) stay {
 	ctx := r.Context()
 	s := stay{ctx: ctx}
-	host, _, err := g.proxies.origin(r)
-	if err == nil {
-		host, err = tenancy.NormalizeHost(host)
-	}
-	if err != nil {
-		s.decision = Decision{Outcome: Malformed, Code: http.StatusBadRequest, Err: err}
-		return s
-	}
-
-	q := query{r: r, host: host, public: len(g.public) > 0 && g.public[host]}
+	q := g.query(r)
 	c := g.strategy.read(q)
 	var t *tenancy.Tenant
+	var err error
 	switch c.kind {
 	case bySlug:
 		t, err = g.resolveSlug(ctx, c.value)
 	case byHost:
-		t, err = g.dir.Resolve(ctx, q.host)
+		t, err = g.dir.Resolve(ctx, q.raw)
 	case malformed:
-		s.decision = Decision{Outcome: Malformed, Code: http.StatusBadRequest, Err: errors.New(c.value)}
+		s.decision = Decision{Outcome: Malformed, Code: http.StatusBadRequest, Err: c.err}
 		return s
 	default:
-		if !g.hasPublic || len(g.public) > 0 && !q.public {
-			s.decision = Decision{Outcome: Unknown, Code: http.StatusNotFound, Err: errNoAnswer}
-			return s
-		}
-		if _, ok := tenancy.From(ctx); ok {
+		s.decision = g.unclaimed(q)
+		if _, ok := tenancy.From(ctx); ok && s.decision.Outcome == Public {
 			s.ctx = tenancy.Leave(ctx)
 		}
-		s.decision.Outcome = Public
 		return s
 	}
 
@@ -289,8 +280,37 @@ func (g *Gate) admit(r *http.Request) stay {
 		s.decision = g.refusal(found, err)
 		return s
 	}
-	s.decision = Decision{Outcome: Tenant, Tenant: t, Prefix: r.URL.Path[:c.prefix]}
+	s.decision = Decision{Outcome: Admitted, Tenant: t, Prefix: r.URL.Path[:c.prefix]}
 	return s
+}
+
+// query makes the host out, when it has a say. One that cannot be made out is the fault of the request only for those
+// who ask for it: a gateway's own name for this server ("polls_web_1:8080") is no host name, and matters to nobody
+// where a header tells the tenant.
+func (g *Gate) query(r *http.Request) query {
+	q := query{r: r}
+	if !g.usesHost {
+		return q
+	}
+	q.raw, _, q.err = g.proxies.origin(r)
+	if q.err == nil {
+		q.host, q.err = g.dir.NormalizeHost(q.raw)
+	}
+	q.public = q.err == nil && g.public[q.host]
+	return q
+}
+
+// unclaimed decides about a request for which the strategy has no answer.
+func (g *Gate) unclaimed(q query) Decision {
+	switch {
+	case !g.hasPublic:
+		return Decision{Outcome: Unknown, Code: http.StatusNotFound, Err: errNoAnswer}
+	case len(g.public) == 0 || q.public:
+		return Decision{Outcome: Public}
+	case q.err != nil:
+		return Decision{Outcome: Malformed, Code: http.StatusBadRequest, Err: q.err}
+	}
+	return Decision{Outcome: Unknown, Code: http.StatusNotFound, Err: errNoAnswer}
 }
 
 // resolveSlug does not trouble the registry with what no tenant can be called, and tells it from what none is called.
@@ -387,7 +407,7 @@ func (c *reqContext) decision() Decision {
 	case c.refused != nil:
 		return *c.refused
 	case c.tenant != nil:
-		return Decision{Outcome: Tenant, Tenant: c.tenant, Prefix: c.prefix}
+		return Decision{Outcome: Admitted, Tenant: c.tenant, Prefix: c.prefix}
 	default:
 		return Decision{Outcome: Public}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type registry struct {
 	tenants map[string]*tenancy.Tenant // by slug
 	down    error                      // Resolve and ResolveSlug fail with it
 	serve   error                      // Enter fails with it
+	www     bool                       // www. is ignored
 }
 
 type tenantKey struct{}
@@ -46,8 +48,16 @@ func newRegistry() *registry {
 	return reg
 }
 
-func (reg *registry) Resolve(_ context.Context, host string) (*tenancy.Tenant, error) {
+func (reg *registry) NormalizeHost(host string) (string, error) {
 	name, err := tenancy.NormalizeHost(host)
+	if rest, ok := strings.CutPrefix(name, "www."); ok && reg.www {
+		return rest, err
+	}
+	return name, err
+}
+
+func (reg *registry) Resolve(_ context.Context, host string) (*tenancy.Tenant, error) {
+	name, err := reg.NormalizeHost(host)
 	switch {
 	case err != nil:
 		return nil, err
@@ -119,7 +129,7 @@ func TestHostSpellings(t *testing.T) {
 		"[::1]":                      "thor",
 	} {
 		d := g.Check(request(host, "/"))
-		if assert.Equal(t, Tenant, d.Outcome, "%s: %v", host, d.Err) {
+		if assert.Equal(t, Admitted, d.Outcome, "%s: %v", host, d.Err) {
 			assert.Equal(t, slug, d.Tenant.Slug, host)
 		}
 	}
@@ -127,14 +137,14 @@ func TestHostSpellings(t *testing.T) {
 	assert.Equal(t, Unknown, g.Check(request("www.thor.polls.local", "/")).Outcome, "www. is a host of its own")
 }
 
-// S41: whatever the strategy, a host that cannot be one is refused.
+// S41: where the host has a say, one that cannot be one is refused.
 func TestMalformedHosts(t *testing.T) {
 	t.Parallel()
 	gates := map[string]*Gate{
 		"host":      gate(t),
 		"subdomain": gate(t, WithStrategy(BySubdomain("polls.local"))),
-		"header":    gate(t, WithStrategy(ByHeader("X-Tenant"))),
-		"public":    gate(t, WithStrategy(ByHeader("X-Other")), WithPublic(http.NotFoundHandler())),
+		"first":     gate(t, WithStrategy(First(ByHeader("X-Other"), ByHost()))),
+		"public":    gate(t, WithStrategy(ByHeader("X-Other")), WithPublic(http.NotFoundHandler(), "polls.local")),
 	}
 	long := make([]byte, 64)
 	for i := range long {
@@ -156,6 +166,58 @@ func TestMalformedHosts(t *testing.T) {
 	}
 }
 
+// S87: a host that the strategy does not go by does not matter, however it is spelled: a gateway sends its own name for
+// the server behind it.
+func TestHostsThatDoNotMatter(t *testing.T) {
+	t.Parallel()
+	header := ByHeader("X-Tenant")
+	for name, c := range map[string]struct {
+		opts []Option
+		want Outcome // without the header
+	}{
+		"header":                      {[]Option{WithStrategy(header)}, Unknown},
+		"header, everything public":   {[]Option{WithStrategy(header), WithPublic(nil)}, Public},
+		"header, a public host":       {[]Option{WithStrategy(header), WithPublic(nil, "polls.local")}, Malformed},
+		"header before host":          {[]Option{WithStrategy(First(header, ByHost()))}, Malformed},
+		"path":                        {[]Option{WithStrategy(First(ByPathPrefix("/t/"), header))}, Unknown},
+		"behind proxies":              {[]Option{WithStrategy(header), WithForwarded(XForwardedHost, netip.MustParsePrefix("192.0.2.0/24"))}, Unknown},
+		"function, everything public": {[]Option{WithStrategy(First(header, ByFunc(func(*http.Request) (string, bool) { return "", false }))), WithPublic(nil)}, Public},
+	} {
+		for _, host := range []string{"polls_web_1:8080", "", "polls local", "a..b"} {
+			g := gate(t, c.opts...)
+			d := g.Check(request(host, "/", "X-Tenant", "thor", "X-Forwarded-Host", "a, b"))
+			if assert.Equal(t, Admitted, d.Outcome, "%s: %q: %v", name, host, d.Err) {
+				assert.Equal(t, "thor", d.Tenant.Slug)
+			}
+			assert.Equal(t, c.want, g.Check(request(host, "/")).Outcome, "%s: %q, no header", name, host)
+		}
+	}
+	g := gate(t, WithStrategy(ByPathPrefix("/t/")))
+	assert.Equal(t, Admitted, g.Check(request("polls_web_1:8080", "/t/thor/")).Outcome)
+}
+
+// Where www. is ignored, it is for the public site as well.
+func TestPublicHostWithWWW(t *testing.T) {
+	t.Parallel()
+	for _, public := range []string{"polls.local", "www.polls.local"} {
+		for _, strategy := range []Strategy{ByHost(), BySubdomain("polls.local")} {
+			for _, ignored := range []bool{false, true} {
+				reg := newRegistry()
+				reg.www = ignored
+				g, err := newGate(reg, WithStrategy(strategy), WithPublic(nil, public))
+				require.NoError(t, err)
+				for _, host := range []string{"polls.local", "www.polls.local:8000"} {
+					want := Unknown
+					if ignored || strings.TrimSuffix(host, ":8000") == public {
+						want = Public
+					}
+					assert.Equal(t, want, g.Check(request(host, "/")).Outcome, "%s, public %s, ignored %v", host, public, ignored)
+				}
+			}
+		}
+	}
+}
+
 // S42
 func TestPublicHosts(t *testing.T) {
 	t.Parallel()
@@ -166,7 +228,7 @@ func TestPublicHosts(t *testing.T) {
 	}{
 		"a public host":                        {[]Option{WithPublic(nil, "Polls.local")}, request("polls.local:8000", "/"), Public},
 		"the second public host":               {[]Option{WithPublic(nil, "a.local"), WithPublic(nil, "polls.local")}, request("polls.local", "/"), Public},
-		"a tenant's":                           {[]Option{WithPublic(nil, "polls.local")}, request("thor.polls.local", "/"), Tenant},
+		"a tenant's":                           {[]Option{WithPublic(nil, "polls.local")}, request("thor.polls.local", "/"), Admitted},
 		"another":                              {[]Option{WithPublic(nil, "polls.local")}, request("other.local", "/"), Unknown},
 		"none configured":                      {nil, request("polls.local", "/"), Unknown},
 		"subdomain: the base":                  {[]Option{WithStrategy(BySubdomain("polls.local")), WithPublic(nil, "polls.local")}, request("polls.local", "/"), Public},
@@ -174,9 +236,9 @@ func TestPublicHosts(t *testing.T) {
 		"subdomain: a public label":            {[]Option{WithStrategy(BySubdomain("polls.local")), WithPublic(nil, "thor.polls.local")}, request("thor.polls.local", "/"), Public},
 		"path: no prefix":                      {[]Option{WithStrategy(ByPathPrefix("/t/")), WithPublic(nil)}, request("any.local", "/pricing"), Public},
 		"path: no prefix, other host":          {[]Option{WithStrategy(ByPathPrefix("/t/")), WithPublic(nil, "polls.local")}, request("any.local", "/pricing"), Unknown},
-		"path: a tenant on the public host":    {[]Option{WithStrategy(ByPathPrefix("/t/")), WithPublic(nil, "polls.local")}, request("polls.local", "/t/thor/"), Tenant},
+		"path: a tenant on the public host":    {[]Option{WithStrategy(ByPathPrefix("/t/")), WithPublic(nil, "polls.local")}, request("polls.local", "/t/thor/"), Admitted},
 		"path: an unknown tenant":              {[]Option{WithStrategy(ByPathPrefix("/t/")), WithPublic(nil)}, request("polls.local", "/t/odin/"), Unknown},
-		"host, then path on the public host":   {[]Option{WithStrategy(First(ByHost(), ByPathPrefix("/t/"))), WithPublic(nil, "polls.local")}, request("polls.local", "/t/thor/"), Tenant},
+		"host, then path on the public host":   {[]Option{WithStrategy(First(ByHost(), ByPathPrefix("/t/"))), WithPublic(nil, "polls.local")}, request("polls.local", "/t/thor/"), Admitted},
 		"header: none":                         {[]Option{WithStrategy(ByHeader("X-Tenant")), WithPublic(nil)}, request("any.local", "/"), Public},
 		"header: one that is unknown":          {[]Option{WithStrategy(ByHeader("X-Tenant")), WithPublic(nil)}, request("any.local", "/", "X-Tenant", "odin"), Unknown},
 		"header: one that cannot be a slug":    {[]Option{WithStrategy(ByHeader("X-Tenant")), WithPublic(nil)}, request("any.local", "/", "X-Tenant", "../thor"), Malformed},
@@ -184,7 +246,7 @@ func TestPublicHosts(t *testing.T) {
 	} {
 		d := gate(t, c.opts...).Check(c.request)
 		assert.Equal(t, c.want, d.Outcome, "%s: %v", name, d.Err)
-		assert.Equal(t, c.want == Tenant, d.Tenant != nil, name)
+		assert.Equal(t, c.want == Admitted, d.Tenant != nil, name)
 	}
 }
 
@@ -203,42 +265,42 @@ func TestStrategies(t *testing.T) {
 		want     Outcome
 		slug     string
 	}{
-		"subdomain":                   {BySubdomain("Polls.local"), request("bare.polls.local:8000", "/"), Tenant, "bare"},
-		"subdomain: case":             {BySubdomain("polls.local"), request("BARE.POLLS.LOCAL", "/"), Tenant, "bare"},
+		"subdomain":                   {BySubdomain("Polls.local"), request("bare.polls.local:8000", "/"), Admitted, "bare"},
+		"subdomain: case":             {BySubdomain("polls.local"), request("BARE.POLLS.LOCAL", "/"), Admitted, "bare"},
 		"subdomain: unknown":          {BySubdomain("polls.local"), request("odin.polls.local", "/"), Unknown, ""},
 		"subdomain: two labels":       {BySubdomain("polls.local"), request("a.bare.polls.local", "/"), Unknown, ""},
 		"subdomain: another base":     {BySubdomain("polls.local"), request("bare.evilpolls.local", "/"), Unknown, ""},
 		"subdomain: base in front":    {BySubdomain("polls.local"), request("polls.local.evil.com", "/"), Unknown, ""},
 		"subdomain: reserved":         {BySubdomain("polls.local"), request("public.polls.local", "/"), Malformed, ""},
-		"header":                      {ByHeader("x-tenant"), request(any, "/", "X-Tenant", "thor"), Tenant, "thor"},
+		"header":                      {ByHeader("x-tenant"), request(any, "/", "X-Tenant", "thor"), Admitted, "thor"},
 		"header: twice":               {ByHeader("X-Tenant"), request(any, "/", "X-Tenant", "thor", "X-Tenant", "thor"), Malformed, ""},
 		"header: empty":               {ByHeader("X-Tenant"), request(any, "/", "X-Tenant", ""), Malformed, ""},
 		"header: case":                {ByHeader("X-Tenant"), request(any, "/", "X-Tenant", "Thor"), Malformed, ""},
 		"header: a list":              {ByHeader("X-Tenant"), request(any, "/", "X-Tenant", "thor, potter"), Malformed, ""},
 		"header: a path":              {ByHeader("X-Tenant"), request(any, "/", "X-Tenant", "../thor"), Malformed, ""},
 		"header: NUL":                 {ByHeader("X-Tenant"), request(any, "/", "X-Tenant", "thor\x00"), Malformed, ""},
-		"cookie":                      {ByCookie("tenant"), request(any, "/", "Cookie", "a=b; tenant=potter; c=d"), Tenant, "potter"},
-		"cookie: second line":         {ByCookie("tenant"), request(any, "/", "Cookie", "a=b", "Cookie", "tenant=potter"), Tenant, "potter"},
+		"cookie":                      {ByCookie("tenant"), request(any, "/", "Cookie", "a=b; tenant=potter; c=d"), Admitted, "potter"},
+		"cookie: second line":         {ByCookie("tenant"), request(any, "/", "Cookie", "a=b", "Cookie", "tenant=potter"), Admitted, "potter"},
 		"cookie: none":                {ByCookie("tenant"), request(any, "/", "Cookie", "xtenant=potter; tenant2=thor"), Unknown, ""},
 		"cookie: planted second":      {ByCookie("tenant"), request(any, "/", "Cookie", "tenant=potter; tenant=thor"), Malformed, ""},
 		"cookie: empty":               {ByCookie("tenant"), request(any, "/", "Cookie", "tenant="), Malformed, ""},
 		"cookie: no value":            {ByCookie("tenant"), request(any, "/", "Cookie", "tenant"), Malformed, ""},
 		"cookie: quoted":              {ByCookie("tenant"), request(any, "/", "Cookie", `tenant="thor"`), Malformed, ""},
-		"function":                    {tenantFromQuery, request(any, "/?tenant=thor"), Tenant, "thor"},
+		"function":                    {tenantFromQuery, request(any, "/?tenant=thor"), Admitted, "thor"},
 		"function: no answer":         {tenantFromQuery, request(any, "/"), Unknown, ""},
 		"function: empty":             {tenantFromQuery, request(any, "/?tenant="), Malformed, ""},
 		"function: malformed":         {tenantFromQuery, request(any, "/?tenant=th%00or"), Malformed, ""},
-		"first: header":               {all, request("late.polls.local", "/t/potter/", "X-Tenant", "thor", "Cookie", "tenant=bare"), Tenant, "thor"},
-		"first: cookie":               {all, request("late.polls.local", "/t/potter/", "Cookie", "tenant=bare"), Tenant, "bare"},
-		"first: path":                 {all, request("late.polls.local", "/t/potter/"), Tenant, "potter"},
-		"first: subdomain":            {all, request("bare.polls.local", "/"), Tenant, "bare"},
-		"first: host":                 {all, request("bücher.example", "/"), Tenant, "thor"},
+		"first: header":               {all, request("late.polls.local", "/t/potter/", "X-Tenant", "thor", "Cookie", "tenant=bare"), Admitted, "thor"},
+		"first: cookie":               {all, request("late.polls.local", "/t/potter/", "Cookie", "tenant=bare"), Admitted, "bare"},
+		"first: path":                 {all, request("late.polls.local", "/t/potter/"), Admitted, "potter"},
+		"first: subdomain":            {all, request("bare.polls.local", "/"), Admitted, "bare"},
+		"first: host":                 {all, request("bücher.example", "/"), Admitted, "thor"},
 		"first: malformed is final":   {all, request("thor.polls.local", "/", "X-Tenant", "@"), Malformed, ""},
 		"first: unknown is final too": {all, request("thor.polls.local", "/", "X-Tenant", "odin"), Unknown, ""},
 	} {
 		d := gate(t, WithStrategy(c.strategy)).Check(c.request)
 		assert.Equal(t, c.want, d.Outcome, "%s: %v", name, d.Err)
-		if c.want == Tenant && assert.NotNil(t, d.Tenant, name) {
+		if c.want == Admitted && assert.NotNil(t, d.Tenant, name) {
 			assert.Equal(t, c.slug, d.Tenant.Slug, name)
 		}
 	}
@@ -310,7 +372,7 @@ func TestPathPrefix(t *testing.T) {
 		require.ErrorContains(t, err, "ByPathPrefix", prefix)
 	}
 	root := gate(t, WithStrategy(ByPathPrefix("/")), WithPublic(nil))
-	assert.Equal(t, Tenant, root.Check(request("any.local", "/thor/polls")).Outcome)
+	assert.Equal(t, Admitted, root.Check(request("any.local", "/thor/polls")).Outcome)
 	assert.Equal(t, Public, root.Check(request("any.local", "/")).Outcome)
 }
 
@@ -326,27 +388,27 @@ func TestForwarded(t *testing.T) {
 		want   Outcome
 		slug   string
 	}{
-		"by default":                     {0, "10.1.2.3:99", []string{"X-Forwarded-Host", potter, "Forwarded", "host=" + potter}, Tenant, "thor"},
-		"from a proxy":                   {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", potter}, Tenant, "potter"},
-		"from a proxy, over IPv6":        {XForwardedHost, "[2001:db8::7]:99", []string{"X-Forwarded-Host", potter}, Tenant, "potter"},
-		"from a proxy, IPv4 in IPv6":     {XForwardedHost, "[::ffff:10.1.2.3]:99", []string{"X-Forwarded-Host", potter}, Tenant, "potter"},
-		"with a port and spaces":         {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", " Potter.Polls.local:8443 "}, Tenant, "potter"},
-		"from anyone else":               {XForwardedHost, "11.1.2.3:99", []string{"X-Forwarded-Host", potter}, Tenant, "thor"},
-		"from a Unix socket":             {XForwardedHost, "@", []string{"X-Forwarded-Host", potter}, Tenant, "thor"},
-		"from nowhere":                   {XForwardedHost, "", []string{"X-Forwarded-Host", potter}, Tenant, "thor"},
-		"an address without port":        {XForwardedHost, "10.1.2.3", []string{"X-Forwarded-Host", potter}, Tenant, "thor"},
-		"no header":                      {XForwardedHost, "10.1.2.3:99", nil, Tenant, "thor"},
-		"the other header":               {XForwardedHost, "10.1.2.3:99", []string{"Forwarded", "host=" + potter}, Tenant, "thor"},
-		"the other header, reversed":     {Forwarded, "10.1.2.3:99", []string{"X-Forwarded-Host", potter}, Tenant, "thor"},
+		"by default":                     {0, "10.1.2.3:99", []string{"X-Forwarded-Host", potter, "Forwarded", "host=" + potter}, Admitted, "thor"},
+		"from a proxy":                   {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", potter}, Admitted, "potter"},
+		"from a proxy, over IPv6":        {XForwardedHost, "[2001:db8::7]:99", []string{"X-Forwarded-Host", potter}, Admitted, "potter"},
+		"from a proxy, IPv4 in IPv6":     {XForwardedHost, "[::ffff:10.1.2.3]:99", []string{"X-Forwarded-Host", potter}, Admitted, "potter"},
+		"with a port and spaces":         {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", " Potter.Polls.local:8443 "}, Admitted, "potter"},
+		"from anyone else":               {XForwardedHost, "11.1.2.3:99", []string{"X-Forwarded-Host", potter}, Admitted, "thor"},
+		"from a Unix socket":             {XForwardedHost, "@", []string{"X-Forwarded-Host", potter}, Admitted, "thor"},
+		"from nowhere":                   {XForwardedHost, "", []string{"X-Forwarded-Host", potter}, Admitted, "thor"},
+		"an address without port":        {XForwardedHost, "10.1.2.3", []string{"X-Forwarded-Host", potter}, Admitted, "thor"},
+		"no header":                      {XForwardedHost, "10.1.2.3:99", nil, Admitted, "thor"},
+		"the other header":               {XForwardedHost, "10.1.2.3:99", []string{"Forwarded", "host=" + potter}, Admitted, "thor"},
+		"the other header, reversed":     {Forwarded, "10.1.2.3:99", []string{"X-Forwarded-Host", potter}, Admitted, "thor"},
 		"two values":                     {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", thor + ", " + potter}, Malformed, ""},
 		"two headers":                    {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", potter, "X-Forwarded-Host", potter}, Malformed, ""},
 		"empty":                          {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", " "}, Malformed, ""},
 		"malformed":                      {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", "potter polls"}, Malformed, ""},
-		"malformed, from anyone else":    {XForwardedHost, "11.1.2.3:99", []string{"X-Forwarded-Host", "potter polls"}, Tenant, "thor"},
+		"malformed, from anyone else":    {XForwardedHost, "11.1.2.3:99", []string{"X-Forwarded-Host", "potter polls"}, Admitted, "thor"},
 		"unknown":                        {XForwardedHost, "10.1.2.3:99", []string{"X-Forwarded-Host", "odin.polls.local"}, Unknown, ""},
-		"Forwarded":                      {Forwarded, "10.1.2.3:99", []string{"Forwarded", "for=192.0.2.60;proto=https;by=10.1.2.3;host=" + potter}, Tenant, "potter"},
-		"Forwarded: quoted, case, space": {Forwarded, "10.1.2.3:99", []string{"Forwarded", `for="[2001:db8::1]:4711"; Host="Potter.polls.local:8443"`}, Tenant, "potter"},
-		"Forwarded: no host":             {Forwarded, "10.1.2.3:99", []string{"Forwarded", "for=192.0.2.60"}, Tenant, "thor"},
+		"Forwarded":                      {Forwarded, "10.1.2.3:99", []string{"Forwarded", "for=192.0.2.60;proto=https;by=10.1.2.3;host=" + potter}, Admitted, "potter"},
+		"Forwarded: quoted, case, space": {Forwarded, "10.1.2.3:99", []string{"Forwarded", `for="[2001:db8::1]:4711"; Host="Potter.polls.local:8443"`}, Admitted, "potter"},
+		"Forwarded: no host":             {Forwarded, "10.1.2.3:99", []string{"Forwarded", "for=192.0.2.60"}, Admitted, "thor"},
 		"Forwarded: two elements":        {Forwarded, "10.1.2.3:99", []string{"Forwarded", "host=" + potter + ", for=192.0.2.60"}, Malformed, ""},
 		"Forwarded: two headers":         {Forwarded, "10.1.2.3:99", []string{"Forwarded", "host=" + potter, "Forwarded", "for=192.0.2.60"}, Malformed, ""},
 		"Forwarded: two hosts":           {Forwarded, "10.1.2.3:99", []string{"Forwarded", "host=" + potter + ";host=" + thor}, Malformed, ""},
@@ -364,7 +426,7 @@ func TestForwarded(t *testing.T) {
 		r.RemoteAddr = c.remote
 		d := gate(t, opts...).Check(r)
 		assert.Equal(t, c.want, d.Outcome, "%s: %v", name, d.Err)
-		if c.want == Tenant && assert.NotNil(t, d.Tenant, name) {
+		if c.want == Admitted && assert.NotNil(t, d.Tenant, name) {
 			assert.Equal(t, c.slug, d.Tenant.Slug, name)
 		}
 	}
@@ -498,7 +560,7 @@ func TestWrongOptions(t *testing.T) {
 		"WithForwarded: unknown header 0":     WithForwarded(0, netip.MustParsePrefix("::1/128")),
 		"WithForwarded: no proxies":           WithForwarded(Forwarded),
 		"WithForwarded: a prefix is the zero": WithForwarded(Forwarded, netip.Prefix{}),
-		"outcome tenant is not a refusal":     WithRefusal(Tenant, http.NotFoundHandler()),
+		"outcome admitted is not a refusal":   WithRefusal(Admitted, http.NotFoundHandler()),
 		"outcome outcome 7 is not a refusal":  WithRefusal(outcomes, http.NotFoundHandler()),
 		"the handler for behind is nil":       WithRefusal(Behind, nil),
 		"WithSuspendedCode: 200":              WithSuspendedCode(200),

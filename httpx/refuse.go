@@ -21,14 +21,14 @@ type Outcome uint8
 
 // The outcomes, with what [Refuse] answers.
 const (
-	// Tenant: the request goes to the handler, inside its tenant.
-	Tenant Outcome = iota
+	// Admitted: the request goes to the handler, inside its tenant.
+	Admitted Outcome = iota
 	// Public: the request goes to the public handler, without a tenant.
 	Public
 	// Unknown: it names no tenant, or one that is unknown or deleted. 404.
 	Unknown
-	// Malformed: its host, or what the strategy read, cannot name a tenant, or names another than the one that the
-	// context was already in. 400.
+	// Malformed: what the strategy read (the host only where it goes by hosts) cannot name a tenant, or names another
+	// than the one that the context was already in. 400.
 	Malformed
 	// Inactive: its tenant is not in service. 503 with Retry-After while it is being provisioned (or that has failed),
 	// 403 when suspended (see [WithSuspendedCode]).
@@ -43,7 +43,7 @@ const (
 
 // String returns the outcome's name in lower case.
 func (o Outcome) String() string {
-	names := [outcomes]string{"tenant", "public", "unknown", "malformed", "inactive", "behind", "unavailable"}
+	names := [outcomes]string{"admitted", "public", "unknown", "malformed", "inactive", "behind", "unavailable"}
 	if o < outcomes {
 		return names[o]
 	}
@@ -58,7 +58,7 @@ type Decision struct {
 	Tenant *tenancy.Tenant
 	// Prefix is what was taken off the path, "/t/thor"; empty unless the tenant was found by [ByPathPrefix].
 	Prefix string
-	// Code is the status to refuse with; 0 for Tenant and Public.
+	// Code is the status to refuse with; 0 for Admitted and Public.
 	Code int
 	// RetryAfter is when to try again; 0 when trying again will not help.
 	RetryAfter time.Duration

@@ -34,19 +34,30 @@ const (
 	subdomains                       // the first label
 )
 
-// query is a request, and its host as it was made out.
+// query is a request, and its host as it was made out, where that has a say.
 type query struct {
 	r      *http.Request
+	raw    string // the host as it came, with its port
 	host   string // normalised
 	public bool   // the host is a public one
+	err    error  // why there is no host: for whoever would go by it
 }
 
 // claim is what a strategy read.
 type claim struct {
 	kind   claimKind
-	value  string // the slug, or what is malformed
+	value  string // the slug
+	err    error  // what is malformed
 	prefix int    // bytes of the path that named the tenant
 }
+
+func refuse(err error) claim { return claim{kind: malformed, err: err} }
+
+var (
+	errEscaped    = errors.New("the tenant's part of the path is escaped")
+	errTwoHeaders = errors.New("the tenant's header is there more than once")
+	errTwoCookies = errors.New("the tenant's cookie is there more than once")
+)
 
 type claimKind uint8
 
@@ -67,7 +78,10 @@ func (hostStrategy) validate() error  { return nil }
 func (hostStrategy) reads() hostParts { return domains }
 
 func (hostStrategy) read(q query) claim {
-	if q.public {
+	switch {
+	case q.err != nil:
+		return refuse(q.err)
+	case q.public:
 		return claim{}
 	}
 	return claim{kind: byHost}
@@ -95,6 +109,9 @@ func (s subdomainStrategy) validate() error {
 }
 
 func (s subdomainStrategy) read(q query) claim {
+	if q.err != nil {
+		return refuse(q.err)
+	}
 	label, ok := strings.CutSuffix(q.host, s.suffix)
 	if !ok || q.public || strings.IndexByte(label, '.') >= 0 {
 		return claim{}
@@ -143,7 +160,7 @@ func (s pathStrategy) read(q query) claim {
 	// RawPath is there when something in the path is escaped. What names the tenant must not be, or the two paths that
 	// the handler sees would part company: in /t/thor%2Fx/ the slug is not "thor".
 	if raw := u.RawPath; raw != "" && (len(raw) < n || raw[:n] != u.Path[:n] || len(raw) > n && raw[n] != '/') {
-		return claim{kind: malformed, value: "the tenant's part of the path is escaped"}
+		return refuse(errEscaped)
 	}
 	return claim{kind: bySlug, value: slug, prefix: n}
 }
@@ -176,7 +193,7 @@ func (s headerStrategy) read(q query) claim {
 	case len(values) == 0:
 		return claim{}
 	case len(values) > 1:
-		return claim{kind: malformed, value: "the tenant's header is there more than once"}
+		return refuse(errTwoHeaders)
 	default:
 		return claim{kind: bySlug, value: values[0]}
 	}
@@ -212,7 +229,7 @@ func (s cookieStrategy) read(q query) claim {
 				continue
 			}
 			if c.kind != none {
-				return claim{kind: malformed, value: "the tenant's cookie is there more than once"}
+				return refuse(errTwoCookies)
 			}
 			c = claim{kind: bySlug, value: strings.TrimSpace(value)}
 		}

@@ -16,19 +16,21 @@ const offered = 100
 // completer is cobra's ValidArgsFunction.
 type completer = func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective)
 
+// ask is with for a shell in the middle of a line, which is no place for complaints.
+func (t *tree) ask(ctx context.Context, do func(app *tenancy.App) error) { _ = t.with(ctx, do) }
+
 // slugs lists slugs that begin with what was typed, of tenants in these states (any, when there are none).
 func (t *tree) slugs(ctx context.Context, begun string, status ...tenancy.Status) []string {
-	app, err := t.tenants(ctx)
-	if err != nil {
-		return nil // a shell in the middle of a line is no place for complaints
-	}
 	var slugs []string
-	for tenant, err := range app.Tenants(ctx, tenancy.Filter{SlugPrefix: begun, Status: status}) {
-		if err != nil || len(slugs) == offered {
-			break
+	t.ask(ctx, func(app *tenancy.App) error {
+		for tenant, err := range app.Tenants(ctx, tenancy.Filter{SlugPrefix: begun, Status: status}) {
+			if err != nil || len(slugs) == offered {
+				return err
+			}
+			slugs = append(slugs, tenant.Slug+"\t"+cell(tenant.Name))
 		}
-		slugs = append(slugs, tenant.Slug+"\t"+cell(tenant.Name))
-	}
+		return nil
+	})
 	return slugs
 }
 
@@ -57,28 +59,24 @@ func (t *tree) completeSlugList(cmd *cobra.Command, _ []string, begun string) ([
 
 // hosts lists the domains that begin with what was typed.
 func (t *tree) hosts(ctx context.Context, begun string) []string {
-	app, err := t.tenants(ctx)
-	if err != nil {
-		return nil
-	}
-	rows, err := app.Shared().QueryContext(tenancy.Leave(ctx), `SELECT d.host, t.slug FROM tenement_domains d
-		JOIN tenement_tenants t ON t.id = d.tenant_id WHERE substr(d.host, 1, $2) = $1 ORDER BY d.host LIMIT $3`,
-		begun, len(begun), offered)
-	if err != nil {
-		return nil
-	}
-	defer rows.Close()
 	var hosts []string
-	for rows.Next() {
-		var host, slug string
-		if rows.Scan(&host, &slug) != nil {
-			break
+	t.ask(ctx, func(app *tenancy.App) error {
+		rows, err := app.Shared().QueryContext(tenancy.Leave(ctx), `SELECT d.host, t.slug FROM tenement_domains d
+			JOIN tenement_tenants t ON t.id = d.tenant_id WHERE substr(d.host, 1, $2) = $1 ORDER BY d.host LIMIT $3`,
+			begun, len(begun), offered)
+		if err != nil {
+			return err
 		}
-		hosts = append(hosts, host+"\t"+slug)
-	}
-	if rows.Err() != nil {
-		return nil
-	}
+		defer rows.Close()
+		for rows.Next() {
+			var host, slug string
+			if err := rows.Scan(&host, &slug); err != nil {
+				return err
+			}
+			hosts = append(hosts, host+"\t"+slug)
+		}
+		return rows.Err()
+	})
 	return hosts
 }
 
@@ -88,20 +86,16 @@ func (t *tree) completeSlugHost(cmd *cobra.Command, args []string, begun string)
 	case 0:
 		return t.slugs(cmd.Context(), begun), cobra.ShellCompDirectiveNoFileComp
 	case 1:
-		app, err := t.tenants(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
 		var hosts []string
-		for _, d := range tenant.Domains {
-			if strings.HasPrefix(d.Host, begun) && len(hosts) < offered {
-				hosts = append(hosts, d.Host)
+		t.ask(cmd.Context(), func(app *tenancy.App) error {
+			tenant, err := app.BySlug(cmd.Context(), args[0])
+			for _, d := range tenant.Domains {
+				if strings.HasPrefix(d.Host, begun) && len(hosts) < offered {
+					hosts = append(hosts, d.Host)
+				}
 			}
-		}
+			return err
+		})
 		return hosts, cobra.ShellCompDirectiveNoFileComp
 	}
 	return nil, cobra.ShellCompDirectiveNoFileComp

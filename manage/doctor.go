@@ -16,8 +16,8 @@ type checkup struct {
 	Error    string `json:"error,omitempty"` // why it could not be repaired
 }
 
-// erases reports the findings whose repair removes data: who asks for repairs may not know that there was any.
-func erases(f tenancy.Finding) bool {
+// moves reports the findings whose repair gives somebody's data another place or another owner. None removes it.
+func moves(f tenancy.Finding) bool {
 	return f.Code == tenancy.FindingStoreOrphan || f.Code == tenancy.FindingFilesOrphan
 }
 
@@ -26,8 +26,9 @@ func (t *tree) doctorCommand() *cobra.Command {
 	cmd := leaf(&cobra.Command{
 		Use:   "doctor",
 		Short: "Find what does not fit together, and repair it",
-		Long: "Compares the registry, the stores and the ledger, and says what repairing would do. Exits 1 when something was found\n" +
-			"that is still there at the end. Repairs that remove stores or files are asked about, or need --yes.",
+		Long: "Compares the registry, the stores and the ledger, and says what repairing would do, and what is under way. Exits 1 when\n" +
+			"something was found that is still there at the end. No repair removes what may be a customer's: a store or a\n" +
+			"directory that belongs to nobody is adopted or set aside, which is asked about, or needs --yes.",
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
 		found, err := app.Doctor(cmd.Context())
@@ -36,6 +37,10 @@ func (t *tree) doctorCommand() *cobra.Command {
 		}
 		if yes && !repair {
 			return usage(cmd, "--yes is for --repair")
+		}
+		under, err := app.Operations(cmd.Context())
+		if err != nil {
+			return err
 		}
 		list := make([]checkup, len(found))
 		left := 0
@@ -56,9 +61,9 @@ func (t *tree) doctorCommand() *cobra.Command {
 			}
 		}
 		if asJSON {
-			err = writeJSON(cmd.OutOrStdout(), map[string]any{"findings": list})
+			err = writeJSON(cmd.OutOrStdout(), map[string]any{"findings": list, "operations": append([]tenancy.Operation{}, under...)})
 		} else {
-			err = t.printCheckup(cmd, list, repair)
+			err = t.printCheckup(cmd, list, under, repair)
 		}
 		if err != nil || left == 0 {
 			return err
@@ -84,7 +89,7 @@ func (t *tree) repair(cmd *cobra.Command, app *tenancy.App, f tenancy.Finding, y
 	if f.Repair == "" {
 		return fmt.Errorf("%w: %s", tenancy.ErrNoRepair, f.Detail)
 	}
-	if erases(f) {
+	if moves(f) {
 		if err := t.confirm(cmd, yes, f.Subject, fmt.Sprintf("%s (%s)", f.Repair, f.Subject)); err != nil {
 			if !yes && !t.cfg.terminal(cmd.InOrStdin()) {
 				return errors.New("it " + f.Repair + "; say so with --yes")
@@ -95,7 +100,16 @@ func (t *tree) repair(cmd *cobra.Command, app *tenancy.App, f tenancy.Finding, y
 	return app.Repair(cmd.Context(), f)
 }
 
-func (t *tree) printCheckup(cmd *cobra.Command, list []checkup, repair bool) error {
+func (t *tree) printCheckup(cmd *cobra.Command, list []checkup, under []tenancy.Operation, repair bool) error {
+	if len(under) > 0 {
+		tab := newTable(cmd.OutOrStdout(), "UNDER WAY", "TENANT")
+		for _, op := range under {
+			tab.add(underWay(op), string(op.Tenant))
+		}
+		if err := tab.end(); err != nil {
+			return err
+		}
+	}
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "everything fits")
 		return err

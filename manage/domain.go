@@ -1,6 +1,7 @@
 package manage
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -15,26 +16,48 @@ func (t *tree) domainCommand() *cobra.Command {
 }
 
 func (t *tree) domainAdd() *cobra.Command {
-	cmd := leaf(&cobra.Command{Use: "add SLUG HOST…", Short: "Make hosts lead to a tenant", ValidArgsFunction: t.completeSlug()})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	var approved bool
+	cmd := leaf(&cobra.Command{
+		Use:   "add SLUG HOST…",
+		Short: "Make hosts lead to a tenant",
+		Long: "Makes hosts lead to a tenant, once the application approves of them. A host that has to be proved to be the tenant's\n" +
+			"waits until then: what is to be done is printed, and the same command, given again, looks whether it was done.",
+		ValidArgsFunction: t.completeSlug(),
+	})
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
+		add := app.AddDomain
+		if approved {
+			add = app.ApproveDomain
+		}
 		for _, host := range args[1:] {
-			_, err := app.AddDomain(cmd.Context(), tenant.ID, host)
-			if err := t.done(cmd, err, "%s leads to %s", host, args[0]); err != nil {
+			_, err := add(cmd.Context(), tenant.ID, host)
+			if err := t.done(cmd, pending(err), "%s leads to %s", host, args[0]); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	cmd.Flags().BoolVar(&approved, "approved", false, "do not ask the application for its approval")
 	return cmd
+}
+
+// pending adds to an error what makes a domain its tenant's.
+func pending(err error) error {
+	var wait *tenancy.DomainPendingError
+	if !errors.As(err, &wait) {
+		return err
+	}
+	name, kind, value := wait.Domain.Record()
+	return fmt.Errorf("%w\nwhere proof is asked for in DNS, it is the record\n  %s %s %q\nthe same command looks again; --approved needs no proof", err, name, kind, value)
 }
 
 func (t *tree) domainRemove() *cobra.Command {
 	cmd := leaf(&cobra.Command{Use: "remove SLUG HOST", Short: "Make a host lead nowhere", ValidArgsFunction: t.completeSlugHost})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err == nil {
 			tenant, err = app.RemoveDomain(cmd.Context(), tenant.ID, args[1])
@@ -56,7 +79,7 @@ func (t *tree) domainPrimary() *cobra.Command {
 		Short:             "Choose the domain that a tenant's URLs are built with",
 		ValidArgsFunction: t.completeSlugHost,
 	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err == nil {
 			_, err = app.SetPrimaryDomain(cmd.Context(), tenant.ID, args[1])
@@ -72,7 +95,7 @@ func (t *tree) domainMove() *cobra.Command {
 		Short:             "Make a host lead to another tenant than before",
 		ValidArgsFunction: t.completeHostSlug,
 	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		tenant, err := app.BySlug(cmd.Context(), args[1])
 		if err == nil {
 			_, err = app.MoveDomain(cmd.Context(), args[0], tenant.ID)

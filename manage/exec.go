@@ -31,7 +31,7 @@ func (t *tree) execCommand() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(cmd, "%w; flags of the command go behind --", err)
 	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		slug := ""
 		if !all {
 			if len(args) == 0 || cmd.ArgsLenAtDash() == 0 {
@@ -124,7 +124,7 @@ func (t *tree) execOne(cmd *cobra.Command, app *tenancy.App, slug string, force 
 		return err
 	}
 	defer leave()
-	err = c.Run(ctx, args, IO{
+	err = c.Run(ctx, app, args, IO{
 		In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), Terminal: t.cfg.terminal(cmd.InOrStdin()),
 	})
 	if err != nil && !errors.Is(err, errHelp) {
@@ -159,7 +159,7 @@ func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []s
 		ctx, leave, err := admit(ctx, app, &tenant, terms.force)
 		if err == nil {
 			defer leave()
-			err = c.Run(ctx, args, IO{In: strings.NewReader(""), Out: out, Err: complaints})
+			err = c.Run(ctx, app, args, IO{In: strings.NewReader(""), Out: out, Err: complaints})
 		}
 		out.end()
 		complaints.end()
@@ -209,7 +209,7 @@ func printTenantErrors(w io.Writer, failed []*tenancy.TenantError) error {
 		if i == shownFailures {
 			break
 		}
-		tab.add(f.Slug, shorten(said(f.Err), 160))
+		tab.add(f.Slug, shorten(said(f.Err), 200))
 	}
 	if err := tab.end(); err != nil {
 		return err

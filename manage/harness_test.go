@@ -126,26 +126,26 @@ func (p *place) run(t testing.TB, c *call) *call {
 	if ctx == nil {
 		ctx = t.Context()
 	}
-	var app *tenancy.App
-	options := []manage.Option{
-		manage.WithName("app"),
-		manage.WithOpen(func(ctx context.Context) (_ *tenancy.App, err error) {
-			app, err = p.open(ctx, c.old)
-			return app, err
-		}),
-		manage.WithTerminal(func(any) bool { return c.terminal }),
+	opened, closed := 0, 0
+	open := func(ctx context.Context) (*tenancy.App, func() error, error) {
+		app, err := p.open(ctx, c.old)
+		if err != nil {
+			return nil, nil, err
+		}
+		opened++
+		return app, func() error { closed++; return app.Close() }, nil
 	}
-	for _, cmd := range commands(func() *tenancy.App { return app }) {
+	options := []manage.Option{manage.WithName("app"), manage.WithActor("tester"), manage.WithTerminal(func(any) bool { return c.terminal })}
+	for _, cmd := range commands {
 		options = append(options, manage.WithCommand(cmd))
 	}
 	options = append(options, c.options...) // after those of the application, which they may replace
 	if c.in == nil {
 		c.in = strings.NewReader(c.stdin)
 	}
-	c.status = manage.Execute(ctx, nil, c.args, c.in, &c.stdout, &c.stderr, options...)
-	if app != nil {
-		require.NoError(t, app.Close())
-	}
+	c.status = manage.Execute(ctx, open, c.args, c.in, &c.stdout, &c.stderr, options...)
+	require.LessOrEqual(t, opened, 1, "a command opens the tenants once")
+	require.Equal(t, opened, closed, "what was opened is closed when Execute returns")
 	return c
 }
 
@@ -165,52 +165,50 @@ func (p *place) mustOld(t testing.TB, args ...string) {
 }
 
 // commands are those of the application under test.
-func commands(app func() *tenancy.App) []manage.Command {
-	return []manage.Command{
-		{Name: "ask", Short: "add questions", Run: func(ctx context.Context, args []string, _ manage.IO) error {
-			if len(args) == 0 {
-				return manage.Usagef("ask needs a question")
-			}
-			for _, question := range args {
-				_, err := app().DB().ExecContext(ctx, "INSERT INTO polls (id, question) SELECT count(*) + 1, $1 FROM polls", question)
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{Name: "questions", Short: "print the questions", Run: func(ctx context.Context, _ []string, stdio manage.IO) error {
-			rows, err := app().DB().QueryContext(ctx, "SELECT question FROM polls ORDER BY id")
+var commands = []manage.Command{
+	{Name: "ask", Short: "add questions", Run: func(ctx context.Context, app *tenancy.App, args []string, _ manage.IO) error {
+		if len(args) == 0 {
+			return manage.Usagef("ask needs a question")
+		}
+		for _, question := range args {
+			_, err := app.DB().ExecContext(ctx, "INSERT INTO polls (id, question) SELECT count(*) + 1, $1 FROM polls", question)
 			if err != nil {
 				return err
 			}
-			defer rows.Close()
-			for rows.Next() {
-				var question string
-				if err := rows.Scan(&question); err != nil {
-					return err
-				}
-				fmt.Fprintln(stdio.Out, question)
-			}
-			return rows.Err()
-		}},
-		{Name: "echo", Short: "print what it reads, and its arguments", Run: func(ctx context.Context, args []string, stdio manage.IO) error {
-			in, err := io.ReadAll(stdio.In)
-			if err != nil {
+		}
+		return nil
+	}},
+	{Name: "questions", Short: "print the questions", Run: func(ctx context.Context, app *tenancy.App, _ []string, stdio manage.IO) error {
+		rows, err := app.DB().QueryContext(ctx, "SELECT question FROM polls ORDER BY id")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var question string
+			if err := rows.Scan(&question); err != nil {
 				return err
 			}
-			t, _ := tenancy.From(ctx)
-			fmt.Fprintf(stdio.Out, "%s: %q %q\nno line break", t.Slug, in, args)
-			fmt.Fprintf(stdio.Err, "a complaint\n")
-			return nil
-		}},
-		{Name: "fail", Short: "fail in one tenant", Run: func(ctx context.Context, args []string, _ manage.IO) error {
-			if t, _ := tenancy.From(ctx); len(args) == 0 || args[0] == t.Slug {
-				return errors.New("it was told to")
-			}
-			return nil
-		}},
-	}
+			fmt.Fprintln(stdio.Out, question)
+		}
+		return rows.Err()
+	}},
+	{Name: "echo", Short: "print what it reads, and its arguments", Run: func(ctx context.Context, _ *tenancy.App, args []string, stdio manage.IO) error {
+		in, err := io.ReadAll(stdio.In)
+		if err != nil {
+			return err
+		}
+		t, _ := tenancy.From(ctx)
+		fmt.Fprintf(stdio.Out, "%s: %q %q\nno line break", t.Slug, in, args)
+		fmt.Fprintf(stdio.Err, "a complaint\n")
+		return nil
+	}},
+	{Name: "fail", Short: "fail in one tenant", Run: func(ctx context.Context, app *tenancy.App, args []string, _ manage.IO) error {
+		if t, _ := tenancy.From(ctx); len(args) == 0 || args[0] == t.Slug {
+			return errors.New("it was told to")
+		}
+		return nil
+	}},
 }
 
 // syncBuffer is a buffer that several goroutines may use.

@@ -1,13 +1,33 @@
-// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, exec, sql and
+// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, store, exec, sql and
 // doctor, as a tree of commands that the application mounts in its own binary, where its migrations are.
 //
-// An application that has no command line of its own hands over the arguments and ends with what comes back:
+// An application that has no command line of its own hands over its arguments, and an [Opener] that opens its tenants when
+// a command needs them. What was opened is closed before Execute returns, so that nothing is left for a defer that
+// [os.Exit] would skip:
 //
-//	os.Exit(manage.Execute(ctx, app, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+//	func main() { os.Exit(run()) }
+//
+//	func run() int {
+//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//		defer stop()
+//		return manage.Execute(ctx, open, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+//	}
+//
+//	func open(ctx context.Context) (*tenancy.App, func() error, error) {
+//		be, err := backend.Open(ctx, os.Getenv("DATABASE_URL"))
+//		if err != nil {
+//			return nil, nil, err
+//		}
+//		app, err := tenancy.Open(ctx, be, tenancy.Config{…})
+//		if err != nil {
+//			return nil, nil, errors.Join(err, be.Close())
+//		}
+//		return app, func() error { return errors.Join(app.Close(), be.Close()) }, nil
+//	}
 //
 // One that uses cobra mounts the tree, as its root or below it, and ends with [ExitStatus] of the error:
 //
-//	root.AddCommand(manage.New(app, manage.WithName("manage")))
+//	root.AddCommand(manage.New(open, manage.WithName("manage")))
 //
 // What the application registers with [WithCommand] can be run inside a tenant: exec thor -- createsuperuser.
 //
@@ -20,6 +40,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,12 +58,21 @@ const (
 	ExitUsage  = 2 // it was called in a wrong way; the message names the right one
 )
 
+// Opener opens the tenants. It is called once for a command that needs them, so that help and completion scripts do
+// without a database, and closeAll (which may be nil) once after that command.
+type Opener func(ctx context.Context) (app *tenancy.App, closeAll func() error, err error)
+
+// Opened is the Opener for an App that is open and stays the caller's.
+func Opened(app *tenancy.App) Opener {
+	return func(context.Context) (*tenancy.App, func() error, error) { return app, nil, nil }
+}
+
 // Option changes what [New] makes.
 type Option func(*config)
 
 type config struct {
 	name     string
-	open     func(context.Context) (*tenancy.App, error)
+	actor    string
 	commands []Command
 	terminal func(stream any) bool
 }
@@ -50,11 +80,9 @@ type config struct {
 // WithName sets the name of the command at the top, as the help and the messages have it. Defaults to the program's.
 func WithName(name string) Option { return func(c *config) { c.name = name } }
 
-// WithOpen sets where the tenants come from when New or Execute is given a nil App. open is called by the first command
-// that needs them, so that help and completion scripts do without a database. The App stays the caller's, who closes it.
-func WithOpen(open func(ctx context.Context) (*tenancy.App, error)) Option {
-	return func(c *config) { c.open = open }
-}
+// WithActor sets who is kept in the registry with each change that a command makes (see [tenancy.WithActor]), unless the
+// command's context says who it is. Defaults to the user of the operating system.
+func WithActor(name string) Option { return func(c *config) { c.actor = name } }
 
 // WithCommand registers a command that exec runs inside a tenant. The option may be given several times; the last
 // command of a name counts.
@@ -71,26 +99,20 @@ type Command struct {
 	Name string
 	// Short is the line about it in the help.
 	Short string
-	// Run does it. Its context is in the tenant and is cancelled by an interrupt; with exec --all it is called for
-	// several tenants at once. The arguments are those behind the name. An error that [Usagef] made, or
-	// [flag.ErrHelp], is taken as what it is; any other means that the command failed.
-	Run func(ctx context.Context, args []string, stdio IO) error
+	// Run does it. Its context is in the tenant and is cancelled by an interrupt; app is the one that the Opener opened,
+	// whose DB goes to that tenant's store. With exec --all it is called for several tenants at once. The arguments are
+	// those behind the name. An error that [Usagef] made, or [flag.ErrHelp], is taken as what it is; any other means
+	// that the command failed.
+	Run func(ctx context.Context, app *tenancy.App, args []string, stdio IO) error
 }
 
-// IO is where a command reads and writes.
-type IO struct {
-	In       io.Reader // empty with exec --all
-	Out, Err io.Writer
-	Terminal bool // In is a terminal: somebody can be asked
-}
-
-// New returns the tree of commands over app, which stays the caller's. Each command takes the context, the streams and
-// the arguments that cobra's methods set on the root that it is executed under.
+// New returns the tree of commands over the tenants that open opens. Each command takes the context, the streams and the
+// arguments that cobra's methods set on the root that it is executed under.
 //
 // Errors are for the root to print, as cobra does by default; those of several tenants or stores have been printed in
 // full by then, on the standard error. The process's exit status is for the caller: see [ExitStatus].
-func New(app *tenancy.App, opts ...Option) *cobra.Command {
-	t := &tree{app: app, cfg: config{name: programName(), terminal: isTerminal}}
+func New(open Opener, opts ...Option) *cobra.Command {
+	t := &tree{open: open, cfg: config{name: programName(), actor: defaultActor(), terminal: isTerminal}}
 	for _, opt := range opts {
 		opt(&t.cfg)
 	}
@@ -101,7 +123,7 @@ func New(app *tenancy.App, opts ...Option) *cobra.Command {
 	t.root = root
 	root.AddCommand(
 		t.migrateCommand(), t.rollbackCommand(), t.redoCommand(), t.baselineCommand(), t.statusCommand(),
-		t.tenantCommand(), t.domainCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
+		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)
@@ -110,10 +132,10 @@ func New(app *tenancy.App, opts ...Option) *cobra.Command {
 }
 
 // Execute runs the command that args name (without the program's name) and returns the exit status. What went wrong has
-// been printed to stderr. Cancelling ctx stops what is going on cleanly; a command that works on many stores then says
-// what is left to do.
-func Execute(ctx context.Context, app *tenancy.App, args []string, stdin io.Reader, stdout, stderr io.Writer, opts ...Option) int {
-	root := New(app, opts...)
+// been printed to stderr, and what open opened has been closed. Cancelling ctx stops what is going on cleanly; a command
+// that works on many stores then says what is left to do.
+func Execute(ctx context.Context, open Opener, args []string, stdin io.Reader, stdout, stderr io.Writer, opts ...Option) int {
+	root := New(open, opts...)
 	root.SilenceErrors = true
 	root.SetArgs(append([]string{}, args...)) // cobra takes nil for the process's own
 	root.SetIn(stdin)
@@ -185,34 +207,44 @@ func below(cmd *cobra.Command) string {
 // tree is what the commands of one New have in common.
 type tree struct {
 	cfg  config
-	app  *tenancy.App
+	open Opener
 	root *cobra.Command
 }
 
-// tenants returns the App, opening it when that was put off.
-func (t *tree) tenants(ctx context.Context) (*tenancy.App, error) {
-	if t.app == nil && t.cfg.open != nil {
-		app, err := t.cfg.open(ctx)
-		if err != nil {
-			return nil, err
-		}
-		t.app = app
+// with calls do with the tenants, opened for it.
+func (t *tree) with(ctx context.Context, do func(app *tenancy.App) error) (err error) {
+	if t.open == nil {
+		return errors.New("manage: there are no tenants to manage: New was given no Opener")
 	}
-	if t.app == nil {
-		return nil, errors.New("manage: there is no App; pass one to New, or WithOpen")
+	app, closeAll, err := t.open(ctx)
+	if err != nil {
+		return err
 	}
-	return t.app, nil
+	if closeAll != nil {
+		defer func() { err = errors.Join(err, closeAll()) }()
+	}
+	return do(app)
 }
 
 // run makes cobra's RunE of a command that needs the App.
 func (t *tree) run(do func(cmd *cobra.Command, app *tenancy.App, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		app, err := t.tenants(cmd.Context())
-		if err != nil {
-			return err
+		if tenancy.ActorFrom(cmd.Context()) == "" {
+			cmd.SetContext(tenancy.WithActor(cmd.Context(), t.cfg.actor))
 		}
-		return t.advise(do(cmd, app, args))
+		return t.with(cmd.Context(), func(app *tenancy.App) error { return t.advise(do(cmd, app, args)) })
 	}
+}
+
+// change is run for a command that changes something. What was begun before and was interrupted is finished first, since
+// that may be what the command is about.
+func (t *tree) change(do func(cmd *cobra.Command, app *tenancy.App, args []string) error) func(*cobra.Command, []string) error {
+	return t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if err := app.FinishOperations(cmd.Context()); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "what was begun before could not be finished: %s\n", said(err))
+		}
+		return do(cmd, app, args)
+	})
 }
 
 // advise adds to an error what to do about it, where the error itself cannot know the commands.
@@ -310,6 +342,14 @@ func helpCommand() *cobra.Command {
 			return about.Help()
 		},
 	}
+}
+
+// defaultActor is whoever has started the program.
+func defaultActor() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "command line"
 }
 
 func programName() string {

@@ -30,7 +30,7 @@ func TestMountedBelowAnotherRoot(t *testing.T) {
 	run := func(args ...string) (string, string, error) {
 		var stdout, stderr bytes.Buffer
 		root := &cobra.Command{Use: "shop", SilenceErrors: true}
-		root.AddCommand(&cobra.Command{Use: "serve", Run: func(*cobra.Command, []string) {}}, manage.New(app, manage.WithName("admin")))
+		root.AddCommand(&cobra.Command{Use: "serve", Run: func(*cobra.Command, []string) {}}, manage.New(manage.Opened(app), manage.WithName("admin")))
 		root.SetArgs(args)
 		root.SetOut(&stdout)
 		root.SetErr(&stderr)
@@ -59,7 +59,9 @@ func TestMountedBelowAnotherRoot(t *testing.T) {
 // Help, completion scripts and wrong calls need no database.
 func TestNeedsNoTenantsForHelp(t *testing.T) {
 	t.Parallel()
-	refuse := manage.WithOpen(func(context.Context) (*tenancy.App, error) { return nil, errors.New("the database is down") })
+	refuse := func(context.Context) (*tenancy.App, func() error, error) {
+		return nil, nil, errors.New("the database is down")
+	}
 	for args, want := range map[string]struct {
 		status int
 		says   string
@@ -75,13 +77,13 @@ func TestNeedsNoTenantsForHelp(t *testing.T) {
 		"__complete tenant show t": {manage.ExitOK, ":4\n"},
 	} {
 		var out syncBuffer
-		status := manage.Execute(t.Context(), nil, strings.Fields(args), strings.NewReader(""), &out, &out, manage.WithName("app"), refuse)
+		status := manage.Execute(t.Context(), refuse, strings.Fields(args), strings.NewReader(""), &out, &out, manage.WithName("app"))
 		assert.Equal(t, want.status, status, args)
 		assert.Contains(t, out.String(), want.says, args)
 	}
 	var out syncBuffer
 	assert.Equal(t, manage.ExitFailed, manage.Execute(t.Context(), nil, []string{"status"}, strings.NewReader(""), &out, &out))
-	assert.Contains(t, out.String(), "WithOpen")
+	assert.Contains(t, out.String(), "no Opener")
 }
 
 func TestExitStatus(t *testing.T) {
@@ -99,7 +101,7 @@ func TestCommandsOfOneName(t *testing.T) {
 	p := newPlace(t, backend.SQLite)
 	p.must(t, "tenant", "create", "thor")
 	command := func(says string) manage.Option {
-		return manage.WithCommand(manage.Command{Name: "hello", Run: func(_ context.Context, _ []string, stdio manage.IO) error {
+		return manage.WithCommand(manage.Command{Name: "hello", Run: func(_ context.Context, _ *tenancy.App, _ []string, stdio manage.IO) error {
 			_, err := fmt.Fprintln(stdio.Out, says)
 			return err
 		}})

@@ -175,6 +175,23 @@ func (t *tree) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 	if !t.cfg.terminal(cmd.InOrStdin()) {
 		return usage(cmd, "it %s; without a terminal to ask on, say so with --yes", what)
 	}
+	return t.askFor(cmd, word, what)
+}
+
+// confirmTyped is confirm for what destroys: nothing stands for the word but the word, typed on the terminal or given.
+func (t *tree) confirmTyped(cmd *cobra.Command, typed, word, what string) error {
+	switch {
+	case typed == word:
+		return nil
+	case cmd.Flags().Changed("confirm"):
+		return usage(cmd, "it %s; --confirm says %s", what, printable(typed))
+	case !t.cfg.terminal(cmd.InOrStdin()):
+		return usage(cmd, "it %s; without a terminal to ask on, say so with --confirm %s", what, printable(word))
+	}
+	return t.askFor(cmd, word, what)
+}
+
+func (t *tree) askFor(cmd *cobra.Command, word, what string) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "This %s.\nType %s to go on: ", printable(what), printable(word))
 	answer, err := readLine(cmd.Context(), cmd.InOrStdin())
 	if err != nil {

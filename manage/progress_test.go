@@ -12,6 +12,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/manage"
+	"github.com/tenement-go/tenement/tenancy"
 )
 
 // S70: a bar on a terminal, with nothing of it left at the end.
@@ -88,7 +89,7 @@ func TestInterruptedExec(t *testing.T) {
 	defer cancel()
 	c := p.run(t, &call{
 		ctx: ctx, args: []string{"exec", "--all", "--parallel", "1", "--", "wait"},
-		options: []manage.Option{manage.WithCommand(manage.Command{Name: "wait", Run: func(ctx context.Context, _ []string, _ manage.IO) error {
+		options: []manage.Option{manage.WithCommand(manage.Command{Name: "wait", Run: func(ctx context.Context, _ *tenancy.App, _ []string, _ manage.IO) error {
 			cancel()
 			<-ctx.Done()
 			return context.Cause(ctx)

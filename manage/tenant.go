@@ -1,8 +1,13 @@
 package manage
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,49 +19,102 @@ import (
 
 func (t *tree) tenantCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "tenant", Short: "Make, list, change and remove tenants"})
-	cmd.AddCommand(t.tenantCreate(), t.tenantList(), t.tenantShow(), t.tenantRename(), t.tenantSuspend(), t.tenantResume(),
-		t.tenantDelete(), t.tenantRestore(), t.tenantPurge())
+	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantHistory(), t.tenantRename(),
+		t.tenantSuspend(), t.tenantReadOnly(), t.tenantResume(), t.tenantDelete(), t.tenantRestore(), t.tenantPurge())
 	return cmd
 }
 
-func (t *tree) tenantCreate() *cobra.Command {
-	var spec tenancy.Spec
+// specFlags makes the flags of the commands that make a tenant, and returns what puts their values into the spec.
+func specFlags(cmd *cobra.Command, spec *tenancy.Spec) (complete func() error) {
 	var meta []string
-	cmd := leaf(&cobra.Command{
-		Use:     "create SLUG",
-		Short:   "Make a tenant",
-		Long:    "Makes a tenant, with a store at the newest version. Given again after it failed or was interrupted, it starts over.",
-		Example: "  " + t.cfg.name + " tenant create thor --name Thor --domain thor.example.com --meta plan=pro",
-	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&spec.Domains, "domain", nil, "a `HOST` that leads to it; may be repeated, the first one is primary")
+	flags.StringVar(&spec.Name, "name", "", "its `NAME`, for people (default: the slug)")
+	flags.StringArrayVar(&meta, "meta", nil, "metadata, `KEY=VALUE`; may be repeated")
+	flags.BoolVar(&spec.Reserved, "reserved", false, "allow a slug that is reserved, such as www")
+	for _, name := range []string{"domain", "name", "meta"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
+	return func() error {
 		values, err := parseMeta(meta)
 		if err != nil {
 			return usage(cmd, "%w", err)
 		}
-		spec.Slug = args[0]
 		if values != nil {
 			spec.Meta = values
 		}
+		return nil
+	}
+}
+
+func (t *tree) tenantCreate() *cobra.Command {
+	var spec tenancy.Spec
+	cmd := leaf(&cobra.Command{
+		Use:               "create SLUG",
+		Short:             "Make a tenant",
+		Long:              "Makes a tenant, with a store at the newest version. Given again after it failed or was interrupted, it starts over.",
+		Example:           "  " + t.cfg.name + " tenant create thor --name Thor --domain thor.example.com --meta plan=pro",
+		ValidArgsFunction: cobra.NoFileCompletions,
+	})
+	complete := specFlags(cmd, &spec)
+	// Not change: a creation that was interrupted is what this command itself goes on with.
+	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if err := complete(); err != nil {
+			return err
+		}
+		spec.Slug = args[0]
 		tenant, err := app.Create(cmd.Context(), spec)
 		if err != nil {
 			return err
 		}
-		line := "made tenant " + tenant.Slug
-		if domain := tenant.PrimaryDomain(); domain != "" {
-			line += " at " + domain
+		return t.done(cmd, nil, "made tenant %s%s", tenant.Slug, at(tenant))
+	})
+	cmd.Flags().StringVar(&spec.Store, "store", "", "the name of its `STORE` (default: the slug)")
+	_ = cmd.RegisterFlagCompletionFunc("store", cobra.NoFileCompletions)
+	return cmd
+}
+
+// at says where a tenant is to be found.
+func at(tenant tenancy.Tenant) string {
+	if domain := tenant.PrimaryDomain(); domain != "" {
+		return " at " + domain
+	}
+	return ""
+}
+
+func (t *tree) tenantAdopt() *cobra.Command {
+	var spec tenancy.Spec
+	cmd := leaf(&cobra.Command{
+		Use:   "adopt STORE [SLUG]",
+		Short: "Make a tenant of a schema or a file that is there already",
+		Long: "Makes a tenant of a store that is nobody's: a schema or a file from before there were tenants, or one that was restored\n" +
+			"from a dump. Its tables stay as they are. Where they came without migrations, baseline records which ones they have.",
+		Example:           "  " + t.cfg.name + " tenant adopt thor --domain thor.example.com",
+		ValidArgsFunction: cobra.NoFileCompletions,
+	})
+	complete := specFlags(cmd, &spec)
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if err := complete(); err != nil {
+			return err
 		}
-		fmt.Fprintln(cmd.OutOrStdout(), line)
+		spec.Store = args[0]
+		if len(args) > 1 {
+			spec.Slug = args[1]
+		}
+		tenant, err := app.Adopt(cmd.Context(), spec)
+		if err != nil {
+			return err
+		}
+		if err := t.done(cmd, nil, "store %s is that of tenant %s%s", tenant.Store, tenant.Slug, at(tenant)); err != nil {
+			return err
+		}
+		if err := app.Migrator().Ready(cmd.Context(), tenant.Route()); errors.Is(err, tenancy.ErrBehind) {
+			root := t.root.CommandPath()
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s\n%[2]s migrate --tenant %[3]s brings it up to date; %[2]s baseline --tenant %[3]s records what it has already\n",
+				said(err), root, tenant.Slug)
+		}
 		return nil
 	})
-	flags := cmd.Flags()
-	flags.StringArrayVar(&spec.Domains, "domain", nil, "a `HOST` that leads to it; may be repeated, the first one is primary")
-	flags.StringVar(&spec.Name, "name", "", "its `NAME`, for people (default: the slug)")
-	flags.StringVar(&spec.Store, "store", "", "the name of its `STORE` (default: the slug)")
-	flags.StringArrayVar(&meta, "meta", nil, "metadata, `KEY=VALUE`; may be repeated")
-	cmd.ValidArgsFunction = cobra.NoFileCompletions
-	for _, name := range []string{"domain", "name", "store", "meta"} {
-		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
-	}
 	return cmd
 }
 
@@ -85,11 +143,21 @@ var statuses = []string{
 }
 
 func (t *tree) tenantList() *cobra.Command {
-	var status []string
+	var status, meta []string
 	var asJSON bool
 	cmd := leaf(&cobra.Command{Use: "list", Short: "List tenants"})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
 		var filter tenancy.Filter
+		members, err := parseMeta(meta)
+		if err != nil {
+			return usage(cmd, "%w", err)
+		}
+		for key, value := range members {
+			if filter.Meta == nil {
+				filter.Meta = map[string]any{}
+			}
+			filter.Meta[key] = value
+		}
 		for _, s := range status {
 			if !slices.Contains(statuses, s) {
 				return usage(cmd, "--status %q is none; there are %s", s, strings.Join(statuses, ", "))
@@ -124,193 +192,122 @@ func (t *tree) tenantList() *cobra.Command {
 		return tab.end()
 	})
 	cmd.Flags().StringSliceVar(&status, "status", nil, "only those that are `STATUS`: "+strings.Join(statuses, ", "))
+	cmd.Flags().StringArrayVar(&meta, "meta", nil, "only those whose metadata has `KEY=VALUE`; may be repeated")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	_ = cmd.RegisterFlagCompletionFunc("meta", cobra.NoFileCompletions)
 	_ = cmd.RegisterFlagCompletionFunc("status", cobra.FixedCompletions(statuses, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// shown is a tenant with what is under way, as JSON has it.
+type shown struct {
+	tenancy.Tenant
+	Operations []tenancy.Operation
+	Pending    []tenancy.PendingDomain
+}
+
+// MarshalJSON adds to the tenant's own members.
+func (s shown) MarshalJSON() ([]byte, error) {
+	text, err := json.Marshal(s.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return nil, err
+	}
+	more, err := json.Marshal(map[string]any{
+		"operations":      append([]tenancy.Operation{}, s.Operations...),
+		"pending_domains": append([]tenancy.PendingDomain{}, s.Pending...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(append(bytes.TrimSuffix(text, []byte("}")), ','), more[1:]...), nil
+}
+
+// look reads all that is known about a tenant.
+func look(ctx context.Context, app *tenancy.App, slug string) (s shown, err error) {
+	if s.Tenant, err = app.BySlug(ctx, slug); err != nil {
+		return s, err
+	}
+	operations, err := app.Operations(ctx)
+	if err != nil {
+		return s, err
+	}
+	for _, op := range operations {
+		if op.Tenant == s.ID {
+			s.Operations = append(s.Operations, op)
+		}
+	}
+	s.Pending, err = app.PendingDomains(ctx, s.ID)
+	return s, err
 }
 
 func (t *tree) tenantShow() *cobra.Command {
 	var asJSON bool
 	cmd := leaf(&cobra.Command{Use: "show SLUG", Short: "Show all that is known about a tenant", ValidArgsFunction: t.completeSlug()})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err != nil {
+		s, err := look(cmd.Context(), app, args[0])
+		switch {
+		case err != nil:
 			return err
+		case asJSON:
+			return writeJSON(cmd.OutOrStdout(), s)
 		}
-		if asJSON {
-			return writeJSON(cmd.OutOrStdout(), tenant)
-		}
-		tab := newTable(cmd.OutOrStdout(), "slug", tenant.Slug)
-		tab.add("name", tenant.Name)
-		tab.add("id", string(tenant.ID))
-		status := string(tenant.Status)
-		if tenant.Reason != "" {
-			status += ": " + tenant.Reason
-		}
-		tab.add("status", status)
-		tab.add("store", tenant.Store.String())
-		for _, d := range tenant.Domains {
-			if d.Primary {
-				tab.add("domain", d.Host+" (primary)")
-			} else {
-				tab.add("domain", d.Host)
-			}
-		}
-		var meta map[string]json.RawMessage
-		if err := json.Unmarshal(tenant.Meta, &meta); err == nil {
-			for _, key := range sortedKeys(meta) {
-				value := string(meta[key])
-				var text string
-				if json.Unmarshal(meta[key], &text) == nil {
-					value = text
-				}
-				tab.add("meta", key+"="+value)
-			}
-		}
-		tab.add("created", tenant.Created.Format(time.RFC3339))
-		tab.add("updated", tenant.Updated.Format(time.RFC3339))
-		return tab.end()
+		return s.print(cmd.OutOrStdout())
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
+func (s shown) print(w io.Writer) error {
+	tab := newTable(w, "slug", s.Slug)
+	tab.add("name", s.Name)
+	tab.add("id", string(s.ID))
+	status := string(s.Status)
+	if s.Reason != "" {
+		status += ": " + s.Reason
 	}
-	slices.Sort(keys)
-	return keys
+	tab.add("status", status)
+	for _, op := range s.Operations {
+		tab.add("under way", underWay(op))
+	}
+	tab.add("store", s.Store.String())
+	for _, d := range s.Domains {
+		if d.Primary {
+			tab.add("domain", d.Host+" (primary)")
+		} else {
+			tab.add("domain", d.Host)
+		}
+	}
+	for _, d := range s.Pending {
+		tab.add("domain", d.Host+" (not approved: "+d.Reason+")")
+	}
+	var meta map[string]json.RawMessage
+	if err := json.Unmarshal(s.Meta, &meta); err == nil {
+		for _, key := range slices.Sorted(maps.Keys(meta)) {
+			value := string(meta[key])
+			var text string
+			if json.Unmarshal(meta[key], &text) == nil {
+				value = text
+			}
+			tab.add("meta", key+"="+value)
+		}
+	}
+	tab.add("created", s.Created.Format(time.RFC3339))
+	tab.add("updated", s.Updated.Format(time.RFC3339))
+	return tab.end()
 }
 
-func (t *tree) tenantRename() *cobra.Command {
-	cmd := leaf(&cobra.Command{
-		Use:               "rename SLUG NEWSLUG",
-		Short:             "Give a tenant another slug",
-		Long:              "Gives a tenant another slug. Its store, where it is named after the slug, is renamed too; domains stay.",
-		ValidArgsFunction: t.completeSlug(tenancy.Active, tenancy.Suspended),
-	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err == nil {
-			tenant, err = app.Rename(cmd.Context(), tenant.ID, args[1])
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s is %s now\n", printable(args[0]), tenant.Slug)
-		return nil
-	})
-	return cmd
-}
-
-func (t *tree) tenantSuspend() *cobra.Command {
-	var reason string
-	cmd := leaf(&cobra.Command{
-		Use:               "suspend SLUG",
-		Short:             "Stop serving a tenant, until it is resumed",
-		ValidArgsFunction: t.completeSlug(tenancy.Active),
-	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err == nil {
-			_, err = app.Suspend(cmd.Context(), tenant.ID, reason)
-		}
-		return t.done(cmd, err, "%s is suspended", args[0])
-	})
-	cmd.Flags().StringVar(&reason, "reason", "", "why; `TEXT` for those who ask")
-	return cmd
-}
-
-func (t *tree) tenantResume() *cobra.Command {
-	cmd := leaf(&cobra.Command{
-		Use:               "resume SLUG",
-		Short:             "Serve a suspended tenant again",
-		ValidArgsFunction: t.completeSlug(tenancy.Suspended),
-	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err == nil {
-			_, err = app.Activate(cmd.Context(), tenant.ID)
-		}
-		return t.done(cmd, err, "%s is active", args[0])
-	})
-	return cmd
-}
-
-func (t *tree) tenantDelete() *cobra.Command {
-	var yes bool
-	cmd := leaf(&cobra.Command{
-		Use:               "delete SLUG",
-		Short:             "Stop serving a tenant for good; it can be restored until it is purged",
-		ValidArgsFunction: t.completeSlug(tenancy.Active, tenancy.Suspended, tenancy.Failed, tenancy.Provisioning),
-	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		if err := t.confirm(cmd, yes, tenant.Slug, "stops "+described(tenant)+" from being served"); err != nil {
-			return err
-		}
-		_, err = app.Delete(cmd.Context(), tenant.ID)
-		return t.done(cmd, err, "%s is deleted; %s tenant restore %[1]s brings it back, until it is purged", args[0], t.root.CommandPath())
-	})
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
-}
-
-func (t *tree) tenantRestore() *cobra.Command {
-	cmd := leaf(&cobra.Command{Use: "restore SLUG", Short: "Undo delete", ValidArgsFunction: t.completeSlug(tenancy.Deleted)})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err == nil {
-			tenant, err = app.Restore(cmd.Context(), tenant.ID)
-		}
-		return t.done(cmd, err, "%s is %s", args[0], tenant.Status)
-	})
-	return cmd
-}
-
-func (t *tree) tenantPurge() *cobra.Command {
-	var yes bool
-	cmd := leaf(&cobra.Command{
-		Use:               "purge SLUG",
-		Short:             "Remove a deleted tenant with all its data",
-		ValidArgsFunction: t.completeSlug(tenancy.Deleted),
-	})
-	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.BySlug(cmd.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		if tenant.Status != tenancy.Deleted {
-			return fmt.Errorf("%s is %s; delete it first: %s tenant delete %[1]s", tenant.Slug, tenant.Status, t.root.CommandPath())
-		}
-		if err := t.confirm(cmd, yes, tenant.Slug, "removes "+described(tenant)+" with all its data, for good"); err != nil {
-			return err
-		}
-		return t.done(cmd, app.Purge(cmd.Context(), tenant.ID), "%s is gone", args[0])
-	})
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
-}
-
-// described is a tenant as whoever is about to remove it should see it.
-func described(tenant tenancy.Tenant) string {
-	text := tenant.Slug
-	if tenant.Name != tenant.Slug {
-		text += fmt.Sprintf(" (%s)", cell(tenant.Name))
+// underWay is an operation as people read it.
+func underWay(op tenancy.Operation) string {
+	text := fmt.Sprintf("%s, since %s, at %s", op.Kind, op.Started.Format(time.RFC3339), op.Step)
+	switch {
+	case op.Stopped:
+		text += "; stopped: " + op.Error
+	case op.Error != "":
+		text += "; to be tried again: " + op.Error
 	}
 	return text
-}
-
-// done prints what was done, unless it was not.
-func (t *tree) done(cmd *cobra.Command, err error, format string, args ...any) error {
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
-	return err
 }

@@ -13,14 +13,20 @@ import (
 // returns ErrMalformedHost, ErrUnknownHost, or ErrUnavailable when the registry cannot be asked about a host that is
 // not in the cache. A host in the cache costs no allocation and takes no lock. The tenant must not be written to.
 func (a *App) Resolve(ctx context.Context, host string) (*Tenant, error) {
-	name, err := NormalizeHost(host)
+	name, err := a.NormalizeHost(host)
 	if err != nil {
 		return nil, err
 	}
-	if a.cfg.IgnoreWWW {
+	return a.resolve(ctx, a.hosts, name)
+}
+
+// NormalizeHost is [NormalizeHost] as this App compares hosts: with [Config.IgnoreWWW], without a leading "www.".
+func (a *App) NormalizeHost(host string) (string, error) {
+	name, err := NormalizeHost(host)
+	if err == nil && a.cfg.IgnoreWWW {
 		name = stripWWW(name)
 	}
-	return a.resolve(ctx, a.hosts, name)
+	return name, err
 }
 
 // ResolveSlug is [App.Resolve] for a slug. It returns ErrNotFound for one that no tenant has or could have.

@@ -15,31 +15,27 @@ import (
 	"github.com/tenement-go/tenement/tenancy"
 )
 
-// command runs a management command and returns the exit status. The stores are opened by the commands that need them.
+// command runs a management command and returns the exit status. The stores are opened for the commands that need them.
 func command(ctx context.Context, log *slog.Logger, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	var app *tenancy.App
-	closeApp := func() {}
-	defer func() { closeApp() }()
-	return manage.Execute(ctx, nil, args, stdin, stdout, stderr,
+	opener := func(ctx context.Context) (*tenancy.App, func() error, error) {
+		p, err := open(ctx, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return p.app, p.Close, nil
+	}
+	return manage.Execute(ctx, opener, args, stdin, stdout, stderr,
 		manage.WithName("polls"),
-		manage.WithOpen(func(ctx context.Context) (*tenancy.App, error) {
-			opened, closeOpened, err := open(ctx, log)
-			if err != nil {
-				return nil, err
-			}
-			app, closeApp = opened, closeOpened
-			return app, nil
-		}),
 		manage.WithCommand(manage.Command{
 			Name: "createsuperuser", Short: "add a user who may do everything in the admin",
-			Run: func(ctx context.Context, args []string, stdio manage.IO) error {
-				return createSuperuser(ctx, polls.NewStore(app.DB()), args, stdio)
+			Run: func(ctx context.Context, app *tenancy.App, args []string, stdio manage.IO) error {
+				return createSuperuser(ctx, newStore(app.DB()), args, stdio)
 			},
 		}),
 		manage.WithCommand(manage.Command{
 			Name: "seed", Short: "add the polls of the demo, unless there are any polls",
-			Run: func(ctx context.Context, args []string, stdio manage.IO) error {
-				return seed(ctx, polls.NewStore(app.DB()), args, stdio)
+			Run: func(ctx context.Context, app *tenancy.App, args []string, stdio manage.IO) error {
+				return seed(ctx, newStore(app.DB()), args, stdio)
 			},
 		}),
 	)
@@ -61,21 +57,57 @@ func parse(flags *flag.FlagSet, args []string, stdio manage.IO) error {
 func createSuperuser(ctx context.Context, store *polls.Store, args []string, stdio manage.IO) error {
 	flags := flag.NewFlagSet("createsuperuser", flag.ContinueOnError)
 	username := flags.String("username", "admin", "their `NAME`")
-	given := flags.String("password", "", "their password (default: $POLLS_ADMIN_PASSWORD, else one is made up and printed)")
+	given := flags.String("password", "", "their password, which whoever lists the machine's processes can read; without it:\n"+
+		"$POLLS_ADMIN_PASSWORD, else it is asked for on a terminal, else one is made up and printed")
 	if err := parse(flags, args, stdio); err != nil {
 		return err
 	}
-	chosen := cmp.Or(*given, os.Getenv("POLLS_ADMIN_PASSWORD"))
-	password := cmp.Or(chosen, rand.Text())
+	if message := polls.CheckUsername(*username); message != "" {
+		return manage.Usagef("-username: %s", message) // before anybody is asked for a password
+	}
+	password, madeUp := cmp.Or(*given, os.Getenv("POLLS_ADMIN_PASSWORD")), false
+	var err error
+	switch {
+	case password != "":
+	case stdio.Terminal:
+		password, err = choosePassword(ctx, *username, stdio)
+	default:
+		password, madeUp = rand.Text(), true
+	}
+	if err != nil {
+		return err
+	}
 	if _, err := polls.CreateSuperuser(ctx, store, *username, password); err != nil {
 		return err
 	}
-	if chosen == "" {
+	if madeUp {
 		fmt.Fprintf(stdio.Out, "made the superuser %s with the password %s (shown only now)\n", *username, password)
 	} else {
 		fmt.Fprintf(stdio.Out, "made the superuser %s\n", *username)
 	}
 	return nil
+}
+
+// choosePassword asks until there is a password that can be used, typed twice.
+func choosePassword(ctx context.Context, username string, stdio manage.IO) (string, error) {
+	for {
+		password, err := stdio.ReadPassword(ctx, "Password for "+username+": ")
+		if err != nil {
+			return "", err
+		}
+		if message := polls.CheckPassword(username, password); message != "" {
+			fmt.Fprintln(stdio.Err, message)
+			continue
+		}
+		again, err := stdio.ReadPassword(ctx, "Once more: ")
+		if err != nil {
+			return "", err
+		}
+		if again == password {
+			return password, nil
+		}
+		fmt.Fprintln(stdio.Err, "These were two different ones.")
+	}
 }
 
 func seed(ctx context.Context, store *polls.Store, args []string, stdio manage.IO) error {

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/manage"
 )
 
 // asProcess, when set, makes the test binary the program.
@@ -148,7 +149,7 @@ func TestServes(t *testing.T) {
 	onEach(t, func(t *testing.T) {
 		const thor, potter = "thor.polls.localhost", "potter.polls.localhost"
 		first := serving(t)
-		match := regexp.MustCompile(`made the tenants thor and potter; .* password (\S+) in both`).FindStringSubmatch(first.said)
+		match := regexp.MustCompile(`making the tenants thor and potter; .* password (\S+) in both`).FindStringSubmatch(first.said)
 		require.Len(t, match, 2, first.said)
 		password := match[1]
 
@@ -176,7 +177,7 @@ func TestServes(t *testing.T) {
 		assert.Zero(t, first.stop())
 
 		second := serving(t)
-		assert.NotContains(t, second.said, "made the tenants")
+		assert.NotContains(t, second.said, "making the tenants")
 		assert.ElementsMatch(t, append(thors, "Added?"), second.questions(thor))
 		assert.ElementsMatch(t, potters, second.questions(potter))
 		assert.Zero(t, second.stop())
@@ -275,11 +276,24 @@ func TestCommands(t *testing.T) {
 		assert.Equal(t, 2, run(t.Context(), []string{"exec", "odin", "--", "seed", "much"}, strings.NewReader(""), &stdout, &stderr))
 
 		s := serving(t)
-		assert.NotContains(t, s.said, "made the tenants", "the demo is for an empty registry")
+		assert.NotContains(t, s.said, "making the tenants", "the demo is for an empty registry")
 		assert.NotEmpty(t, s.questions("odin.polls.localhost"))
 		status, _ := s.call("POST", "odin.polls.localhost", "/login/", "", map[string]string{"username": "root", "password": "correct-horse"})
 		assert.Equal(t, http.StatusOK, status)
 	})
+}
+
+// On a terminal the password is asked for, until there is one that can be used and was typed twice.
+func TestChoosePassword(t *testing.T) {
+	var said strings.Builder
+	typed := "short\ncorrect-horse\ncorrect-hose\ncorrect-horse\ncorrect-horse\n"
+	password, err := choosePassword(t.Context(), "admin", manage.IO{In: strings.NewReader(typed), Err: &said})
+	require.NoError(t, err)
+	assert.Equal(t, "correct-horse", password)
+	assert.Contains(t, said.String(), "at least 8 characters")
+	assert.Contains(t, said.String(), "two different ones")
+	_, err = choosePassword(t.Context(), "admin", manage.IO{In: strings.NewReader("short\n"), Err: io.Discard})
+	require.ErrorIs(t, err, io.EOF, "nobody is there to ask")
 }
 
 // Help touches nothing; what cannot work says why, and how it would.

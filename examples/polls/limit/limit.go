@@ -65,5 +65,13 @@ func (l *Limiter) Take(key string) (wait time.Duration) {
 	return wait
 }
 
-// Forget takes back what was counted for the key: it turned out to be harmless.
+// Forget takes back all that was counted for the key: it turned out to be harmless.
 func (l *Limiter) Forget(key string) { l.cache.Invalidate(key) }
+
+// Return takes back one attempt: where many use one key, what one of them did says nothing about the others.
+func (l *Limiter) Return(key string) {
+	l.cache.ComputeIfPresent(key, func(w window) (window, otter.ComputeOp) {
+		w.attempts = max(0, w.attempts-1)
+		return w, otter.WriteOp
+	})
+}

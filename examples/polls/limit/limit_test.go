@@ -30,6 +30,10 @@ func TestLimiter(t *testing.T) {
 		l.Take("a")
 	}
 	assert.NotZero(t, l.Take("a"))
+	l.Return("a")
+	assert.Zero(t, l.Take("a"))
+	assert.NotZero(t, l.Take("a"), "one was taken back, no more")
+	l.Return("nothing was counted for it")
 	now = now.Add(time.Minute)
 	assert.Zero(t, l.Take("a"), "a new window begins")
 }

@@ -175,12 +175,6 @@ var functions = template.FuncMap{
 		}
 		return digits + " " + many
 	},
-	"percent": func(part, whole int64) string {
-		if whole == 0 {
-			return "0%"
-		}
-		return strconv.FormatInt((200*part+whole)/(2*whole), 10) + "%"
-	},
 	"day":     func(t time.Time) string { return t.Format("2 January 2006") },
 	"instant": func(t time.Time) string { return t.Format(time.RFC3339) },
 }

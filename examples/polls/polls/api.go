@@ -188,7 +188,7 @@ func (h *handler) apiSignUp(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	u, err := h.store.CreateUser(r.Context(), n)
+	u, err := h.signUp(r, n)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -207,7 +207,7 @@ func (h *handler) apiLogin(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	u, err := h.authenticate(r.Context(), username, password)
+	u, err := h.authenticate(r, username, password)
 	if err != nil {
 		h.fail(w, r, err)
 		return

@@ -268,49 +268,6 @@ func TestListIsPaged(t *testing.T) {
 	})
 }
 
-func TestLoginIsRateLimitedByUserAndKey(t *testing.T) {
-	t.Parallel()
-	type tenant struct{}
-	cfg := polls.Config{
-		LoginAttempts: 3, LoginWindow: time.Minute,
-		Key: func(ctx context.Context, parts ...string) string {
-			who, _ := ctx.Value(tenant{}).(string)
-			return who + "/" + strings.Join(parts, "/")
-		},
-	}
-	onBothWith(t, cfg, func(t *testing.T, a *app) {
-		a.user("freya")
-		a.user("loki")
-		wrong := fields{"username": "freya", "password": "wrong-horse"}
-		for range 3 {
-			a.api("POST", "/login/", "", wrong).fails(http.StatusUnauthorized, "")
-		}
-		got := a.api("POST", "/login/", "", fields{"username": "freya", "password": password})
-		got.fails(http.StatusTooManyRequests, "")
-		assert.Equal(t, "60", got.Header().Get("Retry-After"), "not even the right password, for now")
-
-		// The pages count with the API, other users and other tenants by themselves.
-		page := a.browser().send("POST", "/login/", map[string][]string{"username": {"freya"}, "password": {password}}, nil)
-		assert.Equal(t, http.StatusTooManyRequests, page.Code)
-		assert.Equal(t, "60", page.Header().Get("Retry-After"))
-		a.token("loki")
-		inner := a.handler
-		a.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tenant{}, "potter")))
-		})
-		a.token("freya")
-		a.handler = inner
-
-		a.clock.Advance(time.Minute)
-		a.token("freya")
-		// Logging in forgives what was wrong before.
-		for range 10 {
-			a.api("POST", "/login/", "", wrong).fails(http.StatusUnauthorized, "")
-			a.token("freya")
-		}
-	})
-}
-
 func TestServerFaultsAreNotTold(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, a *app) {

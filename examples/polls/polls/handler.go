@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tenement-go/tenement/examples/polls/limit"
+	"github.com/tenement-go/tenement/examples/polls/client"
 	"github.com/tenement-go/tenement/examples/polls/page"
 )
 
@@ -24,16 +24,16 @@ type Config struct {
 	// URL turns a path of the application, which begins with a slash, into the path that the browser uses. Needed where
 	// the application lives under a prefix that is taken away before the handler sees it. Defaults to the path itself.
 	URL func(ctx context.Context, path string) string
-	// Key makes the key under which something is remembered in memory: what one process counts for several databases must
-	// not be counted together. Defaults to the parts, joined.
-	Key func(ctx context.Context, parts ...string) string
-	// SecureCookies marks the session's cookie for HTTPS only. It is always marked when the request came by TLS; set this
-	// where a proxy in front speaks TLS.
-	SecureCookies bool
-	// LoginAttempts is how many times a user's password may be wrong within LoginWindow. Defaults to 10.
+	// Proxies are those in front that are believed when they say who asks, and whether by TLS. Defaults to none.
+	Proxies client.Proxies
+	// LoginAttempts is how many times a user's password may be wrong within LoginWindow, from one network or from one
+	// browser that the user has logged in with before. Defaults to 10. Ten times as many may come from one network for
+	// all users, and for one user from all networks together.
 	LoginAttempts int
 	// LoginWindow defaults to 5 minutes.
 	LoginWindow time.Duration
+	// SignUpsPerHour is how many users one network may add in an hour. Defaults to 100.
+	SignUpsPerHour int
 	// Logger gets the errors that users are not told. Defaults to [slog.Default].
 	Logger *slog.Logger
 }
@@ -42,10 +42,9 @@ type Config struct {
 type SiteInfo struct{ Name string }
 
 const (
-	maxBody       = 64 << 10
-	sessionCookie = "polls_session"
-	pageSize      = 60
-	maxPageSize   = 100
+	maxBody     = 64 << 10
+	pageSize    = 60
+	maxPageSize = 100
 )
 
 //go:embed openapi.json
@@ -56,7 +55,7 @@ type handler struct {
 	store *Store
 	cfg   Config
 	pages page.Set
-	login *limit.Limiter
+	guard guard
 }
 
 // A route is one method and path. Where both api and page are set, the request decides: see wantsPage.
@@ -121,9 +120,6 @@ func Handler(store *Store, cfg Config) http.Handler {
 	if cfg.URL == nil {
 		cfg.URL = func(_ context.Context, path string) string { return path }
 	}
-	if cfg.Key == nil {
-		cfg.Key = func(_ context.Context, parts ...string) string { return strings.Join(parts, "\x00") }
-	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -135,7 +131,7 @@ func Handler(store *Store, cfg Config) http.Handler {
 		store: store,
 		cfg:   cfg,
 		pages: page.Parse(templates, "."),
-		login: limit.New(limit.Config{Attempts: cfg.LoginAttempts, Window: cfg.LoginWindow, Now: store.now}),
+		guard: newGuard(cfg, store),
 	}
 
 	mux := http.NewServeMux()
@@ -315,6 +311,8 @@ func explain(err error) *problem {
 		return &problem{Status: http.StatusConflict, Message: "You have voted on this poll already."}
 	case errors.Is(err, ErrTooManyChoices):
 		return &problem{Status: http.StatusConflict, Message: "A poll has at most " + strconv.Itoa(MaxChoices) + " choices.", Field: "choice_text"}
+	case errors.Is(err, ErrPlanLimit):
+		return &problem{Status: http.StatusConflict, Message: "There are as many polls as the plan allows. Delete one, or ask for a larger plan.", Field: "question"}
 	case errors.Is(err, ErrLastSuperuser):
 		return &problem{Status: http.StatusConflict, Message: "One superuser must be left. Make somebody else one first."}
 	case errors.Is(err, ErrBusy):
@@ -356,24 +354,4 @@ func pathID(r *http.Request, name string) (int64, error) {
 		return 0, ErrNotFound
 	}
 	return id, nil
-}
-
-// authenticate checks a username and a password, both of a page and of the API, so many times for a user and no more.
-func (h *handler) authenticate(ctx context.Context, username, password string) (User, error) {
-	if CheckUsername(username) != "" {
-		return User{}, ErrCredentials // Nobody has such a name, so there is nothing to count.
-	}
-	key := h.cfg.Key(ctx, "login", username)
-	if wait := h.login.Take(key); wait > 0 {
-		return User{}, &problem{
-			Status:     http.StatusTooManyRequests,
-			Message:    "Too many attempts for this username. Try again later.",
-			RetryAfter: wait,
-		}
-	}
-	u, err := h.store.Authenticate(ctx, username, password)
-	if err == nil {
-		h.login.Forget(key)
-	}
-	return u, err
 }

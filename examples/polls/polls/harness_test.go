@@ -59,6 +59,7 @@ type app struct {
 	handler http.Handler
 	clock   *clock
 	log     *bytes.Buffer
+	remote  string // where requests come from, unless it is ""
 }
 
 // onBoth runs a test over a fresh SQLite file and over a fresh Postgres database.
@@ -67,23 +68,23 @@ func onBoth(t *testing.T, test func(t *testing.T, a *app)) {
 	onBothWith(t, polls.Config{}, test)
 }
 
-func onBothWith(t *testing.T, cfg polls.Config, test func(t *testing.T, a *app)) {
+func onBothWith(t *testing.T, cfg polls.Config, test func(t *testing.T, a *app), options ...polls.Option) {
 	t.Helper()
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		test(t, newApp(t, openSQLite(t), cfg))
+		test(t, newApp(t, openSQLite(t), cfg, options...))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		test(t, newApp(t, openPostgres(t), cfg))
+		test(t, newApp(t, openPostgres(t), cfg, options...))
 	})
 }
 
-func newApp(t *testing.T, db *sql.DB, cfg polls.Config) *app {
+func newApp(t *testing.T, db *sql.DB, cfg polls.Config, options ...polls.Option) *app {
 	c := &clock{now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)}
 	log := &bytes.Buffer{}
 	cfg.Logger = slog.New(slog.NewTextHandler(&lockedWriter{w: log}, nil))
-	store := polls.NewStore(db, polls.WithPasswordCost(cheap), polls.WithClock(c.Now))
+	store := polls.NewStore(db, append([]polls.Option{polls.WithPasswordCost(cheap), polls.WithClock(c.Now)}, options...)...)
 	return &app{t: t, db: db, store: store, handler: polls.Handler(store, cfg), clock: c, log: log}
 }
 
@@ -169,6 +170,9 @@ type answer struct {
 func (a *app) do(method, path, body string, header map[string]string) answer {
 	a.t.Helper()
 	r := httptest.NewRequest(method, "http://polls.test"+path, strings.NewReader(body))
+	if a.remote != "" {
+		r.RemoteAddr = a.remote
+	}
 	if body == "" {
 		r.Body, r.ContentLength = http.NoBody, 0
 	}

@@ -12,7 +12,7 @@ import (
 // The application knows a *sql.DB. Nothing that it is made of knows tenants, the stores they are in, or a driver.
 func TestKnowsNothingOfTenants(t *testing.T) {
 	t.Parallel()
-	for _, pkg := range []string{".", "../site", "../page", "../limit"} {
+	for _, pkg := range []string{".", "../site", "../page", "../limit", "../client"} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()
 		require.NoError(t, err)
 		deps := strings.Fields(string(out))

@@ -1,6 +1,7 @@
 package polls
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -78,42 +80,6 @@ func (h *handler) redirect(w http.ResponseWriter, r *http.Request, path, notice 
 		target += "?notice=" + notice
 	}
 	http.Redirect(w, r, target, http.StatusSeeOther)
-}
-
-// viewer returns who is logged in, or nil.
-func (h *handler) viewer(r *http.Request) (*User, error) {
-	cookie, err := r.Cookie(sessionCookie)
-	if err != nil {
-		return nil, nil
-	}
-	u, err := h.store.SignedIn(r.Context(), Session, cookie.Value)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	return &u, nil
-}
-
-// logIn gives the browser a session. It is always a new one: a session from before the log-in is worth nothing.
-func (h *handler) logIn(w http.ResponseWriter, r *http.Request, u User) error {
-	secret, expires, err := h.store.CreateSignIn(r.Context(), Session, u.ID)
-	if err != nil {
-		return err
-	}
-	c := h.cookie(r)
-	c.Value, c.Expires = secret, expires
-	http.SetCookie(w, c)
-	return nil
-}
-
-// cookie has no Domain: it goes back to this very host only, not to the ones below it.
-func (h *handler) cookie(r *http.Request) *http.Cookie {
-	return &http.Cookie{
-		Name: sessionCookie, Path: h.cfg.URL(r.Context(), "/"),
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: h.cfg.SecureCookies || r.TLS != nil,
-	}
 }
 
 // readForm reads a form that was sent.
@@ -217,23 +183,50 @@ type bar struct {
 	Choice
 	Ahead bool   // no other choice has more votes
 	Mine  bool   // the viewer voted for it
+	Share int64  // in percent; all shares together are 100
 	Width string // of the bar, in percent of the chart
 }
 
 func chartOf(p Poll, mine int64) []bar {
 	var most int64
-	for _, c := range p.Choices {
-		most = max(most, c.Votes)
+	votes := make([]int64, len(p.Choices))
+	for i, c := range p.Choices {
+		most, votes[i] = max(most, c.Votes), c.Votes
 	}
+	percent := shares(votes)
 	bars := make([]bar, len(p.Choices))
 	for i, c := range p.Choices {
 		width := "0%"
 		if p.Votes > 0 {
 			width = strconv.FormatFloat(100*float64(c.Votes)/float64(p.Votes), 'f', 2, 64) + "%"
 		}
-		bars[i] = bar{Choice: c, Ahead: most > 0 && c.Votes == most, Mine: c.ID == mine, Width: width}
+		bars[i] = bar{Choice: c, Ahead: most > 0 && c.Votes == most, Mine: c.ID == mine, Share: percent[i], Width: width}
 	}
 	return bars
+}
+
+// shares are the votes in percent, in whole numbers that add up to 100: each is rounded down, and what is missing goes to
+// those who lost most by it (the method of the largest remainder). Without votes all are 0.
+func shares(votes []int64) []int64 {
+	percent := make([]int64, len(votes))
+	var all int64
+	for _, n := range votes {
+		all += n
+	}
+	if all == 0 {
+		return percent
+	}
+	missing := int64(100)
+	order := make([]int, len(votes))
+	for i, n := range votes {
+		percent[i], order[i] = 100*n/all, i
+		missing -= percent[i]
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(100*votes[b]%all, 100*votes[a]%all) })
+	for _, i := range order[:missing] {
+		percent[i]++
+	}
+	return percent
 }
 
 func (h *handler) show(w http.ResponseWriter, r *http.Request) { h.showPoll(w, r, "") }
@@ -297,107 +290,6 @@ func (h *handler) voteSubmit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.redirect(w, r, here, "voted")
-}
-
-// toLogin sends somebody to log in and come back.
-func (h *handler) toLogin(w http.ResponseWriter, r *http.Request, login, back string) {
-	http.Redirect(w, r, h.cfg.URL(r.Context(), login)+"?next="+url.QueryEscape(back), http.StatusSeeOther)
-}
-
-// loginPage is the log-in form of the pages or of the admin.
-type loginPage struct {
-	Admin  bool
-	Action string // where the form goes
-	Next   string // where to go then
-}
-
-func (h *handler) loginView(r *http.Request, next string) view {
-	data := loginPage{Action: "/login/", Next: localPath(next, "/polls/")}
-	title := "Log in"
-	if strings.HasPrefix(r.URL.Path, "/admin/") {
-		data = loginPage{Admin: true, Action: "/admin/login/", Next: localPath(next, "/admin/")}
-		title = "Admin log-in"
-	}
-	v := h.view(r, title, nil)
-	v.Data = data
-	return v
-}
-
-// localPath returns the path when it leads to a page of this site, else the other one: a link to the log-in must not be able
-// to send people elsewhere.
-func localPath(path, otherwise string) string {
-	u, err := url.Parse(path)
-	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !clean(u.Path) || strings.ContainsAny(path, "\\\r\n\t") {
-		return otherwise
-	}
-	return u.EscapedPath()
-}
-
-func (h *handler) loginForm(w http.ResponseWriter, r *http.Request) {
-	h.render(w, r, http.StatusOK, "login", h.loginView(r, r.URL.Query().Get("next")))
-}
-
-func (h *handler) loginSubmit(w http.ResponseWriter, r *http.Request) {
-	if err := readForm(w, r); err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	v := h.loginView(r, r.PostForm.Get("next"))
-	data := v.Data.(loginPage)
-	u, err := h.authenticate(r.Context(), r.PostForm.Get("username"), r.PostForm.Get("password"))
-	if err == nil && data.Admin && !u.Staff {
-		err = &problem{Status: http.StatusForbidden, Message: "This account has no access to the admin."}
-	}
-	if err == nil {
-		err = h.logIn(w, r, u)
-	}
-	if err != nil {
-		explain(err).setHeaders(w)
-		h.again(w, r, err, "login", v, "username")
-		return
-	}
-	h.redirect(w, r, data.Next, "loggedin")
-}
-
-func (h *handler) logout(w http.ResponseWriter, r *http.Request) {
-	if cookie, err := r.Cookie(sessionCookie); err == nil {
-		if err := h.store.EndSignIn(r.Context(), Session, cookie.Value); err != nil {
-			h.fail(w, r, err)
-			return
-		}
-	}
-	c := h.cookie(r)
-	c.MaxAge = -1
-	http.SetCookie(w, c)
-	h.redirect(w, r, "/polls/", "bye")
-}
-
-func (h *handler) signUpForm(w http.ResponseWriter, r *http.Request) {
-	v := h.view(r, "Sign up", nil)
-	v.Data = localPath(r.URL.Query().Get("next"), "/polls/")
-	h.render(w, r, http.StatusOK, "signup", v)
-}
-
-func (h *handler) signUpSubmit(w http.ResponseWriter, r *http.Request) {
-	if err := readForm(w, r); err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	next := localPath(r.PostForm.Get("next"), "/polls/")
-	u, err := h.store.CreateUser(r.Context(), NewUser{
-		Username: r.PostForm.Get("username"), Email: r.PostForm.Get("email"), Password: r.PostForm.Get("password"),
-	})
-	if err == nil {
-		err = h.logIn(w, r, u)
-	}
-	if err != nil {
-		v := h.view(r, "Sign up", nil)
-		v.Data = next
-		explain(err).setHeaders(w)
-		h.again(w, r, err, "signup", v, "username", "email")
-		return
-	}
-	h.redirect(w, r, next, "welcome")
 }
 
 // newPollRows is how many empty choices a form for a new poll offers. Those left empty do not count.

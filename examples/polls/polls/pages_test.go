@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/examples/polls/client"
 	"github.com/tenement-go/tenement/examples/polls/polls"
 )
 
@@ -75,7 +77,7 @@ func TestPagesFromSignUpToTheChart(t *testing.T) {
 		session := b.cookies[polls.SessionCookie]
 		out := b.submit("/logout/", url.Values{})
 		assert.Empty(t, out.all("span", "class", "who"))
-		assert.Empty(t, b.cookies)
+		assert.NotContains(t, b.cookies, polls.SessionCookie)
 		b.cookies[polls.SessionCookie] = session
 		assert.Empty(t, b.get("/polls/").all("span", "class", "who"))
 	})
@@ -162,33 +164,101 @@ func TestOtherSitesCannotSendForms(t *testing.T) {
 	})
 }
 
-func TestSessionCookie(t *testing.T) {
+func TestCookies(t *testing.T) {
 	t.Parallel()
-	login := func(a *app, url_ string, tlsState *tls.ConnectionState) *http.Cookie {
-		r := httptest.NewRequest("POST", url_, strings.NewReader(url.Values{"username": {"freya"}, "password": {password}}.Encode()))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Accept", browserAccept)
-		r.TLS = tlsState
-		w := httptest.NewRecorder()
-		a.handler.ServeHTTP(w, r)
-		require.Equal(a.t, http.StatusSeeOther, w.Code, w.Body.String())
-		require.Len(a.t, w.Result().Cookies(), 1)
-		return w.Result().Cookies()[0]
+	var proxies client.Proxies
+	require.NoError(t, proxies.Set("10.0.0.0/8"))
+	prefixed := func(_ context.Context, path string) string { return "/t/thor" + path }
+	for name, c := range map[string]struct {
+		cfg     polls.Config
+		request func(r *http.Request)
+		prefix  string
+		path    string
+		secure  bool
+	}{
+		"http":                    {polls.Config{}, func(*http.Request) {}, "", "/", false},
+		"TLS":                     {polls.Config{}, func(r *http.Request) { r.TLS = &tls.ConnectionState{} }, "__Host-", "/", true},
+		"TLS on a path":           {polls.Config{URL: prefixed}, func(r *http.Request) { r.TLS = &tls.ConnectionState{} }, "__Secure-", "/t/thor/", true},
+		"TLS at the proxy":        {polls.Config{Proxies: proxies}, func(r *http.Request) { r.RemoteAddr = "10.1.2.3:80" }, "__Host-", "/", true},
+		"what anybody could say":  {polls.Config{Proxies: proxies}, func(*http.Request) {}, "", "/", false},
+		"http on a path":          {polls.Config{URL: prefixed}, func(*http.Request) {}, "", "/t/thor/", false},
+		"no proxy is believed in": {polls.Config{}, func(r *http.Request) { r.RemoteAddr = "10.1.2.3:80" }, "", "/", false},
+	} {
+		a := newApp(t, openSQLite(t), c.cfg)
+		a.user("freya")
+		send := func(method, path string, form url.Values, cookies ...*http.Cookie) *http.Response {
+			r := httptest.NewRequest(method, "http://polls.test"+path, strings.NewReader(form.Encode()))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.Header.Set("Accept", browserAccept)
+			r.Header.Set("X-Forwarded-Proto", "https")
+			c.request(r)
+			for _, cookie := range cookies {
+				r.AddCookie(cookie)
+			}
+			w := httptest.NewRecorder()
+			a.handler.ServeHTTP(w, r)
+			return w.Result()
+		}
+		in := url.Values{"username": {"freya"}, "password": {password}}
+		got := send("POST", "/login/", in)
+		require.Equal(t, http.StatusSeeOther, got.StatusCode, name)
+		require.Len(t, got.Cookies(), 2, name)
+		byName := map[string]*http.Cookie{}
+		for _, cookie := range got.Cookies() {
+			byName[cookie.Name] = cookie
+			assert.True(t, cookie.HttpOnly, name)
+			assert.Equal(t, http.SameSiteLaxMode, cookie.SameSite, name)
+			assert.Empty(t, cookie.Domain, "the cookie is this host's alone")
+			assert.Equal(t, c.path, cookie.Path, name)
+			assert.Equal(t, c.secure, cookie.Secure, name)
+			assert.Len(t, cookie.Value, 43, "256 bits")
+		}
+		session, device := byName[c.prefix+polls.SessionCookie], byName[c.prefix+polls.DeviceCookie]
+		require.NotNil(t, session, "%s: %v", name, byName)
+		require.NotNil(t, device, "%s: %v", name, byName)
+		assert.Equal(t, http.StatusOK, send("GET", "/polls/new/", nil, session).StatusCode, name)
+		for _, prefix := range []string{"", "__Host-", "__Secure-"} {
+			planted := &http.Cookie{Name: prefix + polls.SessionCookie, Value: session.Value}
+			want := http.StatusSeeOther
+			if prefix == c.prefix {
+				want = http.StatusOK
+			}
+			assert.Equal(t, want, send("GET", "/polls/new/", nil, planted).StatusCode, "%s: %s", name, planted.Name)
+		}
+		assert.Len(t, send("POST", "/login/", in, device).Cookies(), 1, "a browser that is known stays so")
+		out := send("POST", "/logout/", url.Values{}, session).Cookies()
+		require.Len(t, out, 1)
+		assert.Equal(t, session.Name, out[0].Name)
+		assert.Equal(t, -1, out[0].MaxAge)
 	}
-	prefixed := polls.Config{URL: func(_ context.Context, path string) string { return "/t/thor" + path }}
-	a := newApp(t, openSQLite(t), prefixed)
-	a.user("freya")
-	c := login(a, "http://polls.test/login/", nil)
-	assert.True(t, c.HttpOnly)
-	assert.Equal(t, http.SameSiteLaxMode, c.SameSite)
-	assert.Empty(t, c.Domain, "the cookie is this host's alone")
-	assert.Equal(t, "/t/thor/", c.Path)
-	assert.False(t, c.Secure)
-	assert.Len(t, c.Value, 43, "256 bits")
-	assert.True(t, login(a, "https://polls.test/login/", &tls.ConnectionState{}).Secure)
+}
 
-	secure := newApp(t, a.db, polls.Config{SecureCookies: true})
-	assert.True(t, login(secure, "http://polls.test/login/", nil).Secure)
+// Whatever the votes are, the percentages make a hundred, and none is further from the truth than one.
+func TestPercentagesAddUp(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, []int64{34, 33, 33}, polls.Shares([]int64{1, 1, 1}))
+	assert.Equal(t, []int64{17, 17, 17, 17, 16, 16}, polls.Shares([]int64{1, 1, 1, 1, 1, 1}))
+	assert.Equal(t, []int64{0, 0}, polls.Shares([]int64{0, 0}))
+	assert.Equal(t, []int64{0, 100}, polls.Shares([]int64{0, 7}))
+	assert.Equal(t, []int64{0, 100}, polls.Shares([]int64{1, 999}))
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 1000 {
+		votes := make([]int64, 1+random.IntN(20))
+		var all int64
+		for i := range votes {
+			votes[i] = random.Int64N(1 << random.IntN(20))
+			all += votes[i]
+		}
+		if all == 0 {
+			continue
+		}
+		var sum int64
+		for i, share := range polls.Shares(votes) {
+			sum += share
+			assert.InDelta(t, 100*float64(votes[i])/float64(all), float64(share), 1, votes)
+		}
+		assert.EqualValues(t, 100, sum, votes)
+	}
 }
 
 func TestASessionIsWorthNothingInAnotherDatabase(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -33,10 +34,13 @@ const (
 	unusablePassword = "!"
 )
 
-// hasher makes and checks PHC strings, `$argon2id$v=19$m=…,t=…,p=…$salt$key`, so many at a time and no more.
+// hasher makes and checks PHC strings, `$argon2id$v=19$m=…,t=…,p=…$salt$key`: so many at a time and no more, and one at a
+// time for each key.
 type hasher struct {
 	cost  PasswordCost
 	slots chan struct{}
+	lines lines
+	key   func(ctx context.Context) string
 }
 
 // hash returns the PHC string of a password with a fresh salt, or ErrBusy.
@@ -65,17 +69,61 @@ func (h *hasher) matches(ctx context.Context, encoded, password string) (bool, e
 }
 
 func (h *hasher) derive(ctx context.Context, password string, salt []byte, cost PasswordCost, size uint32) ([]byte, error) {
-	patience := time.NewTimer(hashPatience)
-	defer patience.Stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, hashPatience, ErrBusy)
+	defer cancel()
+	// First the line of one's own, then a slot: whoever waits in a long line keeps nobody of another line waiting.
+	leave, err := h.lines.enter(ctx, h.key(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	select {
 	case h.slots <- struct{}{}:
 	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-patience.C:
-		return nil, ErrBusy
+		return nil, context.Cause(ctx)
 	}
 	defer func() { <-h.slots }()
 	return argon2.IDKey([]byte(password), salt, cost.Passes, cost.MemoryKiB, cost.Lanes, size), nil
+}
+
+// lines lets one at a time through for each key. A key takes memory while somebody is in its line. The zero value is ready.
+type lines struct {
+	mu  sync.Mutex
+	all map[string]*line
+}
+
+type line struct {
+	turn   chan struct{}
+	people int // in the line, whoever has the turn included
+}
+
+// enter waits for the key's turn. Whoever got it calls leave; otherwise the error is why ctx is done.
+func (l *lines) enter(ctx context.Context, key string) (leave func(), err error) {
+	l.mu.Lock()
+	at := l.all[key]
+	if at == nil {
+		if l.all == nil {
+			l.all = map[string]*line{}
+		}
+		at = &line{turn: make(chan struct{}, 1)}
+		l.all[key] = at
+	}
+	at.people++
+	l.mu.Unlock()
+	away := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if at.people--; at.people == 0 {
+			delete(l.all, key)
+		}
+	}
+	select {
+	case at.turn <- struct{}{}:
+		return func() { <-at.turn; away() }, nil
+	case <-ctx.Done():
+		away()
+		return nil, context.Cause(ctx)
+	}
 }
 
 func phc(cost PasswordCost, salt, key []byte) string {

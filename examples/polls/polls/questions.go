@@ -86,7 +86,8 @@ func (s *Store) Poll(ctx context.Context, id int64) (Poll, error) {
 	return p, nil
 }
 
-// CreatePoll adds a poll with its choices, all or nothing. Choices can be added later, too.
+// CreatePoll adds a poll with its choices, all or nothing. Choices can be added later, too. It returns an [Invalid], or
+// [ErrPlanLimit].
 func (s *Store) CreatePoll(ctx context.Context, creator User, question string, choices ...string) (Poll, error) {
 	choices = append([]string(nil), choices...)
 	invalid := []FieldError{{"question", cleanText(&question, "a question", MaxQuestion)}}
@@ -101,6 +102,9 @@ func (s *Store) CreatePoll(ctx context.Context, creator User, question string, c
 	}
 	p := Poll{Question: question, CreatorID: creator.ID, CreatorName: creator.Username, CreatedAt: fromMillis(millis(s.now()))}
 	err := s.inTx(ctx, func(tx *sql.Tx) (err error) {
+		if err := s.withinPlan(ctx, tx); err != nil {
+			return err
+		}
 		p, err = insertPoll(ctx, tx, p, choices)
 		return err
 	})
@@ -108,6 +112,29 @@ func (s *Store) CreatePoll(ctx context.Context, creator User, question string, c
 		return Poll{}, fmt.Errorf("polls: create poll: %w", err)
 	}
 	return p, nil
+}
+
+// withinPlan returns [ErrPlanLimit] when the plan allows no further poll. It is called before anything else in the
+// transaction that adds one.
+func (s *Store) withinPlan(ctx context.Context, tx *sql.Tx) error {
+	plan, err := s.plan(ctx)
+	if err != nil || plan == "" {
+		return err
+	}
+	// Taking the first user's row puts those who open polls at the same moment in line, on every database, so that the
+	// count is right.
+	if _, err := tx.ExecContext(ctx, `UPDATE users SET email = email WHERE id = (SELECT MIN(id) FROM users)`); err != nil {
+		return err
+	}
+	var most, there int64
+	err = tx.QueryRowContext(ctx, `SELECT max_polls, (SELECT COUNT(*) FROM polls) FROM plans WHERE id = $1`, plan).Scan(&most, &there)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return fmt.Errorf("there is no plan %q", plan)
+	case err == nil && there >= most:
+		return ErrPlanLimit
+	}
+	return err
 }
 
 func insertPoll(ctx context.Context, tx *sql.Tx, p Poll, choices []string) (Poll, error) {

@@ -1,6 +1,7 @@
 package polls
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -9,9 +10,9 @@ import (
 
 // Demo is what [SeedDemo] fills an empty database with.
 type Demo struct {
-	Superuser string // who asks the questions; no password can be guessed for them when Password is empty: they cannot sign in
-	Password  string
-	Polls     []DemoPoll
+	Superuser    string // who asks the questions
+	PasswordHash string // as [Store.HashPassword] made it; when it is empty the superuser cannot sign in
+	Polls        []DemoPoll
 }
 
 // DemoPoll is a question with its choices and how many votes each gets, from made-up voters who cannot sign in.
@@ -47,16 +48,8 @@ func DemoPolls(name string) []DemoPoll {
 // SeedDemo adds the superuser, the polls and the votes of a demo, in one transaction. What is there already stays: a
 // superuser of that name keeps their password, and when there is any poll at all, none is added. So it can be called again.
 func SeedDemo(ctx context.Context, s *Store, demo Demo) error {
-	hash := unusablePassword
-	invalid := []FieldError{{"username", CheckUsername(demo.Superuser)}}
-	if demo.Password != "" {
-		invalid = append(invalid, FieldError{"password", CheckPassword(demo.Superuser, demo.Password)})
-	}
-	err := check(invalid...)
-	if err == nil && demo.Password != "" {
-		hash, err = s.hasher.hash(ctx, demo.Password)
-	}
-	if err != nil {
+	hash := cmp.Or(demo.PasswordHash, unusablePassword)
+	if err := check(FieldError{"username", CheckUsername(demo.Superuser)}); err != nil {
 		return fmt.Errorf("polls: seed demo: %w", err)
 	}
 	for _, d := range demo.Polls {
@@ -65,7 +58,7 @@ func SeedDemo(ctx context.Context, s *Store, demo Demo) error {
 		}
 	}
 	now := millis(s.now())
-	err = s.inTx(ctx, func(tx *sql.Tx) error {
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		admin, err := ensureUser(ctx, tx, demo.Superuser, hash, true, now)
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -27,6 +28,8 @@ var (
 	ErrAlreadyVoted = errors.New("polls: you have voted on this poll already")
 	// ErrTooManyChoices: the poll has [MaxChoices] choices.
 	ErrTooManyChoices = errors.New("polls: the poll has as many choices as a poll may have")
+	// ErrPlanLimit: there are as many polls as the plan allows.
+	ErrPlanLimit = errors.New("polls: there are as many polls as the plan allows")
 	// ErrLastSuperuser: the change would leave nobody who can manage users.
 	ErrLastSuperuser = errors.New("polls: there must be one superuser left")
 	// ErrBusy: too many passwords are being checked at this moment. Try again in a few seconds.
@@ -39,6 +42,8 @@ type Store struct {
 	db     *sql.DB
 	hasher hasher
 	now    func() time.Time
+	key    func(ctx context.Context, parts ...string) string
+	plan   func(ctx context.Context) (id string, err error)
 }
 
 // An Option changes how a [Store] works.
@@ -49,9 +54,22 @@ type Option func(*Store)
 func WithPasswordCost(cost PasswordCost) Option { return func(s *Store) { s.hasher.cost = cost } }
 
 // WithHashLimit sets how many passwords are hashed at the same time; the others wait in line. Defaults to the number of
-// processors, at most 4. Times the memory of [PasswordCost], it is what a flood of sign-ins can make the process take.
+// processors, at most 4. Times the memory of [PasswordCost], it is what a flood of sign-ins can make the process take. For
+// each key of [WithKey] it is one at a time: a flood at one customer's door slows down that customer's sign-ins.
 func WithHashLimit(n int) Option {
 	return func(s *Store) { s.hasher.slots = make(chan struct{}, max(1, n)) }
+}
+
+// WithKey sets the key under which something is remembered or bounded in memory: what one process does for several
+// databases must not be counted together. Defaults to the parts, joined: there is one database.
+func WithKey(key func(ctx context.Context, parts ...string) string) Option {
+	return func(s *Store) { s.key = key }
+}
+
+// WithPlan sets where the ID of the plan is found that says how many polls there may be. Where it is "", and by default,
+// there is no limit.
+func WithPlan(plan func(ctx context.Context) (id string, err error)) Option {
+	return func(s *Store) { s.plan = plan }
 }
 
 // WithClock sets where the time comes from: when something was made, whether a sign-in has expired, and when one that was
@@ -65,10 +83,13 @@ func NewStore(db *sql.DB, options ...Option) *Store {
 		db:     db,
 		hasher: hasher{cost: DefaultPasswordCost, slots: make(chan struct{}, min(4, runtime.GOMAXPROCS(0)))},
 		now:    time.Now,
+		key:    func(_ context.Context, parts ...string) string { return strings.Join(parts, "\x00") },
+		plan:   func(context.Context) (string, error) { return "", nil },
 	}
 	for _, option := range options {
 		option(s)
 	}
+	s.hasher.key = func(ctx context.Context) string { return s.key(ctx, "hash") }
 	return s
 }
 

@@ -3,6 +3,9 @@ package polls_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -250,6 +253,8 @@ func TestSetPasswordSignsOutEverywhere(t *testing.T) {
 		require.NoError(t, err)
 		token, _, err := a.store.CreateSignIn(t.Context(), polls.Token, u.ID)
 		require.NoError(t, err)
+		device, _, err := a.store.CreateSignIn(t.Context(), polls.Device, u.ID)
+		require.NoError(t, err)
 		theirs, _, err := a.store.CreateSignIn(t.Context(), polls.Token, other.ID)
 		require.NoError(t, err)
 
@@ -261,6 +266,8 @@ func TestSetPasswordSignsOutEverywhere(t *testing.T) {
 		_, err = a.store.SignedIn(t.Context(), polls.Session, session)
 		require.ErrorIs(t, err, polls.ErrNotFound)
 		_, err = a.store.SignedIn(t.Context(), polls.Token, token)
+		require.ErrorIs(t, err, polls.ErrNotFound)
+		_, err = a.store.SignedIn(t.Context(), polls.Device, device)
 		require.ErrorIs(t, err, polls.ErrNotFound)
 		_, err = a.store.SignedIn(t.Context(), polls.Token, theirs)
 		require.NoError(t, err)
@@ -299,10 +306,56 @@ func TestPlansAreShared(t *testing.T) {
 	})
 }
 
+// However many are opened at once, there are as many polls as the plan allows.
+func TestPlanLimit(t *testing.T) {
+	t.Parallel()
+	const most = 10 // of the plan free
+	free := polls.WithPlan(func(context.Context) (string, error) { return "free", nil })
+	onBothWith(t, polls.Config{}, func(t *testing.T, a *app) {
+		u := a.user("freya")
+		var made, refused atomic.Int32
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for i := range 5 {
+					switch _, err := a.store.CreatePoll(context.Background(), u, fmt.Sprint("Number ", i)); {
+					case err == nil:
+						made.Add(1)
+					case assert.ErrorIs(t, err, polls.ErrPlanLimit):
+						refused.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		assert.EqualValues(t, most, made.Load())
+		assert.EqualValues(t, 20-most, refused.Load())
+
+		a.api("POST", "/polls/", a.token("freya"), fields{"question": "One more?"}).fails(http.StatusConflict, "question")
+		b := a.browser()
+		b.login("freya")
+		form := url.Values{"question": {"One more?"}, "choices.1": {"Yes"}, "choices.2": {"No"}}
+		page := b.submit("/polls/new/", form)
+		assert.Equal(t, http.StatusConflict, page.Status)
+		assert.Contains(t, text(page.one("p", "id", "d-question")), "as many polls as the plan allows")
+
+		list, err := a.store.Polls(t.Context(), polls.FirstPage, 1)
+		require.NoError(t, err)
+		require.NoError(t, a.store.DeletePoll(t.Context(), list[0].ID))
+		assert.Equal(t, http.StatusOK, b.submit("/polls/new/", form).Status)
+
+		unknown := polls.NewStore(a.db, polls.WithPlan(func(context.Context) (string, error) { return "gold", nil }))
+		_, err = unknown.CreatePoll(t.Context(), u, "?")
+		require.ErrorContains(t, err, `no plan "gold"`)
+	}, free)
+}
+
 func TestSeedDemoCanBeRepeated(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, a *app) {
-		demo := polls.Demo{Superuser: "admin", Password: password, Polls: polls.DemoPolls("thor")}
+		hash, err := a.store.HashPassword(t.Context(), "admin", password)
+		require.NoError(t, err)
+		demo := polls.Demo{Superuser: "admin", PasswordHash: hash, Polls: polls.DemoPolls("thor")}
 		for range 2 {
 			require.NoError(t, polls.SeedDemo(t.Context(), a.store, demo))
 		}
@@ -315,7 +368,7 @@ func TestSeedDemoCanBeRepeated(t *testing.T) {
 		assert.True(t, u.Staff && u.Superuser)
 
 		// The password of who is there already stays, and made-up voters cannot sign in.
-		require.NoError(t, polls.SeedDemo(t.Context(), a.store, polls.Demo{Superuser: "admin", Password: "another-horse"}))
+		require.NoError(t, polls.SeedDemo(t.Context(), a.store, polls.Demo{Superuser: "admin", PasswordHash: "another"}))
 		_, err = a.store.Authenticate(t.Context(), "admin", password)
 		require.NoError(t, err)
 		_, err = a.store.Authenticate(t.Context(), "voter01", "!")

@@ -74,6 +74,20 @@ func (s *Store) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	}, nil
 }
 
+// HashPassword returns what is kept of a password of the user of that name: for whoever has to hand it on before the user
+// can be added. It returns an [Invalid], or [ErrBusy].
+func (s *Store) HashPassword(ctx context.Context, username, password string) (string, error) {
+	err := check(FieldError{"username", CheckUsername(username)}, FieldError{"password", CheckPassword(username, password)})
+	if err != nil {
+		return "", err
+	}
+	hash, err := s.hasher.hash(ctx, password)
+	if err != nil {
+		return "", fmt.Errorf("polls: hash password: %w", err)
+	}
+	return hash, nil
+}
+
 // CreateSuperuser adds a user who may do everything in the admin. It returns an [Invalid], or [ErrUsernameTaken].
 func CreateSuperuser(ctx context.Context, s *Store, username, password string) (User, error) {
 	return s.CreateUser(ctx, NewUser{Username: username, Password: password, Staff: true, Superuser: true})
@@ -170,6 +184,9 @@ func (s *Store) SetPassword(ctx context.Context, id int64, password string) erro
 		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE user_id = $1`, id); err != nil {
 			return err
 		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM devices WHERE user_id = $1`, id); err != nil {
+			return err
+		}
 		_, err := tx.ExecContext(ctx, `DELETE FROM api_tokens WHERE user_id = $1`, id)
 		return err
 	})
@@ -179,7 +196,8 @@ func (s *Store) SetPassword(ctx context.Context, id int64, password string) erro
 	return nil
 }
 
-// A SignIn is the kind of secret that stands for a user: a browser's session or a token of the API.
+// A SignIn is the kind of secret that stands for a user: a browser's session, a token of the API, or a browser that is
+// known.
 type SignIn struct {
 	table string
 	ttl   time.Duration
@@ -191,6 +209,9 @@ var (
 	Session = SignIn{table: "sessions", ttl: 14 * 24 * time.Hour, keep: 20}
 	// Token is a client of the API, for 90 days.
 	Token = SignIn{table: "api_tokens", ttl: 90 * 24 * time.Hour, keep: 20}
+	// Device is a browser in which the user has logged in before, for a year. It opens nothing: it tells the user's own
+	// browser from a stranger's, so that no stranger can lock the user out.
+	Device = SignIn{table: "devices", ttl: 365 * 24 * time.Hour, keep: 20}
 )
 
 // CreateSignIn returns a new secret for a user and when it expires. Only its hash is stored. A user's oldest ones beyond

@@ -11,13 +11,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"mime"
-	"net"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/tenement-go/tenement/examples/polls/client"
 	"github.com/tenement-go/tenement/examples/polls/limit"
 	"github.com/tenement-go/tenement/examples/polls/page"
 	"github.com/tenement-go/tenement/examples/polls/polls"
@@ -59,8 +59,11 @@ type Config struct {
 	// FormTargets are the origins that Create's URLs are on, as Content-Security-Policy writes them
 	// ("http://*.polls.localhost:8000"): browsers hold the redirect after a form against that list. Defaults to all of http and https.
 	FormTargets []string
-	// SignupsPerHour is how many tenants one network address may make in an hour. Defaults to 20.
+	// SignupsPerHour is how many tenants one network may make in an hour: an IPv4 address, or the 64 bits of an IPv6
+	// address that name a network. Defaults to 20.
 	SignupsPerHour int
+	// Proxies are those in front that are believed when they say who asks. Defaults to none.
+	Proxies client.Proxies
 	// Logger gets the errors that users are not told. Defaults to [slog.Default].
 	Logger *slog.Logger
 }
@@ -250,7 +253,7 @@ func (h *handler) submit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Only what would make a tenant counts: who mistypes is not the one to be slowed down.
-	if wait := h.signups.Take(clientOf(r)); wait > 0 {
+	if wait := h.signups.Take(h.cfg.Proxies.Network(r)); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 		v.Form.Problem = "Too many sign-ups from your network. Try again later."
 		h.render(w, r, http.StatusTooManyRequests, "signup", v)
@@ -301,14 +304,4 @@ func (s Signup) wrong(plans []polls.Plan) map[string]string {
 		wrong["plan"] = "Choose one of the plans."
 	}
 	return wrong
-}
-
-// clientOf returns the network address that the request came from, without the port. Headers that a proxy may have set are
-// not believed: anybody can set them.
-func clientOf(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }

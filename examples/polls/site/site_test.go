@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/html"
 
+	"github.com/tenement-go/tenement/examples/polls/client"
 	"github.com/tenement-go/tenement/examples/polls/polls"
 	"github.com/tenement-go/tenement/examples/polls/site"
 )
@@ -25,6 +26,7 @@ type visitor struct {
 	handler http.Handler
 	made    *[]site.Signup
 	log     *bytes.Buffer
+	remote  string // where requests come from, unless it is ""
 }
 
 func newVisitor(t *testing.T, change func(*site.Config)) visitor {
@@ -59,6 +61,9 @@ func newVisitor(t *testing.T, change func(*site.Config)) visitor {
 func (v visitor) send(method, path string, form url.Values, header map[string]string) (*httptest.ResponseRecorder, *html.Node) {
 	v.t.Helper()
 	r := httptest.NewRequest(method, "http://polls.test"+path, strings.NewReader(form.Encode()))
+	if v.remote != "" {
+		r.RemoteAddr = v.remote
+	}
 	if form != nil {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
@@ -166,6 +171,27 @@ func TestSignUpIsBounded(t *testing.T) {
 	assert.NotEmpty(t, w.Header().Get("Retry-After"))
 	assert.NotEmpty(t, find(root, "role", "alert"))
 	assert.Len(t, *v.made, 2)
+
+	// A network is a /64: who has one address in it has all. Behind a proxy it is the one that the proxy names.
+	var proxies client.Proxies
+	require.NoError(t, proxies.Set("10.0.0.0/8"))
+	from := newVisitor(t, func(c *site.Config) { c.SignupsPerHour, c.Proxies = 1, proxies })
+	for _, c := range []struct {
+		remote, forwarded string
+		want              int
+	}{
+		{"[2001:db8:1:2::1]:80", "", http.StatusSeeOther},
+		{"[2001:db8:1:2:ffff::2]:80", "", http.StatusTooManyRequests},
+		{"[2001:db8:1:3::1]:80", "198.51.100.1", http.StatusSeeOther},
+		{"10.0.0.1:80", "198.51.100.1", http.StatusSeeOther},
+		{"10.0.0.1:80", "198.51.100.2", http.StatusSeeOther},
+		{"10.0.0.2:80", "198.51.100.2", http.StatusTooManyRequests},
+		{"10.0.0.2:80", "192.0.2.1, 198.51.100.2", http.StatusTooManyRequests},
+	} {
+		from.remote = c.remote
+		w, _ := from.send("POST", "/signup/", valid(), map[string]string{"X-Forwarded-For": c.forwarded})
+		assert.Equal(t, c.want, w.Code, c)
+	}
 
 	form := valid()
 	form.Set("name", strings.Repeat("x", 70_000))
