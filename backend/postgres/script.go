@@ -82,79 +82,76 @@ func (be *Backend) runOn(ctx context.Context, c *conn, scripts []backend.Script,
 		return len(scripts)
 	}
 	again := -1 // the script whose store was looked for a second time
-	for next < len(scripts) {
+	for next < len(scripts) && !c.pc.IsClosed() && !c.tainted && !c.doomed {
 		if err := ctx.Err(); err != nil {
 			failFrom(scripts, faults, next, err)
 			return len(scripts)
 		}
-		end, size := next, 0
-		if err := refuseScript(&scripts[next], refused); err != nil {
+		if err := refuseScript(&scripts[next], refused, shared); err != nil {
 			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
 			next++
 			continue
 		}
-		for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
-			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
-			// than its transaction would change them for those after it.
-			t := classify(scripts[end].SQL)
-			lone := t&(control|taints|dooms) != 0 || refused[scripts[end].Route]
-			if lone && end > next { // one that is refused, too
-				break
-			}
-			size += len(scripts[end].SQL)
-			end++
-			if lone {
-				c.tainted, c.doomed = c.tainted || t&taints != 0, c.doomed || t&dooms != 0
-				break
-			}
-		}
+		end := c.group(scripts, next, refused, shared)
 		done, ours, err := c.runMessage(ctx, scripts[next:end], opt, shared)
-		next += done
-		if err != nil {
-			// The script at next failed, and its transaction with it.
-			var pe *pgconn.PgError
-			if c.pc.IsClosed() || !errors.As(err, &pe) {
-				unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err)
-				if pgconn.SafeToRetry(err) {
-					unknown = err
-				}
-				faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: unknown}
-				failFrom(scripts, faults, next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
-				c.close()
-				return len(scripts)
-			}
-			failed := next
+		if next += done; err == nil {
+			continue
+		}
+		// The script at next failed, and its transaction with it.
+		failed := &scripts[next]
+		fail := func(err error) {
+			faults[next] = &backend.Error{Op: "run script in", Store: failed.Route.Store, Err: err}
 			next++
-			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			err := c.texts(rctx, "rollback", nil)
-			cancel()
-			if s := scripts[failed]; ours && pe.Code == codeNoStore && failed != again && err == nil {
-				// Not the schema that was remembered as this owner's. Another one may be by now.
-				be.forget(s.Route)
-				if _, err := be.identifyAll(ctx, c.pg, scripts[failed:next]); err == nil {
-					if _, known := be.identity(s.Route); known {
-						next, again = failed, failed
-						continue
-					}
+		}
+		var pe *pgconn.PgError
+		if c.pc.IsClosed() || !errors.As(err, &pe) {
+			if !pgconn.SafeToRetry(err) {
+				fail(fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err))
+			} else {
+				fail(err)
+			}
+			failFrom(scripts, faults, next, fmt.Errorf("not run, the connection was lost before: %w", err))
+			c.close()
+			return len(scripts)
+		}
+		if c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && next != again {
+			// Not the schema that was remembered as this owner's. Another one may be by now.
+			again = next
+			be.forget(failed.Route)
+			if _, err := be.identifyAll(ctx, c.pg, scripts[next:next+1]); err == nil {
+				if _, known := be.identity(failed.Route); known {
+					continue
 				}
 			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
-			if err != nil {
-				c.close()
-				return next
-			}
 		}
-		if c.tainted || c.doomed {
-			return next // on a connection that is clean
-		}
+		fail(be.scriptFault(pe, ours))
 	}
 	return next
 }
 
+// group returns the end of the scripts that go into one message, from next on. One that ends its transaction itself would
+// upset the counting, and one that changes settings for longer than its transaction would change them for those after it:
+// they go alone, as do those that are refused.
+func (c *conn) group(scripts []backend.Script, next int, refused map[backend.Route]bool, shared *names) (end int) {
+	size := 0
+	for end = next; end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes); end++ {
+		t := shared.look(scripts[end].SQL).traits
+		if t&(control|taints|dooms) != 0 || refused[scripts[end].Route] {
+			if end == next {
+				c.tainted, c.doomed = t&taints != 0, t&dooms != 0
+				end++
+			}
+			return end
+		}
+		size += len(scripts[end].SQL)
+	}
+	return end
+}
+
 // refuseScript returns why a script must not be sent, or nil.
-func refuseScript(s *backend.Script, refused map[backend.Route]bool) error {
+func refuseScript(s *backend.Script, refused map[backend.Route]bool, shared *names) error {
 	switch {
-	case classify(s.SQL)&ends != 0:
+	case shared.look(s.SQL).traits&ends != 0:
 		return errScriptEnds
 	case refused[s.Route]:
 		return errNotOurs
@@ -308,7 +305,7 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 	start = b.Len()
 	b.WriteString(s.SQL)
 	b.WriteString("\n;")
-	if !s.Create && (makes(s.Head) && shared.hidden(s.Head) || shared.hidden(s.SQL)) {
+	if !s.Create && (makes(s.Head) && shared.look(s.Head).hides || shared.look(s.SQL).hides) {
 		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
 	if be.roles.mode == rolesOff {
