@@ -40,7 +40,8 @@ type conn struct {
 	// For the session under way; kept here because there is one at a time.
 	unit    unit
 	tx      txState
-	settled bool // search_path is set for the whole server session: no prefix is needed
+	settled bool     // search_path is set for the whole server session: no prefix is needed
+	by      *session // whose it is; usually &sess
 	sess    session
 	job     job
 	rows    sqlRows
@@ -117,7 +118,10 @@ func (c *conn) release() {
 		// Rows that nobody closed.
 		c.wire.lost(errBusy)
 	}
-	c.sess.settleMade()
+	if c.by != nil {
+		c.by.settleMade()
+		c.by = nil
+	}
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
 	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() || len(c.tenants) > c.be.cfg.MaxTenantsPerConn {
@@ -159,6 +163,7 @@ type session struct {
 	native bool            // of a handle that speaks pgx, for one call
 	finish context.Context // the transaction's: database/sql's Commit has none of its own
 	traced context.Context // of the query under way, when there is a tracer
+	job    *job            // the last one that was run
 	made   []string        // texts that may have made what takes the place of something shared; see renewed.go
 }
 
@@ -173,8 +178,13 @@ func (be *Backend) acquire(ctx context.Context, rt backend.Route, access driver.
 	if err != nil {
 		return nil, err
 	}
+	return c.newSession(), nil
+}
+
+func (c *conn) newSession() *session {
 	c.sess = session{c: c, made: c.sess.made[:0]}
-	return &c.sess, nil
+	c.by = &c.sess
+	return c.by
 }
 
 // exchange gives a broken connection up, and then takes another: nobody holds one while waiting for one.
@@ -189,7 +199,7 @@ func (s *session) exchange(ctx context.Context, begin txState, cause error) erro
 	}
 	// The session, and the job that it is at, stay where they are, in the broken connection's memory: nobody else will
 	// use that.
-	s.c, fresh.tx = fresh, begin
+	s.c, fresh.by, fresh.tx = fresh, s, begin
 	return nil
 }
 

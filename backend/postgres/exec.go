@@ -66,6 +66,7 @@ func (s *session) query(ctx context.Context, sql string, args []any, native bool
 func (s *session) run(ctx context.Context, op, sql string, args []any, native, text bool) (more bool, err error) {
 	c := s.c
 	j := &c.job
+	s.job = j
 	j.queries = append(j.queries[:0], query{sql: sql, args: args})
 	q := &j.queries[0]
 	j.op, j.native, j.text, j.mode = op, native, text, c.be.mode

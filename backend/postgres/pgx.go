@@ -151,8 +151,8 @@ func (s *session) rows(ctx context.Context, sql string, args []any, own bool) (*
 		return &rows{err: err, closed: true}, err
 	}
 	r := &rows{cur: &s.c.wire, types: s.c.types, s: s, ahead: more, own: own}
-	if p := &s.c.job.queries[0].plan; p.binary && !p.parse && s.c.job.queries[0].formats == nil {
-		r.st = p.st
+	if q := &s.job.queries[0]; q.plan.binary && !q.plan.parse && q.formats == nil {
+		r.st = q.plan.st // whose columns and formats are always the same
 	}
 	if !more {
 		r.Close()

@@ -37,11 +37,11 @@ func (s *session) renew(ctx context.Context) error {
 	c := s.c
 	made := s.made
 	s.made = s.made[:0]
-	if len(made) == 0 || c.pc.TxStatus() != 'T' || c.unit.access == driver.AccessShared {
-		return nil
-	}
 	if slices.ContainsFunc(made, definesCode) {
 		c.be.code.asked.Store(0)
+	}
+	if len(made) == 0 || c.pc.TxStatus() != 'T' || c.unit.access == driver.AccessShared {
+		return nil
 	}
 	ask, always := renewAsk(made)
 	if !always {
@@ -60,6 +60,10 @@ func (s *session) renew(ctx context.Context) error {
 func (s *session) renewAlone(ctx context.Context) {
 	c := s.c
 	if len(s.made) == 0 || s.inTx || !c.idle() || c.pc.IsClosed() {
+		return
+	}
+	if c.unit.access == driver.AccessShared {
+		_ = s.renew(ctx)
 		return
 	}
 	if c.texts(ctx, "begin", nil) != nil {
@@ -123,6 +127,7 @@ func definedNames(text string) (names []string, whole bool) {
 type names struct {
 	shared map[string]bool
 	hides  map[string]bool // texts that were looked at: many scripts have the same
+	code   bool            // one of them may define code
 }
 
 func (c *conn) sharedNames(ctx context.Context) (*names, error) {
@@ -143,6 +148,7 @@ func (n *names) hidden(text string) bool {
 			hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
 		}
 		n.hides[text] = hides
+		n.code = n.code || definesCode(text)
 	}
 	return hides
 }

@@ -76,11 +76,20 @@ func (s *session) usable(op string) error {
 	case c.wire.open:
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: errBusy}
 	case s.used && c.pc.IsClosed(), c.res == nil:
-		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: fmt.Errorf("the session on the server is gone: %w", errorOr(c.wire.err, pgconn.ErrConnClosed))}
+		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: c.gone()}
 	case c.idle() && c.be.closed.Load():
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: backend.ErrClosed}
 	}
 	return nil
+}
+
+// gone is the error of a connection that was lost.
+func (c *conn) gone() error {
+	err := fmt.Errorf("the session on the server is gone: %w", pgconn.ErrConnClosed)
+	if c.wire.err != nil {
+		err = fmt.Errorf("%w; it ended with: %w", err, c.wire.err)
+	}
+	return err
 }
 
 // refusal is the error of what cannot be mended.
@@ -234,7 +243,7 @@ func (c *conn) admitQuery(ctx context.Context, j *job, q *query, last bool) erro
 		return errChain
 	case t&ownTx != 0 && (inTx || len(j.queries) > 1), t&ends != 0 && !last:
 		return errOwnTx
-	case t&holds != 0 && !inTx && c.sess.momentary():
+	case t&holds != 0 && !inTx && c.by.momentary():
 		return errLocks
 	}
 	if t&dooms != 0 {
@@ -244,7 +253,7 @@ func (c *conn) admitQuery(ctx context.Context, j *job, q *query, last bool) erro
 		c.tainted = true
 	}
 	if t&defines != 0 {
-		c.sess.made = append(c.sess.made, q.sql)
+		c.by.made = append(c.by.made, q.sql)
 	}
 	if !inTx && c.prefixed() && (t&calls != 0 && !j.text || t&ownTx != 0 && j.text) {
 		// Code that may commit: in a message of several that have no transaction around them it could, and what it does

@@ -229,7 +229,7 @@ func (be *Backend) withConn(ctx context.Context, op string, rt backend.Route, f 
 func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func(*conn) error) error {
 	c, err := be.take(ctx, backend.Route{}, driver.AccessShared)
 	if err == nil {
-		c.sess = session{c: c}
+		c.newSession()
 		defer c.release()
 		err = f(c)
 	}

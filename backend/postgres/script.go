@@ -51,6 +51,9 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
+	if r.shared != nil && r.shared.code {
+		be.code.asked.Store(0)
+	}
 	return faults
 }
 
@@ -63,9 +66,9 @@ type scriptRun struct {
 	next    int // what is before it is done with
 	again   int // the script whose store was looked for a second time
 
-	// Of the connection that it is on.
-	c       *conn
-	shared  *names
+	shared *names // nil: not asked for yet
+
+	c       *conn // that it is on
 	refused map[backend.Route]bool
 }
 
@@ -84,8 +87,10 @@ func (r *scriptRun) failRest(err error) {
 // keeps the rest from being run at all.
 func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	r.c = c
-	if r.shared, err = c.sharedNames(ctx); err != nil {
-		return err
+	if r.shared == nil {
+		if r.shared, err = c.sharedNames(ctx); err != nil {
+			return err
+		}
 	}
 	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
 		return err
