@@ -36,24 +36,14 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
-	var shared *names
-	for next := 0; next < len(scripts); {
-		err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) (err error) {
-			if shared == nil {
-				if shared, err = c.sharedNames(ctx); err != nil {
-					return err
-				}
-			}
-			next = be.runOn(ctx, c, scripts, next, opt, shared, faults)
-			return nil
-		})
-		if err != nil {
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
+	for r.next < len(scripts) {
+		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
 			if errors.As(err, &wrapped) {
 				err = wrapped.Err
 			}
-			failFrom(scripts, faults, next, err)
-			break
+			r.failRest(err)
 		}
 	}
 	for i, s := range scripts {
@@ -61,99 +51,123 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
-	if shared != nil && shared.code {
+	if r.shared != nil && r.shared.code {
 		be.code.asked.Store(0)
 	}
 	return faults
 }
 
-func failFrom(scripts []backend.Script, faults []error, from int, err error) {
-	for i := from; i < len(scripts); i++ {
-		faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: err}
+// scriptRun is one call of RunScripts.
+type scriptRun struct {
+	be      *Backend
+	scripts []backend.Script
+	opt     backend.ScriptOptions
+	faults  []error
+	next    int // what is before it is done with
+	again   int // the script whose store was looked for a second time
+
+	shared *names // nil: not asked for yet
+
+	c       *conn // that it is on
+	refused map[backend.Route]bool
+}
+
+func (r *scriptRun) fail(i int, err error) {
+	r.faults[i] = &backend.Error{Op: "run script in", Store: r.scripts[i].Route.Store, Err: err}
+}
+
+// failRest ends the run.
+func (r *scriptRun) failRest(err error) {
+	for ; r.next < len(r.scripts); r.next++ {
+		r.fail(r.next, err)
 	}
 }
 
-// runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
-// more. It returns which is the next.
-func (be *Backend) runOn(ctx context.Context, c *conn, scripts []backend.Script, next int, opt backend.ScriptOptions, shared *names, faults []error) int {
-	refused, err := be.identifyAll(ctx, c.pg, scripts[next:])
-	if err != nil {
-		failFrom(scripts, faults, next, err)
-		return len(scripts)
+// on runs scripts on one connection, until none is left or the connection must not be used any more. It returns what
+// keeps the rest from being run at all.
+func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
+	r.c = c
+	if r.shared == nil {
+		if r.shared, err = c.sharedNames(ctx); err != nil {
+			return err
+		}
 	}
-	again := -1 // the script whose store was looked for a second time
-	for next < len(scripts) && !c.pc.IsClosed() && !c.tainted && !c.doomed {
+	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
+		return err
+	}
+	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
-			failFrom(scripts, faults, next, err)
-			return len(scripts)
+			return err
 		}
-		if err := refuseScript(&scripts[next], refused, shared); err != nil {
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
-			next++
+		if err := r.refuse(&r.scripts[r.next]); err != nil {
+			r.fail(r.next, err)
+			r.next++
 			continue
 		}
-		end := c.group(scripts, next, refused, shared)
-		done, ours, err := c.runMessage(ctx, scripts[next:end], opt, shared)
-		if next += done; err == nil {
-			continue
+		done, ours, err := c.runMessage(ctx, r.scripts[r.next:r.pick()], r.opt, r.shared)
+		r.next += done
+		if err != nil {
+			r.failed(ctx, ours, err)
 		}
-		// The script at next failed, and its transaction with it.
-		failed := &scripts[next]
-		fail := func(err error) {
-			faults[next] = &backend.Error{Op: "run script in", Store: failed.Route.Store, Err: err}
-			next++
-		}
-		var pe *pgconn.PgError
-		if c.pc.IsClosed() || !errors.As(err, &pe) {
-			if !pgconn.SafeToRetry(err) {
-				fail(fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err))
-			} else {
-				fail(err)
-			}
-			failFrom(scripts, faults, next, fmt.Errorf("not run, the connection was lost before: %w", err))
-			c.close()
-			return len(scripts)
-		}
-		if c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && next != again {
-			// Not the schema that was remembered as this owner's. Another one may be by now.
-			again = next
-			be.forget(failed.Route)
-			if _, err := be.identifyAll(ctx, c.pg, scripts[next:next+1]); err == nil {
-				if _, known := be.identity(failed.Route); known {
-					continue
-				}
-			}
-		}
-		fail(be.scriptFault(pe, ours))
 	}
-	return next
+	return nil
 }
 
-// group returns the end of the scripts that go into one message, from next on. One that ends its transaction itself would
-// upset the counting, and one that changes settings for longer than its transaction would change them for those after it:
-// they go alone, as do those that are refused.
-func (c *conn) group(scripts []backend.Script, next int, refused map[backend.Route]bool, shared *names) (end int) {
+// pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
+// and one that changes settings for longer than its transaction would change them for those after it: such a one goes alone.
+func (r *scriptRun) pick() (end int) {
 	size := 0
-	for end = next; end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes); end++ {
-		t := shared.look(scripts[end].SQL).traits
-		if t&(control|taints|dooms) != 0 || refused[scripts[end].Route] {
-			if end == next {
-				c.tainted, c.doomed = t&taints != 0, t&dooms != 0
-				end++
-			}
+	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
+		s := &r.scripts[end]
+		t := r.shared.look(s.SQL).traits
+		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
 			return end
 		}
-		size += len(scripts[end].SQL)
+		size += len(s.SQL)
+		if alone {
+			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
+			return end + 1
+		}
 	}
 	return end
 }
 
-// refuseScript returns why a script must not be sent, or nil.
-func refuseScript(s *backend.Script, refused map[backend.Route]bool, shared *names) error {
+// failed deals with the failure of the script that is next, and of its transaction with it.
+func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
+	var pe *pgconn.PgError
+	if r.c.pc.IsClosed() || !errors.As(cause, &pe) {
+		unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, cause)
+		if pgconn.SafeToRetry(cause) {
+			unknown = cause
+		}
+		r.fail(r.next, unknown)
+		r.next++
+		r.failRest(fmt.Errorf("not run, the connection was lost before: %w", cause))
+		r.c.close()
+		return
+	}
+	if r.c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && r.again != r.next {
+		// Not the schema that was remembered as this owner's. Another one may be by now.
+		rt := r.scripts[r.next].Route
+		r.again = r.next
+		r.be.forget(rt)
+		if _, err := r.be.identifyAll(ctx, r.c.pg, r.scripts[r.next:r.next+1]); err == nil {
+			if _, known := r.be.identity(rt); known {
+				return
+			}
+		}
+	}
+	r.fail(r.next, r.be.scriptFault(pe, ours))
+	r.next++
+}
+
+// refuse returns why a script must not be sent, or nil.
+func (r *scriptRun) refuse(s *backend.Script) error {
 	switch {
-	case shared.look(s.SQL).traits&ends != 0:
+	case r.shared.look(s.SQL).traits&ends != 0:
 		return errScriptEnds
-	case refused[s.Route]:
+	case r.refused[s.Route]:
 		return errNotOurs
 	}
 	return nil
@@ -267,7 +281,7 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 	}
 	// SET LOCAL is cheap, a SELECT is not: there is one.
 	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
-	if be.roles.mode != rolesOff {
+	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
 		ours = append(ours, "set local role none")
 	}
 	if opt.Async {
