@@ -167,7 +167,6 @@ var (
 	executeAll     = pgproto3.Execute{}
 	syncAll        = pgproto3.Sync{}
 	describePortal = pgproto3.Describe{ObjectType: 'P'}
-	emptyBind      = pgproto3.Bind{}
 )
 
 // answer reads the answers to what is ours, up to the first query's first row, its end, or its error.
