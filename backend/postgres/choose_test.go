@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -92,4 +93,25 @@ func TestMend(t *testing.T) {
 	} {
 		assert.Equal(t, c.want, mend(c.f, c.s), name)
 	}
+}
+
+// Where the variants do not fit, few are made: one that takes the place of another would be gone before it is used again.
+func TestAdmits(t *testing.T) {
+	t.Parallel()
+	s := newStatements(8, 4)
+	base := &statement{sd: &pgconn.StatementDescription{Name: "n"}, store: backend.MustParseStore("base")}
+	admitted := 0
+	for i := range 1000 {
+		store := backend.MustParseStore("s" + strconv.Itoa(i))
+		if s.admits() {
+			admitted++
+			s.putVariant(base, &statement{sd: &pgconn.StatementDescription{Name: "v" + strconv.Itoa(i)}, store: store})
+		}
+	}
+	assert.Greater(t, admitted, 4, "what is in use gets in")
+	assert.Less(t, admitted, 150)
+	assert.Len(t, base.variants, 4)
+	assert.Len(t, s.dropped, admitted-4, "the others are to be closed")
+	none := newStatements(8, 0)
+	assert.False(t, none.admits())
 }

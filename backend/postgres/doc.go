@@ -31,7 +31,7 @@
 //
 // In this order, each in the file of that name unless said:
 //
-//  1. Backend.take (conn.go) takes a connection from the pool, and bindUnit (prefix.go) says what binds it to the store.
+//  1. Backend.take (pool.go) takes a connection from the pool, and bindUnit (prefix.go) says what binds it to the store.
 //  2. session.QueryContext (exec.go), or a method of [PGX], makes a job of the statement: session.run.
 //  3. session.do (run.go) runs the job, again where that mends what failed: attempt.
 //  4. conn.admit (admit.go): may this text run here, and what does it leave behind? By the traits of classify (text.go).
@@ -41,7 +41,7 @@
 //  8. conn.answer (message.go): reads the answers to what is ours, and up to the first row.
 //  9. mend (remedy.go): what is done when that failed.
 //  10. sqlRows (rows.go), or rows of pgx (pgxrows.go), read the rest from the wire.
-//  11. conn.release (conn.go) gives the connection back.
+//  11. conn.release (pool.go) gives the connection back.
 //
 // Batches take the same way with more queries in a job, scripts (script.go) and texts of the simple protocol (simple.go)
 // from 7 on. choose and mend are functions of their arguments alone.

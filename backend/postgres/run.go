@@ -51,7 +51,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 			return more, nil
 		}
 		f := c.failed(err, ctx.Err() != nil)
-		s.used = s.used || !f.closed
+		s.used = s.used || !f.closed && !f.unsent
 		q := j.failing(&c.wire)
 		st.byOID, st.role, st.lost = c.unit.kind == prefixOID, c.unit.role != roleNone, c.roleLost
 		st.known = q.known(c.unit.rt.Store)
