@@ -17,8 +17,11 @@ var errReadOnlyTx = errors.New("the transaction is read-only; begin it without s
 
 // explain turns an error of the driver into one that says what the store, or the caller, has to do with it.
 func (s *session) explain(op string, err error) error {
+	if err == nil {
+		return nil
+	}
 	var own *backend.Error
-	if err == nil || errors.As(err, &own) {
+	if errors.As(err, &own) {
 		return err
 	}
 	if c := s.c; c != nil {
