@@ -214,7 +214,11 @@ func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) 
 		}
 	} else {
 		c.vacuum = st.vacuum
-		res, err = st.driver.ExecContext(ctx, args)
+		if s.upkeep && s.tx == none && st.effects&defines != 0 {
+			res, err = s.define(ctx, st, args)
+		} else {
+			res, err = st.driver.ExecContext(ctx, args)
+		}
 		c.vacuum = false
 		if cerr := st.done(); err == nil {
 			err = cerr
