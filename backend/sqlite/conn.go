@@ -45,13 +45,11 @@ type conn struct {
 	// What the authorizer saw, and how it is to judge. Only touched by the goroutine that is in SQLite.
 	effects  effect
 	denied   denial
-	own      bool   // a statement of this package's own: nothing is judged, nothing is noted
-	readOnly bool   // within a read-only transaction
-	script   bool   // within a script, which has no business with transactions of its own
-	vacuum   bool   // a VACUUM runs, alone
-	defining bool   // what is compiled defines a table; the functions it names do not run
-	deferred effect // what they would do if it runs a query too
-	forgive  bool   // the next function that varies does not matter
+	own      bool // a statement of this package's own: nothing is judged, nothing is noted
+	readOnly bool // within a read-only transaction
+	script   bool // within a script, which has no business with transactions of its own
+	vacuum   bool // a VACUUM runs, alone
+	watch    variance
 
 	attached bool  // the shared store is
 	lenient  bool  // foreign keys are off
@@ -223,7 +221,7 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 
 // listen has the authorizer note what the next statement does, from the beginning.
 func (c *conn) listen() {
-	c.effects, c.denied, c.defining, c.deferred, c.forgive = 0, notDenied, false, 0, false
+	c.effects, c.denied, c.watch = 0, notDenied, variance{}
 }
 
 // run executes a statement of this package's own, of which the authorizer is not to know. The caller holds c.mu.
