@@ -58,8 +58,13 @@ func TestHistory(t *testing.T) {
 		}
 		const odin = "odin@asgard.example"
 		require.Equal(t, []line{
-			{EventPurged, odin, "donar"}, {EventPurging, odin, ""}, {EventDeleted, odin, ""}, {EventSuspended, "", "unpaid"},
-			{EventRenamed, "loki", "thor → donar"}, {EventCreated, odin, ""}, {EventClaimed, odin, "thor"},
+			{EventPurged, odin, "donar"},
+			{EventPurging, odin, ""},
+			{EventDeleted, odin, ""},
+			{EventSuspended, "", "unpaid"},
+			{EventRenamed, "loki", "thor → donar"},
+			{EventCreated, odin, ""},
+			{EventClaimed, odin, "thor"},
 		}, lines)
 		history, err = a.History(t.Context(), thor.ID, 2)
 		require.NoError(t, err)
