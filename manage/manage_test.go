@@ -177,7 +177,7 @@ func TestSQLStartsTheClient(t *testing.T) {
 	})
 }
 
-// What doctor finds it repairs, and removes data only when that was said.
+// What doctor finds it repairs, and asks before it gives somebody's data another place. Nothing is removed but by name.
 func TestDoctorRepairs(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, p *place) {
@@ -210,9 +210,106 @@ func TestDoctorRepairs(t *testing.T) {
 		require.NoError(t, err)
 
 		c = p.run(t, &call{args: []string{"doctor", "--repair"}, terminal: true, stdin: "stray\n"})
-		require.Zero(t, c.status, c.stderr.String())
-		_, err = p.backend().Stat(t.Context(), backend.MustParseStore("stray"))
+		require.Zero(t, c.status, "%s%s", c.stdout.String(), c.stderr.String())
+		assert.Equal(t, "everything fits\n", p.must(t, "doctor"))
+		assert.Contains(t, p.must(t, "tenant", "list", "--status", "suspended")+p.must(t, "store", "list"), "stray", "nothing of it is lost")
+	})
+}
+
+// A store that is nobody's is put out of the way, and removed only when its name is typed.
+func TestStoreAside(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, p *place) {
+		p.must(t, "tenant", "create", "thor")
+		require.NoError(t, p.backend().Create(t.Context(), backend.Route{Store: backend.MustParseStore("stray"), Owner: "nobody"}))
+		c := p.run(t, &call{args: []string{"store", "aside", "thor"}})
+		assert.Equal(t, manage.ExitFailed, c.status, "it is a tenant's")
+		assert.Contains(t, p.must(t, "store", "aside", "stray"), "stray is set aside as ")
+		_, err := p.backend().Stat(t.Context(), backend.MustParseStore("stray"))
 		require.ErrorIs(t, err, backend.ErrStoreMissing)
 		assert.Equal(t, "everything fits\n", p.must(t, "doctor"))
+
+		var aside []struct{ Store, Was, Owner string }
+		require.NoError(t, json.Unmarshal([]byte(p.must(t, "store", "list", "--json")), &aside))
+		require.Len(t, aside, 1)
+		assert.Equal(t, "stray", aside[0].Was)
+		assert.Equal(t, "nobody", aside[0].Owner)
+		c = p.run(t, &call{args: []string{"store", "purge", aside[0].Store}})
+		assert.Equal(t, manage.ExitUsage, c.status)
+		assert.Contains(t, c.stderr.String(), "--confirm "+aside[0].Store)
+		c = p.run(t, &call{args: []string{"store", "purge", "thor", "--confirm", "thor"}})
+		assert.Equal(t, manage.ExitFailed, c.status, "it is not one of those")
+		assert.Contains(t, p.must(t, "store", "purge", aside[0].Store, "--confirm", aside[0].Store), "is gone")
+		assert.Empty(t, p.must(t, "store", "list"))
+		assert.NotEmpty(t, p.must(t, "sql", "thor", "SELECT count(*) FROM polls"))
+	})
+}
+
+// A schema or a file from before there were tenants becomes one, with its tables as they are; what was done is kept, with
+// who did it.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, p *place) {
+		p.must(t, "tenant", "create", "thor")
+		if _, ok := p.backend().(backend.Adopter); !ok {
+			c := p.run(t, &call{args: []string{"tenant", "adopt", "stray"}})
+			assert.Equal(t, manage.ExitFailed, c.status)
+			t.Skip("this backend takes in nothing that it did not make")
+		}
+		if p.backend().Dialect() == backend.Postgres {
+			_, err := p.backend().Shared().ExecContext(t.Context(), "CREATE SCHEMA stray")
+			require.NoError(t, err)
+		} else {
+			require.NoError(t, p.backend().Create(t.Context(), backend.Route{Store: backend.MustParseStore("stray"), Owner: "nobody"}))
+		}
+
+		c := p.run(t, &call{args: []string{"tenant", "adopt", "thor"}})
+		assert.Equal(t, manage.ExitFailed, c.status)
+		assert.Contains(t, c.stderr.String(), "taken")
+		c = p.run(t, &call{args: []string{"tenant", "adopt", "nowhere"}})
+		assert.Equal(t, manage.ExitFailed, c.status)
+
+		c = p.run(t, &call{args: []string{"tenant", "adopt", "stray", "found", "--domain", "found.example.com"}})
+		require.Zero(t, c.status, c.stderr.String())
+		assert.Equal(t, "store stray is that of tenant found at found.example.com\n", c.stdout.String())
+		assert.Contains(t, c.stderr.String(), "app migrate --tenant found")
+		p.must(t, "migrate", "--tenant", "found")
+		p.must(t, "exec", "found", "--", "ask", "Anybody?")
+		assert.Contains(t, p.must(t, "tenant", "history", "found"), "tester")
+	})
+}
+
+func mustID(t *testing.T, p *place, slug string) tenancy.ID {
+	t.Helper()
+	var shown struct{ ID tenancy.ID }
+	require.NoError(t, json.Unmarshal([]byte(p.must(t, "tenant", "show", slug, "--json")), &shown))
+	return shown.ID
+}
+
+// S26: what was done to a tenant is listed, the latest first, by its ID too when it is gone.
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, p *place) {
+		p.must(t, "tenant", "create", "thor", "--domain", "thor.example.com")
+		p.must(t, "tenant", "suspend", "thor", "--reason", "unpaid")
+		p.must(t, "tenant", "resume", "thor")
+		id := string(mustID(t, p, "thor"))
+		kinds := func(args ...string) (list []string) {
+			var changes []tenancy.Change
+			require.NoError(t, json.Unmarshal([]byte(p.must(t, args...)), &changes))
+			for _, c := range changes {
+				assert.Equal(t, "tester", c.Actor, c.Kind)
+				list = append(list, string(c.Kind))
+			}
+			return list
+		}
+		all := kinds("tenant", "history", "thor", "--json")
+		require.GreaterOrEqual(t, len(all), 4)
+		assert.Equal(t, []string{"activated", "suspended"}, all[:2])
+		assert.Equal(t, "claimed", all[len(all)-1])
+		assert.Equal(t, all[:1], kinds("tenant", "history", "thor", "--limit", "1", "--json"))
+		p.must(t, "tenant", "delete", "thor", "--yes")
+		p.must(t, "tenant", "purge", "thor", "--confirm", "thor")
+		assert.Equal(t, "purged", kinds("tenant", "history", id, "--json")[0])
 	})
 }

@@ -150,7 +150,8 @@ func (a *App) repairOrphan(ctx context.Context, f Finding) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrInvalid), errors.Is(err, errors.ErrUnsupported):
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrInvalid), errors.Is(err, backend.ErrStoreExists),
+		errors.Is(err, errors.ErrUnsupported):
 		_, err = a.SetAside(ctx, s)
 	}
 	return err

@@ -10,7 +10,9 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -54,7 +56,7 @@ func TestTourIsTrue(t *testing.T) {
 	var script strings.Builder
 	script.WriteString("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n")
 	var promised []string
-	await := "until curl -s -o /dev/null thor.polls.localhost:8000/polls/; do :; done\n"
+	await := "until curl -s -o /dev/null thor.polls.localhost:8000/polls/; do kill -0 %1; done\n"
 	for _, b := range tourBlocks(t) {
 		switch {
 		case b.lang == "" && !strings.Contains(b.text, "createdb"):
@@ -71,8 +73,12 @@ func TestTourIsTrue(t *testing.T) {
 		}
 	}
 	text := strings.ReplaceAll(script.String(), "8000", port)
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", text)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", text)
 	cmd.Dir = dir
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // so that it ends what it has started
+	cmd.WaitDelay = 20 * time.Second
 	cmd.Env = append(os.Environ(), "TENEMENT_TEST_POSTGRES="+pgtest.Shared(t).Database(t))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
