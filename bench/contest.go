@@ -24,6 +24,8 @@ type contender struct {
 	per float64
 	// app is the application_name of its connections, where the memory of the server behind them is to be measured.
 	app string
+	// beside is repeated by one more goroutine meanwhile. What it takes is not measured.
+	beside operation
 }
 
 type operation func(ctx context.Context) error
@@ -35,10 +37,11 @@ func alike(op operation) func(*rand.Rand) operation {
 
 // contest says how contenders are compared.
 type contest struct {
-	goroutines int // 0 means 1
-	ops        int // operations in a round, of all goroutines together; 0: as many as fit into the environment's slice
-	warm       int // operations of each contender ahead of the first round; 0: a round
-	rounds     int // 0: the environment's
+	goroutines int    // 0 means 1
+	ops        int    // operations in a round, of all goroutines together; 0: as many as fit into the environment's slice
+	warm       int    // operations of each contender ahead of the first round; 0: a round
+	rounds     int    // 0: the environment's
+	suffix     string // of the contenders' names, where they are in several contests
 }
 
 // contest runs the contenders in turn, round by round, and adds what it measured to s. Whoever went first in one round
@@ -65,7 +68,7 @@ func (e *env) contest(ctx context.Context, s *scores, c contest, contenders ...c
 			if err != nil {
 				return fmt.Errorf("%s: %w", k.name, err)
 			}
-			s.add(k.name, m)
+			s.add(k.name+c.suffix, m)
 		}
 	}
 	for _, k := range contenders {
@@ -77,7 +80,7 @@ func (e *env) contest(ctx context.Context, s *scores, c contest, contenders ...c
 			return fmt.Errorf("%s: memory of its connections: %w", k.name, err)
 		}
 		if ok {
-			s.add(k.name, measured{serverMemory: bytes})
+			s.add(k.name+c.suffix, measured{serverMemory: bytes})
 		}
 	}
 	return nil
@@ -91,7 +94,7 @@ func (e *env) bout(ctx context.Context, c contest, k contender, seed uint64) (me
 	if err != nil {
 		return nil, err
 	}
-	m := e.usage().since(before)
+	m := e.since(before)
 	n := float64(len(times)) * max(k.per, 1)
 	for metric := range m {
 		m[metric] /= n
@@ -120,6 +123,10 @@ func (c contest) run(ctx context.Context, k contender, slice time.Duration, seed
 	quiet := context.WithoutCancel(ctx)
 	mine := make([][]float64, c.goroutines)
 	var g errgroup.Group
+	if k.beside != nil {
+		background := repeated(quiet, k.beside)
+		defer func() { err = errors.Join(err, background()) }()
+	}
 	began := time.Now()
 	for w := range c.goroutines {
 		g.Go(func() error {
@@ -147,6 +154,26 @@ func (c contest) run(ctx context.Context, k contender, slice time.Duration, seed
 		return nil, 0, errors.New("no operation was done in a round")
 	}
 	return times, took, nil
+}
+
+// repeated repeats an operation until the function that it returns is called, which returns its error.
+func repeated(ctx context.Context, op operation) (end func() error) {
+	var (
+		stop atomic.Bool
+		g    errgroup.Group
+	)
+	g.Go(func() error {
+		for !stop.Load() {
+			if err := op(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return func() error {
+		stop.Store(true)
+		return g.Wait()
+	}
 }
 
 // quantile returns the q-quantile of sorted values by linear interpolation.

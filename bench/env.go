@@ -151,31 +151,37 @@ func (e *env) serverMemory(ctx context.Context, app string) (bytes float64, ok b
 	return bytes, err == nil, err
 }
 
-// usage is what this process and the server have used so far.
+// usage is what this process and the server have used so far. Looking at the server costs this process something, so it
+// comes first at the beginning and last at the end.
 type usage struct {
-	client, server time.Duration
-	mallocs        uint64
-	known          struct{ client, server bool }
+	client, server           time.Duration
+	mallocs                  uint64
+	clientKnown, serverKnown bool
 }
 
 func (e *env) usage() (u usage) {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	u.mallocs = m.Mallocs
-	u.client, u.known.client = processCPU()
-	u.server, u.known.server = e.server.cpu()
+	u.server, u.serverKnown = e.server.cpu()
+	u.client, u.clientKnown = processCPU()
+	u.mallocs = mallocs()
 	return u
 }
 
-func (u usage) since(before usage) measured {
-	m := measured{allocs: float64(u.mallocs - before.mallocs)}
-	if u.known.client {
-		m[clientCPU] = float64(u.client - before.client)
+// since returns what was used since.
+func (e *env) since(before usage) measured {
+	m := measured{allocs: float64(mallocs() - before.mallocs)}
+	if now, known := processCPU(); known && before.clientKnown {
+		m[clientCPU] = float64(now - before.client)
 	}
-	if u.known.server {
-		m[serverCPU] = float64(u.server - before.server)
+	if now, known := e.server.cpu(); known && before.serverKnown {
+		m[serverCPU] = float64(now - before.server)
 	}
 	return m
+}
+
+func mallocs() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
 }
 
 // withParams adds query parameters to a database URL.

@@ -51,6 +51,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 var errUsage = errors.New("usage")
 
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if os.Getenv(crowdVariable) != "" {
+		return runCrowd(ctx, stdout)
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	quick := flags.Bool("quick", false, "smaller sizes and shorter rounds, to see that all rows can be measured")

@@ -98,8 +98,11 @@ func (r result) line(suite string) string {
 	switch {
 	case r.missed():
 		verdict = "**missed**"
-	case r.Bar > 0:
+	case r.Bar > 0, r.none:
 		verdict = "ok"
+	}
+	if r.none {
+		return fmt.Sprintf("| `%s` | %s | | | | none | %s | %s |\n", r.id, r.metric.format(r.Ours), verdict, what)
 	}
 	return fmt.Sprintf("| `%s` | %s | %s | %s | %.3f | %s | %s | %s |\n", r.id, r.metric.format(r.Ours), r.metric.format(r.Reference),
 		ratio(r.Ratio), r.Spread, bar(r.Bar), verdict, what)
@@ -136,6 +139,9 @@ func (sr suiteReport) writeScores(b *strings.Builder) {
 			fmt.Fprintf(b, " %s |", cell)
 		}
 		b.WriteString("\n")
+	}
+	for _, note := range sr.scores.notes {
+		fmt.Fprintf(b, "\n%s\n", note)
 	}
 }
 

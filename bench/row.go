@@ -31,6 +31,7 @@ type measured map[metric]float64
 // scores holds what was measured, by contender and metric, one figure for each round.
 type scores struct {
 	names []string // in the order in which they were first seen
+	notes []string
 	of    map[string]map[metric][]float64
 }
 
@@ -43,6 +44,13 @@ func (s *scores) add(contender string, m measured) {
 	}
 	for k, v := range m {
 		s.of[contender][k] = append(s.of[contender][k], v)
+	}
+}
+
+// note keeps what is to be printed below the suite's figures; once is enough.
+func (s *scores) note(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(s.notes, text) {
+		s.notes = append(s.notes, text)
 	}
 }
 
@@ -67,6 +75,8 @@ type row struct {
 	bar float64
 	// plus makes the bar the reference's figure and so much more.
 	plus float64
+	// none means that there is to be nothing at all of ours, and compares with nothing.
+	none bool
 }
 
 // result is a row with its figures: medians of the rounds. Ratio is the median of the rounds' ratios, and Spread half the
@@ -78,7 +88,7 @@ type result struct {
 	err error // why it could not be measured
 }
 
-func (r result) missed() bool { return r.Bar > 0 && r.Ratio > r.Bar }
+func (r result) missed() bool { return r.Bar > 0 && r.Ratio > r.Bar || r.none && r.Ours > 0 }
 
 // result finds the row's figures.
 func (r row) result(s *scores) result {
@@ -153,6 +163,9 @@ func (m metric) format(v float64) string {
 }
 
 func scaled(v, step float64, units ...string) string {
+	if v == 0 {
+		return "0"
+	}
 	i := 0
 	for v >= step && i < len(units)-1 {
 		v, i = v/step, i+1
