@@ -1,6 +1,7 @@
 # make test    everything, with the race detector, on SQLite and Postgres; installs what is missing on Debian
 # make lint    gofumpt, go vet for three systems, golangci-lint
 # make bench   every benchmark, then the figures beside their references (BENCHTIME=1x: a short run of all of it)
+# make scale   the figures of thousands of tenants, for most of an hour
 # make fuzz    every fuzz target in turn (FUZZTIME=10s each)
 # make deps    only install what the tests need
 
@@ -32,7 +33,11 @@ lint: $(GOLANGCI_LINT)
 .PHONY: bench
 bench: deps bin/pgrun
 	bin/pgrun scripts/each-module.sh go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -p 1 -timeout 30m ./...
-	if [ -f bench/main.go ]; then cd bench && go run . $(if $(filter 1x,$(BENCHTIME)),-quick); fi
+	if [ -f bench/main.go ]; then cd bench && go run . $(if $(filter 1x,$(BENCHTIME)),-quick,-o RESULTS.md); fi
+
+.PHONY: scale
+scale: deps
+	cd bench && go run . -scale 10k -o RESULTS-10k.md
 
 .PHONY: fuzz
 fuzz:

@@ -7,14 +7,9 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"sync/atomic"
 	"testing/fstest"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenement-go/tenement/backend"
@@ -23,12 +18,39 @@ import (
 	"github.com/tenement-go/tenement/migrate"
 )
 
+// The rows of a fleet: one ADD COLUMN in every store. All figures are per store.
+
 var fleetSuites = []suite{
-	{rows: []string{"fleet_postgres", "fleet_postgres_goose", "fleet_postgres_nothing_goose"}, measure: fleetPostgres},
-	{rows: []string{"fleet_postgres_latency_goose"}, measure: fleetLatency},
-	{rows: []string{"fleet_sqlite"}, measure: fleetSQLite},
-	{rows: []string{"provision_postgres"}, measure: provisionPostgres},
-	{rows: []string{"fleet_memory"}, measure: fleetMemory},
+	{
+		name: "fleet_postgres", what: "one ADD COLUMN in 2,048 schemas; per store",
+		rows: []row{
+			{id: "fleet_postgres", what: "÷ the same DDL and version rows by hand, 32 stores a message, 2 connections", ours: "fleet", ref: "by hand", bar: 1.25},
+			{id: "fleet_postgres_goose", what: "÷ a goose provider per store, one connection kept", ours: "fleet", ref: "goose", bar: 0.10},
+			{id: "fleet_postgres_nothing", what: "nothing pending ÷ the same of goose", ours: "fleet, nothing", ref: "goose, nothing", bar: 0.01},
+		},
+		measure: fleetPostgres,
+	},
+	{
+		name: "fleet_latency", what: "one ADD COLUMN in 2,048 schemas, a round trip of 1 ms; per store",
+		rows: []row{
+			{id: "fleet_latency_goose", what: "÷ a goose provider per store, one connection kept", ours: "fleet", ref: "goose", bar: 0.05},
+		},
+		measure: fleetLatency,
+	},
+	{
+		name: "fleet_sqlite", what: "one ADD COLUMN in 2,000 files; per store",
+		rows: []row{
+			{id: "fleet_sqlite", what: "÷ open, one script, close on the bare driver, as many workers", ours: "fleet", ref: "by hand", bar: 1.3},
+		},
+		measure: fleetSQLite,
+	},
+	{
+		name: "fleet_memory", what: "live heap of a run, SQLite",
+		rows: []row{
+			{id: "fleet_memory", what: "of 10,000 stores ÷ of 1,000", metric: heap, ours: "fleet", ref: "a tenth of it", bar: 2},
+		},
+		measure: fleetMemory,
+	},
 }
 
 // columns returns goose migrations: version 1 makes a table, each later one up to last adds a column.
@@ -44,280 +66,148 @@ func addColumn(v int) string { return fmt.Sprintf("ALTER TABLE polls ADD COLUMN 
 
 // gooseRow is the row that goose writes for a version.
 func gooseRow(v int) string {
-	return fmt.Sprintf("INSERT INTO goose_db_version (version_id, is_applied) VALUES (%d, %s)", v, "true")
+	return fmt.Sprintf("INSERT INTO goose_db_version (version_id, is_applied) VALUES (%d, true)", v)
 }
 
 func migrator(be backend.Backend, source fs.FS) (*migrate.Migrator, error) {
 	return migrate.New(be, migrate.Config{Tenant: []migrate.Source{{Name: "polls", FS: source}}})
 }
 
-// provisioned returns a fleet at version 1.
+// provisioned makes a fleet at version 1.
 func provisioned(ctx context.Context, be backend.Backend, stores int) error {
 	m, err := migrator(be, columns(1))
 	if err != nil {
 		return err
 	}
-	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
+	if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2)
 	for i := range stores {
-		g.Go(func() error { return m.Provision(ctx, backend.Route{Store: numbered(i), Owner: fmt.Sprint(i)}) })
+		g.Go(func() error { return m.Provision(ctx, routeTo(i)) })
 	}
 	return g.Wait()
 }
 
-// migrateFleet brings the fleet to a version and returns the time it took.
-func migrateFleet(ctx context.Context, be backend.Backend, version int) (time.Duration, error) {
+// migrateFleet brings the fleet to a version.
+func migrateFleet(ctx context.Context, be backend.Backend, version int) error {
 	m, err := migrator(be, columns(version))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	began := time.Now()
-	_, err = m.Up(ctx, migrate.UpOptions{})
-	return time.Since(began), err
+	_, err = m.Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
+	return err
 }
 
-// bareFleet is a database with the same stores, made and migrated by hand.
-type bareFleet struct {
-	url    string
-	stores int
+// upgrades is a contender that goes one version further with each operation, of so many stores.
+func upgrades(name string, stores int, to func(ctx context.Context, version int) error) contender {
+	version := 1
+	return contender{name: name, per: float64(stores), worker: alike(func(ctx context.Context) error {
+		version++
+		return to(ctx, version)
+	})}
 }
 
-func newBareFleet(ctx context.Context, databaseURL string, stores int) (*bareFleet, error) {
-	conn, err := pgx.Connect(ctx, databaseURL)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(ctx)
-	var text strings.Builder
-	for i := range stores {
-		fmt.Fprintf(&text, "BEGIN; CREATE SCHEMA %[1]s; SET LOCAL search_path = %[1]s, public; %[2]s;"+
-			"CREATE TABLE goose_db_version (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, version_id bigint NOT NULL,"+
-			"is_applied boolean NOT NULL, tstamp timestamp NOT NULL DEFAULT now()); %[3]s; %[4]s; COMMIT;\n",
-			numbered(i), pointTable, gooseRow(0), gooseRow(1))
-		if i%32 == 31 || i == stores-1 {
-			if _, err := conn.PgConn().Exec(ctx, text.String()).ReadAll(); err != nil {
-				return nil, err
-			}
-			text.Reset()
-		}
-	}
-	return &bareFleet{url: databaseURL, stores: stores}, nil
+// idle is a contender that finds nothing to do at version 1.
+func idle(name string, stores int, to func(ctx context.Context, version int) error) contender {
+	return contender{name: name, per: float64(stores), worker: alike(func(ctx context.Context) error { return to(ctx, 1) })}
 }
 
-// migrate is the floor: the DDL and the version row, 32 stores a message, a transaction each, on two connections.
-func (f *bareFleet) migrate(ctx context.Context, version int) (time.Duration, error) {
-	var conns [2]*pgx.Conn
-	for i := range conns {
-		c, err := pgx.Connect(ctx, f.url)
-		if err != nil {
-			return 0, err
-		}
-		defer c.Close(ctx)
-		conns[i] = c
-	}
-	began := time.Now()
-	var next atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	for _, conn := range conns {
-		g.Go(func() error {
-			for {
-				first := int(next.Add(32)) - 32
-				if first >= f.stores {
-					return nil
-				}
-				var text strings.Builder
-				for i := first; i < min(first+32, f.stores); i++ {
-					fmt.Fprintf(&text, "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL search_path = %s, public; %s; %s; COMMIT;\n",
-						numbered(i), addColumn(version), gooseRow(version))
-				}
-				if _, err := conn.PgConn().Exec(ctx, text.String()).ReadAll(); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	err := g.Wait()
-	return time.Since(began), err
-}
-
-// goose migrates the first n stores with a goose provider each, one connection kept, and returns the time per store.
-func (f *bareFleet) goose(ctx context.Context, databaseURL string, n, version int) (time.Duration, error) {
-	cfg, err := pgx.ParseConfig(databaseURL)
+func fleetPostgres(ctx context.Context, e *env, s *scores) error {
+	stores := e.pick(2048, 64)
+	sample := e.pick(128, 8) // goose is slow: its time per store is taken from fewer stores
+	be, err := e.postgres(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	db := stdlib.OpenDB(*cfg)
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if err := db.PingContext(ctx); err != nil {
-		return 0, err
-	}
-	source := columns(version)
-	began := time.Now()
-	for i := range n {
-		if _, err := db.ExecContext(ctx, "SET search_path = "+numbered(i).String()+", public"); err != nil {
-			return 0, err
-		}
-		p, err := goose.NewProvider(goose.DialectPostgres, db, source)
-		if err != nil {
-			return 0, err
-		}
-		if _, err := p.Up(ctx); err != nil {
-			return 0, err
-		}
-	}
-	return time.Since(began) / time.Duration(n), nil
-}
-
-func perStoreMS(total time.Duration, stores int) float64 {
-	return float64(total) / float64(stores) / 1e6
-}
-
-func fleetPostgres(ctx context.Context, e *env) ([]result, error) {
-	stores := e.pick(2048, 256)
-	sample := e.pick(128, 16) // goose is slow: its time per store is taken from fewer stores
-	oursURL, err := e.database(ctx)
-	if err != nil {
-		return nil, err
-	}
-	bareURL, err := e.database(ctx)
-	if err != nil {
-		return nil, err
-	}
-	gooseURL, err := e.database(ctx)
-	if err != nil {
-		return nil, err
-	}
-	be, err := postgres.Open(ctx, oursURL, postgres.Config{})
-	if err != nil {
-		return nil, err
-	}
-	defer be.Close()
 	if err := provisioned(ctx, be, stores); err != nil {
-		return nil, err
+		return err
 	}
-	bare, err := newBareFleet(ctx, bareURL, stores)
+	byHand, err := e.fleetByHand(ctx, stores)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	peer, err := newBareFleet(ctx, gooseURL, sample)
+	peer, err := e.fleetByHand(ctx, sample)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var ours, floor, peers, idle, idlePeers []float64
-	for round := range e.rounds + 1 { // the first warms up
-		version := 2 + round
-		a, errA := migrateFleet(ctx, be, version)
-		b, errB := bare.migrate(ctx, version)
-		c, errC := peer.goose(ctx, gooseURL, sample, version)
-		d, errD := migrateFleet(ctx, be, version)
-		f, errF := peer.goose(ctx, gooseURL, sample, version)
-		if err := errors.Join(errA, errB, errC, errD, errF); err != nil {
-			return nil, err
-		}
-		if round == 0 {
-			continue
-		}
-		ours, floor = append(ours, perStoreMS(a, stores)), append(floor, perStoreMS(b, stores))
-		peers = append(peers, perStoreMS(c, 1))
-		idle, idlePeers = append(idle, perStoreMS(d, stores)), append(idlePeers, perStoreMS(f, 1))
+	ours := func(ctx context.Context, version int) error { return migrateFleet(ctx, be, version) }
+	goose, err := peer.goose(ctx, e, peer.url)
+	if err != nil {
+		return err
 	}
-	return []result{
-		medians("fleet_postgres", fmt.Sprintf("%d stores, one ADD COLUMN ÷ the same DDL and version rows by hand, 32 stores a message, 2 connections", stores), "ms/store", 1.35, ours, floor),
-		medians("fleet_postgres_goose", fmt.Sprintf("the same ÷ goose provider per store, one connection kept (%d stores)", sample), "ms/store", 1.0/8, ours, peers),
-		medians("fleet_postgres_nothing_goose", "nothing pending ÷ goose provider per store", "ms/store", 1.0/100, idle, idlePeers),
-	}, nil
+	if err := e.contest(ctx, s, contest{ops: 1}, idle("fleet, nothing", stores, ours), idle("goose, nothing", sample, goose)); err != nil {
+		return err
+	}
+	return e.contest(ctx, s, contest{ops: 1},
+		upgrades("fleet", stores, ours), upgrades("by hand", stores, byHand.migrate), upgrades("goose", sample, goose))
 }
 
-// medians makes a row of two series measured in the same rounds.
-func medians(name, what, unit string, bar float64, ours, ref []float64) result {
-	ratios := make([]float64, len(ours))
-	for i := range ours {
-		ratios[i] = ours[i] / ref[i]
-	}
-	return newResult(name, what, unit, bar, quantile(ours, .5), quantile(ref, .5), ratios)
-}
-
-// fleetLatency puts 1 ms between the migrator and the server.
-func fleetLatency(ctx context.Context, e *env) ([]result, error) {
-	stores, sample := e.pick(2048, 128), e.pick(48, 6)
-	oursURL, err := e.database(ctx)
+func fleetLatency(ctx context.Context, e *env, s *scores) error {
+	stores, sample := e.pick(2048, 64), e.pick(48, 4)
+	u, err := e.database(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	gooseURL, err := e.database(ctx)
+	peer, err := e.fleetByHand(ctx, sample)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	direct, err := postgres.Open(ctx, oursURL, postgres.Config{})
+	near, err := postgres.Open(ctx, u, postgres.Config{})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer direct.Close()
-	if err := provisioned(ctx, direct, stores); err != nil {
-		return nil, err
+	defer near.Close()
+	if err := provisioned(ctx, near, stores); err != nil {
+		return err
 	}
-	peer, err := newBareFleet(ctx, gooseURL, sample)
+	proxy, err := wireproxy.NewURL(u)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	proxy, err := wireproxy.NewURL(oursURL)
-	if err != nil {
-		return nil, err
-	}
-	defer proxy.Close()
+	e.cleanup(func() { _ = proxy.Close() })
 	proxy.SetLatency(500 * time.Microsecond) // each way
-	far, err := postgres.Open(ctx, proxy.URL(oursURL), postgres.Config{})
+	far, err := postgres.Open(ctx, proxy.URL(u))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer far.Close()
-	var ours, peers []float64
-	for round := range min(e.rounds, 3) + 1 {
-		version := 2 + round
-		a, errA := migrateFleet(ctx, far, version)
-		b, errB := peer.goose(ctx, proxy.URL(gooseURL), sample, version)
-		if err := errors.Join(errA, errB); err != nil {
-			return nil, err
-		}
-		if round > 0 {
-			ours, peers = append(ours, perStoreMS(a, stores)), append(peers, perStoreMS(b, 1))
-		}
+	e.cleanup(func() { _ = far.Close() })
+	goose, err := peer.goose(ctx, e, proxy.URL(peer.url))
+	if err != nil {
+		return err
 	}
-	return []result{medians("fleet_postgres_latency_goose",
-		fmt.Sprintf("1 ms of latency: %d stores, one ADD COLUMN ÷ goose provider per store (%d stores)", stores, sample), "ms/store", 1.0/20, ours, peers)}, nil
+	return e.contest(ctx, s, contest{ops: 1, rounds: min(e.rounds, 5)},
+		upgrades("fleet", stores, func(ctx context.Context, version int) error { return migrateFleet(ctx, far, version) }),
+		upgrades("goose", sample, goose))
 }
 
-func fleetSQLite(ctx context.Context, e *env) ([]result, error) {
-	stores := e.pick(2000, 100)
-	be, dir, err := newSQLite(ctx, e, "", 0)
+func fleetSQLite(ctx context.Context, e *env, s *scores) error {
+	stores := e.pick(2000, 30)
+	be, dir, err := e.sqlite(ctx, "", 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := provisioned(ctx, be, stores); err != nil {
-		return nil, err
+		return err
 	}
 	// The reference's files are copies of ours, made before any of them is changed.
 	bareDir, err := e.dir()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	bareFile := func(store int) string { return filepath.Join(bareDir, numbered(store).String()+".db") }
 	for i := range stores {
-		name := numbered(i).String() + ".db"
-		if err := copyFile(filepath.Join(dir, "tenants", name), filepath.Join(bareDir, name)); err != nil {
-			return nil, err
+		if err := copyFile(fileOf(dir, i), bareFile(i)); err != nil {
+			return err
 		}
 	}
-	reference := func(version int) (time.Duration, error) {
-		began := time.Now()
+	byHand := func(ctx context.Context, version int) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(runtime.GOMAXPROCS(0))
 		for i := range stores {
 			g.Go(func() error {
-				db, err := openBare(filepath.Join(bareDir, numbered(i).String()+".db"), "")
+				db, err := openBare(bareFile(i), "")
 				if err != nil {
 					return err
 				}
@@ -325,124 +215,64 @@ func fleetSQLite(ctx context.Context, e *env) ([]result, error) {
 				return errors.Join(err, db.Close())
 			})
 		}
-		err := g.Wait()
-		return time.Since(began), err
+		return g.Wait()
 	}
-	var ours, floor []float64
-	for round := range e.rounds + 1 {
-		version := 2 + round
-		a, errA := migrateFleet(ctx, be, version)
-		b, errB := reference(version)
-		if err := errors.Join(errA, errB); err != nil {
-			return nil, err
-		}
-		if round > 0 {
-			ours, floor = append(ours, perStoreMS(a, stores)), append(floor, perStoreMS(b, stores))
-		}
-	}
-	return []result{medians("fleet_sqlite", fmt.Sprintf("%d files, one ADD COLUMN ÷ open, one script, close on the bare driver, as many workers", stores), "ms/store", 1.3, ours, floor)}, nil
-}
-
-// provisionPostgres makes stores of 20 tables with 40 indexes.
-func provisionPostgres(ctx context.Context, e *env) ([]result, error) {
-	be, oneMessage, err := besideOneMessage(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	m, err := migrator(be, twentyTablesSource("BIGINT"))
-	if err != nil {
-		return nil, err
-	}
-	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
-		return nil, err
-	}
-	made := 0
-	r, err := e.compare(ctx, "provision_postgres", "a new store of 20 tables and 40 indexes ÷ the same DDL sent as one message", "ms", 1.15, e.pick(20, 5),
-		timed(func(ctx context.Context) error {
-			made++
-			return m.Provision(ctx, backend.Route{Store: numbered(made), Owner: fmt.Sprint(made)})
-		}),
-		oneMessage)
-	return []result{r}, err
-}
-
-// besideOneMessage returns a backend on a new database and, as its reference, what makes a schema of 20 tables in another
-// by one hand-written message.
-func besideOneMessage(ctx context.Context, e *env) (*postgres.Backend, side, error) {
-	oursURL, err := e.database(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	bareURL, err := e.database(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	be, err := postgres.Open(ctx, oursURL, postgres.Config{})
-	if err != nil {
-		return nil, nil, err
-	}
-	e.cleanup = append(e.cleanup, func() { _ = be.Close() })
-	conn, err := pgx.Connect(ctx, bareURL)
-	if err != nil {
-		return nil, nil, err
-	}
-	e.cleanup = append(e.cleanup, func() { _ = conn.Close(context.WithoutCancel(ctx)) })
-	copies := 0
-	return be, timed(func(ctx context.Context) error {
-		copies++
-		_, err := conn.PgConn().Exec(ctx, fmt.Sprintf("BEGIN; CREATE SCHEMA %[1]s; SET LOCAL search_path = %[1]s; %[2]s COMMIT",
-			numbered(copies), twentyTables("BIGINT"))).ReadAll()
-		return err
-	}), nil
-}
-
-func twentyTablesSource(idType string) fs.FS {
-	return fstest.MapFS{"00001_tables.sql": {Data: []byte("-- +goose Up\n" + twentyTables(idType))}}
+	return e.contest(ctx, s, contest{ops: 1},
+		upgrades("fleet", stores, func(ctx context.Context, version int) error { return migrateFleet(ctx, be, version) }),
+		upgrades("by hand", stores, byHand))
 }
 
 // fleetMemory compares the peak of the heap during a run over a fleet with that over a tenth of it.
-func fleetMemory(ctx context.Context, e *env) ([]result, error) {
-	peak := func(stores int) (float64, error) {
-		be, _, err := newSQLite(ctx, e, "", 0)
+func fleetMemory(ctx context.Context, e *env, s *scores) error {
+	large := e.pick(10000, 100)
+	for _, size := range []struct {
+		name   string
+		stores int
+	}{{"fleet", large}, {"a tenth of it", large / 10}} {
+		be, _, err := e.sqlite(ctx, "", 0)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		if err := provisioned(ctx, be, stores); err != nil {
-			return 0, err
+		if err := provisioned(ctx, be, size.stores); err != nil {
+			return err
 		}
-		if _, err := migrateFleet(ctx, be, 2); err != nil { // so that what is kept from run to run is there before
-			return 0, err
+		if err := migrateFleet(ctx, be, 2); err != nil { // so that what is kept from run to run is there before
+			return err
 		}
-		runtime.GC()
-		var before, now runtime.MemStats
-		runtime.ReadMemStats(&before)
-		var highest uint64
-		done := make(chan struct{})
-		sampled := make(chan struct{})
-		go func() {
-			defer close(sampled)
-			for {
-				runtime.GC()
-				runtime.ReadMemStats(&now)
-				highest = max(highest, now.HeapAlloc)
-				select {
-				case <-done:
-					return
-				case <-time.After(20 * time.Millisecond):
-				}
+		grown, err := peakHeap(func() error { return migrateFleet(ctx, be, 3) })
+		if err != nil {
+			return err
+		}
+		s.add(size.name, measured{heap: grown})
+	}
+	return nil
+}
+
+// peakHeap returns how far the live heap grows while f runs: at least 100 kB, since what is less is noise.
+func peakHeap(f func() error) (float64, error) {
+	before := liveHeap()
+	highest := before
+	done, sampled := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(sampled)
+		for {
+			highest = max(highest, liveHeap())
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
 			}
-		}()
-		_, err = migrateFleet(ctx, be, 3)
-		close(done)
-		<-sampled
-		// At least a tenth of a MiB: what is less is the noise of the measurement.
-		return max(float64(highest)-float64(before.HeapAlloc), 1<<20/10) / (1 << 20), err
-	}
-	large := e.pick(10000, 1000)
-	a, errA := peak(large)
-	b, errB := peak(large / 10)
-	if err := errors.Join(errA, errB); err != nil {
-		return nil, err
-	}
-	return []result{newResult("fleet_memory", fmt.Sprintf("live heap of a run over %d stores ÷ over %d", large, large/10), "MiB", 2, a, b, nil)}, nil
+		}
+	}()
+	err := f()
+	close(done)
+	<-sampled
+	return max(highest-before, 1e5), err
+}
+
+func liveHeap() float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
 }

@@ -1,16 +1,23 @@
 // Command bench prints the project's figures: ours beside a reference that does the same with the bare driver, a
-// hand-written script or a peer, measured in turn in one run.
+// hand-written client, a script or a peer, measured in turn in one run.
 //
-//	cd bench && go run . [-quick] [-json] [-only NAME] [-rounds N]
+//	cd bench && go run . [-quick] [-rows REGEXP] [-rounds N] [-scale 10k] [-o RESULTS.md]
+//	cd bench && go run . -quote ../README.md
 //
-// It starts a Postgres cluster of its own from the installed binaries (or uses the one that TENEMENT_TEST_POSTGRES
-// names). Every row is a ratio, ours ÷ reference, against the bar that the project set itself; the exit status is 1 when
-// a row could not be measured, not when a bar was missed, since timings differ from machine to machine.
+// A row is a ratio, ours ÷ reference, beside the bar that the project set itself. Each round runs all contenders in turn
+// for a second each; what is printed is the median of the rounds, and of their ratios, with half the distance between
+// the ratios' quartiles as ±. Unless a row says otherwise the contenders are saturated: 8 goroutines on few cores, through
+// 8 connections. The exit status is 1 when a row could not be measured, not when a bar was missed: timings differ from
+// machine to machine.
+//
+// It starts a Postgres cluster of its own from the installed binaries, or uses the one that TENEMENT_TEST_POSTGRES names.
+// -quick is for seeing that all rows can be measured: it takes about a minute, and its figures mean little. With -o the
+// same is written to a file, and -quote puts the figures of RESULTS*.md into the marked lines of another file.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,7 +25,6 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
-	"text/tabwriter"
 	"time"
 )
 
@@ -31,92 +37,99 @@ func main() {
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	err := command(ctx, args, stdout, stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	}
+	fmt.Fprintln(stderr, "bench:", err)
+	return 1
+}
+
+var errUsage = errors.New("usage")
+
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if os.Getenv(crowdVariable) != "" {
+		return runCrowd(ctx, stdout)
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	quick := flags.Bool("quick", false, "smaller sizes and fewer rounds: ends within 60 seconds, and says less")
-	asJSON := flags.Bool("json", false, "print one JSON object per row")
-	only := flags.String("only", "", "measure only the rows whose name matches this regular expression")
-	rounds := flags.Int("rounds", 0, "rounds per row (default 7, with -quick 3)")
+	quick := flags.Bool("quick", false, "smaller sizes and shorter rounds, to see that all rows can be measured")
+	only := flags.String("rows", "", "measure only the suites with a row whose name matches this regular expression")
+	rounds := flags.Int("rounds", 0, "rounds (default 9, with -quick 3)")
+	scale := flags.String("scale", "", `"10k" measures thousands of stores instead; it takes much longer`)
+	seed := flags.Uint64("seed", 1, "of the random choices")
+	output := flags.String("o", "", "write the results to this file too")
+	quoteIn := flags.String("quote", "", "measure nothing: put the figures of RESULTS*.md into the marked lines of this file")
 	if err := flags.Parse(args); err != nil {
-		return 2
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if *quoteIn != "" {
+		return quoteFile(*quoteIn)
 	}
 	match, err := regexp.Compile(*only)
 	if err != nil {
-		fmt.Fprintf(stderr, "bench: -only: %v\n", err)
-		return 2
+		return fmt.Errorf("-rows: %w", err)
 	}
-	env := newEnv(*quick)
-	defer env.close()
+	suites, err := suitesOf(*scale)
+	if err != nil {
+		return err
+	}
+	e := newEnv(*quick)
+	defer e.close()
+	e.seed = *seed
 	if *rounds > 0 {
-		env.rounds = *rounds
+		e.rounds = *rounds
 	}
-	failed := 0
-	var results []result
-	for _, s := range slices.Concat(sqliteSuites, postgresSuites, tenancySuites, fleetSuites) {
-		if !slices.ContainsFunc(s.rows, match.MatchString) {
+	rep := &report{machine: thisMachine(), began: time.Now(), args: args, rounds: e.rounds, slice: e.slice, seed: e.seed}
+	for _, su := range suites {
+		if !slices.ContainsFunc(su.rows, func(r row) bool { return match.MatchString(r.id) }) {
 			continue
-		}
-		if ctx.Err() != nil {
-			return 1
 		}
 		began := time.Now()
-		rs, err := s.measure(ctx, env)
-		if err != nil {
-			failed++
-			fmt.Fprintf(stderr, "bench: %v: %v\n", s.rows, err)
-			continue
+		rep.add(su, e.measure(ctx, su))
+		fmt.Fprintf(stderr, "%v %s\n", time.Since(began).Round(time.Millisecond), su.name)
+		if ctx.Err() != nil {
+			break
 		}
-		for _, r := range rs {
-			if !match.MatchString(r.Name) {
-				continue
-			}
-			results = append(results, r)
-			if *asJSON {
-				_ = json.NewEncoder(stdout).Encode(r)
-			}
+	}
+	rep.server = e.versions(ctx)
+	rep.took = time.Since(rep.began)
+	text := rep.markdown()
+	fmt.Fprint(stdout, text)
+	if *output != "" {
+		if err := os.WriteFile(*output, []byte(text), 0o644); err != nil {
+			return err
 		}
-		fmt.Fprintf(stderr, "measured %v in %v\n", s.rows, time.Since(began).Round(time.Millisecond))
 	}
-	if !*asJSON {
-		print(stdout, results)
-	}
-	if failed > 0 {
-		return 1
-	}
-	return 0
+	return rep.failure()
 }
 
-// suite measures one or more rows that share a set-up.
-type suite struct {
-	rows    []string
-	measure func(context.Context, *env) ([]result, error)
-}
-
-// result is one row. Ratio is ours ÷ reference; where the bar is an absolute number, Reference holds that number and
-// the bar is 1.
-type result struct {
-	Name      string  `json:"name"`
-	Ours      float64 `json:"ours"`
-	Reference float64 `json:"reference"`
-	Unit      string  `json:"unit"`
-	Ratio     float64 `json:"ratio"`
-	Bar       float64 `json:"bar"`
-	OK        bool    `json:"ok"`
-
-	Spread float64 `json:"spread"` // half the distance between the quartiles of the rounds' ratios
-	What   string  `json:"what"`   // the two sides in words
-}
-
-func print(w io.Writer, results []result) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "row\tours\treference\tunit\tratio\t±\tbar\t\twhat")
-	for _, r := range results {
-		verdict := "ok"
-		if !r.OK {
-			verdict = "MISSED"
-		}
-		fmt.Fprintf(tw, "%s\t%.4g\t%.4g\t%s\t%.3f\t%.3f\t≤ %.3f\t%s\t%s\n",
-			r.Name, r.Ours, r.Reference, r.Unit, r.Ratio, r.Spread, r.Bar, verdict, r.What)
+func suitesOf(scale string) ([]suite, error) {
+	switch scale {
+	case "":
+		return slices.Concat(postgresReadSuites, postgresRandomSuites, postgresTripSuites,
+			sqliteSuites, resolverSuites, provisionSuites, fleetSuites), nil
+	case "10k":
+		return scaleSuites, nil
 	}
-	_ = tw.Flush()
+	return nil, fmt.Errorf(`-scale: %q is not "10k"`, scale)
+}
+
+// outcome is what a suite came to.
+type outcome struct {
+	scores *scores
+	err    error
+}
+
+// measure runs one suite and cleans up after it.
+func (e *env) measure(ctx context.Context, su suite) outcome {
+	defer e.endSuite()
+	s := newScores()
+	return outcome{scores: s, err: su.measure(ctx, e, s)}
 }

@@ -9,9 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
-	"testing"
-	"time"
 
 	_ "modernc.org/sqlite" // the bare driver that is the reference
 
@@ -20,10 +17,43 @@ import (
 )
 
 var sqliteSuites = []suite{
-	{rows: []string{"sqlite_read", "sqlite_read_allocs"}, measure: sqliteRead},
-	{rows: []string{"sqlite_writers_total", "sqlite_writers_worst"}, measure: sqliteWriters},
-	{rows: []string{"sqlite_read_random"}, measure: sqliteRandom},
-	{rows: []string{"sqlite_new_store"}, measure: sqliteNewStore},
+	{
+		name: "sqlite_read", what: "one statement, one tenant, one goroutine",
+		rows: []row{
+			{id: "sqlite_read", what: "`*sql.DB` ÷ bare modernc", ours: "sql", ref: "bare", bar: 0.75},
+			{id: "sqlite_read_allocs", what: "allocations of the same", metric: allocs, ours: "sql", ref: "bare", plus: 1},
+		},
+		measure: sqliteRead,
+	},
+	{
+		name: "sqlite_read8", what: "one statement, tenants at random of 8, 8 goroutines",
+		rows: []row{
+			{id: "sqlite_read8", what: "`*sql.DB` ÷ bare modernc, a `*sql.DB` per tenant", ours: "sql", ref: "bare", bar: 0.75},
+		},
+		measure: sqliteReadMany,
+	},
+	{
+		name: "sqlite_writers", what: "8 goroutines with write transactions to one tenant",
+		rows: []row{
+			{id: "sqlite_writers", what: "time of all ÷ bare modernc, BEGIN IMMEDIATE, busy_timeout", ours: "sql", ref: "bare", bar: 0.85},
+			{id: "sqlite_writers_worst", what: "the longest wait of a transaction", metric: worst, ours: "sql", ref: "bare", bar: 0.05},
+		},
+		measure: sqliteWriters,
+	},
+	{
+		name: "sqlite_read_random", what: "one statement, tenants at random of 10,000 with 256 open, one goroutine",
+		rows: []row{
+			{id: "sqlite_read_random", what: "`*sql.DB` ÷ bare: open, attach, query, close", ours: "sql", ref: "bare", bar: 1.15},
+		},
+		measure: sqliteRandom,
+	},
+	{
+		name: "sqlite_new_store", what: "a new store of 20 tables from the template",
+		rows: []row{
+			{id: "sqlite_new_store", what: "÷ copy, fsync, rename, fsync of the directory", ours: "store", ref: "copy", bar: 1.2},
+		},
+		measure: sqliteNewStore,
+	},
 }
 
 // barePragmas is what the reference opens its files with: the same as the backend's own.
@@ -34,171 +64,135 @@ func openBare(file, params string) (*sql.DB, error) {
 	return sql.Open("sqlite", "file:"+filepath.ToSlash(file)+"?mode=rw"+barePragmas+params)
 }
 
+func (e *env) bareFile(dir string, store int, params string) (*sql.DB, error) {
+	db, err := openBare(fileOf(dir, store), params)
+	if err == nil {
+		e.cleanup(func() { _ = db.Close() })
+	}
+	return db, err
+}
+
+func fileOf(dir string, store int) string {
+	return filepath.Join(dir, "tenants", numbered(store).String()+".db")
+}
+
 const (
 	pointTable = `CREATE TABLE polls (id INTEGER PRIMARY KEY, question TEXT NOT NULL)`
 	pointRow   = `INSERT INTO polls (id, question) VALUES (1, 'Which colour?')`
 	pointRead  = `SELECT question FROM polls WHERE id = $1`
 )
 
-func readPoint(ctx context.Context, db interface {
-	QueryRowContext(context.Context, string, ...any) *sql.Row
-},
-) error {
+func readPoint(ctx context.Context, db querier) error {
 	var q string
 	return db.QueryRowContext(ctx, pointRead, 1).Scan(&q)
 }
 
-// newSQLite opens a backend in a new directory, with the given stores made from one template that has the point table.
-func newSQLite(ctx context.Context, e *env, params string, stores int) (backend.Backend, string, error) {
-	dir, err := e.dir()
-	if err != nil {
+// sqlite opens a backend in a new directory, with the given stores made from one template that has the point table.
+func (e *env) sqlite(ctx context.Context, params string, stores int) (be backend.Backend, dir string, err error) {
+	if dir, err = e.dir(); err != nil {
 		return nil, "", err
 	}
-	be, err := backend.Open(ctx, "sqlite:"+dir+params)
-	if err != nil {
+	if be, err = backend.Open(ctx, "sqlite:"+dir+params); err != nil {
 		return nil, "", err
 	}
-	e.cleanup = append(e.cleanup, func() { _ = be.Close() })
+	e.cleanup(func() { _ = be.Close() })
 	if _, err := be.Shared().ExecContext(ctx, `CREATE TABLE plans (id INTEGER PRIMARY KEY, name TEXT)`); err != nil {
 		return nil, "", err
 	}
 	for i := range stores {
-		rt := backend.Route{Store: numbered(i), Owner: fmt.Sprint(i)}
-		if err := be.(backend.Templater).CreateFrom(ctx, rt, "bench", func(ctx context.Context, db *sql.DB) error {
+		err := be.(backend.Templater).CreateFrom(ctx, routeTo(i), "bench", func(ctx context.Context, db *sql.DB) error {
 			_, err := db.ExecContext(ctx, pointTable+";"+pointRow)
 			return err
-		}); err != nil {
+		})
+		if err != nil {
 			return nil, "", err
 		}
 	}
 	return be, dir, nil
 }
 
-func numbered(i int) backend.Store { return backend.MustParseStore(fmt.Sprintf("t%05d", i)) }
-
-func sqliteRead(ctx context.Context, e *env) ([]result, error) {
-	be, dir, err := newSQLite(ctx, e, "", 1)
+func sqliteRead(ctx context.Context, e *env, s *scores) error {
+	be, dir, err := e.sqlite(ctx, "", 1)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	bare, err := openBare(filepath.Join(dir, "tenants", "t00000.db"), "")
+	bare, err := e.bareFile(dir, 0, "")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer bare.Close()
-	routed := backend.WithRoute(ctx, backend.Route{Store: numbered(0), Owner: "0"})
-	ours := func(context.Context) error { return readPoint(routed, be.DB()) }
-	ref := func(ctx context.Context) error { return readPoint(ctx, bare) }
-	r, err := e.compare(ctx, "sqlite_read", "routed point read ÷ bare modernc db.QueryRowContext", "µs", 0.88,
-		e.pick(20000, 4000), timed(ours), timed(ref))
-	if err != nil {
-		return nil, err
-	}
-	return []result{r, allocations(ctx, "sqlite_read_allocs", "allocations of the same", 1, ours, ref)}, nil
+	routed := routes(1)[0]
+	return e.contest(ctx, s, contest{},
+		contender{name: "sql", worker: alike(func(context.Context) error { return readPoint(routed, be.DB()) })},
+		contender{name: "bare", worker: alike(func(ctx context.Context) error { return readPoint(ctx, bare) })})
 }
 
-// allocations compares the allocations of one operation; the bar is the reference's count and more on top.
-func allocations(ctx context.Context, name, what string, more float64, ours, ref func(context.Context) error) result {
-	count := func(op func(context.Context) error) float64 {
-		return testing.AllocsPerRun(1000, func() { _ = op(ctx) })
-	}
-	a, b := count(ours), count(ref)
-	return newResult(name, what, "allocs", (b+more)/b, a, b, nil)
-}
-
-// sqliteWriters has 8 goroutines writing to one tenant, 25 transactions each.
-func sqliteWriters(ctx context.Context, e *env) ([]result, error) {
-	be, dir, err := newSQLite(ctx, e, "", 2)
+func sqliteReadMany(ctx context.Context, e *env, s *scores) error {
+	const stores = 8
+	be, dir, err := e.sqlite(ctx, "", stores)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	bare, err := openBare(filepath.Join(dir, "tenants", "t00001.db"), "&_txlock=immediate")
-	if err != nil {
-		return nil, err
-	}
-	defer bare.Close()
-	routed := backend.WithRoute(ctx, backend.Route{Store: numbered(0), Owner: "0"})
-	perWriter := e.pick(50, 25)
-	var worst map[*sql.DB][]float64
-	write := func(ctx context.Context, db *sql.DB) side {
-		return func(_ context.Context, n int) (float64, error) {
-			var total, slowest time.Duration
-			for range n {
-				took, wait, err := eightWriters(ctx, db, perWriter)
-				if err != nil {
-					return 0, err
-				}
-				total += took
-				slowest = max(slowest, wait)
-			}
-			worst[db] = append(worst[db], float64(slowest))
-			return float64(total), nil
+	var bare [stores]*sql.DB
+	for i := range bare {
+		if bare[i], err = e.bareFile(dir, i, ""); err != nil {
+			return err
 		}
 	}
-	worst = map[*sql.DB][]float64{}
-	total, err := e.compare(ctx, "sqlite_writers_total",
-		fmt.Sprintf("8 goroutines × %d write transactions to one tenant ÷ bare modernc, BEGIN IMMEDIATE, busy_timeout", perWriter),
-		"ms", 0.85, 1, write(routed, be.DB()), write(ctx, bare))
-	if err != nil {
-		return nil, err
-	}
-	a, b := worst[be.DB()][1:], worst[bare][1:]
-	ratios := make([]float64, len(a))
-	for i := range a {
-		ratios[i] = a[i] / b[i]
-	}
-	return []result{total, newResult("sqlite_writers_worst", "worst wait of one transaction of the same", "ms", 0.25,
-		quantile(a, .5)/1e6, quantile(b, .5)/1e6, ratios)}, nil
+	return e.contest(ctx, s, contest{goroutines: saturating}, routedFiles(be, stores), filePerTenant(bare[:]))
 }
 
-func eightWriters(ctx context.Context, db *sql.DB, perWriter int) (total, worst time.Duration, err error) {
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
-	)
-	began := time.Now()
-	for w := range 8 {
-		wg.Go(func() {
-			for i := range perWriter {
-				start := time.Now()
-				err := func() error {
-					tx, err := db.BeginTx(ctx, nil)
-					if err != nil {
-						return err
-					}
-					defer func() { _ = tx.Rollback() }()
-					if _, err := tx.ExecContext(ctx, `INSERT INTO polls (question) VALUES ($1)`, fmt.Sprint(w, i)); err != nil {
-						return err
-					}
-					return tx.Commit()
-				}()
-				mu.Lock()
-				worst = max(worst, time.Since(start))
-				errs = append(errs, err)
-				mu.Unlock()
-			}
-		})
+// routedFiles reads from files at random through the routed handle.
+func routedFiles(be backend.Backend, stores int) contender {
+	to := routes(stores)
+	return contender{name: "sql", worker: func(rng *rand.Rand) operation {
+		return func(context.Context) error { return readPoint(to[rng.IntN(stores)], be.DB()) }
+	}}
+}
+
+// filePerTenant reads from files at random through a handle for each.
+func filePerTenant(handles []*sql.DB) contender {
+	return contender{name: "bare", worker: func(rng *rand.Rand) operation {
+		return func(ctx context.Context) error { return readPoint(ctx, handles[rng.IntN(len(handles))]) }
+	}}
+}
+
+func sqliteWriters(ctx context.Context, e *env, s *scores) error {
+	be, dir, err := e.sqlite(ctx, "", 2)
+	if err != nil {
+		return err
 	}
-	wg.Wait()
-	return time.Since(began), worst, errors.Join(errs...)
+	bare, err := e.bareFile(dir, 1, "&_txlock=immediate")
+	if err != nil {
+		return err
+	}
+	routed := routes(1)[0]
+	return e.contest(ctx, s, contest{goroutines: 8, ops: e.pick(400, 100)},
+		contender{name: "sql", worker: alike(func(context.Context) error { return insertPoll(routed, be.DB()) })},
+		contender{name: "bare", worker: alike(func(ctx context.Context) error { return insertPoll(ctx, bare) })})
+}
+
+func insertPoll(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(ctx, `INSERT INTO polls (question) VALUES ($1)`, "Which one?"); err != nil {
+		return err
+	}
+	return tx.Commit()
 }
 
 // sqliteRandom reads from a random one of many tenants of which few can be open.
-func sqliteRandom(ctx context.Context, e *env) ([]result, error) {
-	stores, open := e.pick(10000, 400), e.pick(256, 16)
-	be, dir, err := newSQLite(ctx, e, fmt.Sprintf("?max_open=%d", open), stores)
+func sqliteRandom(ctx context.Context, e *env, s *scores) error {
+	stores, open := e.pick(10000, 200), e.pick(256, 16)
+	be, dir, err := e.sqlite(ctx, fmt.Sprintf("?max_open=%d", open), stores)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	shared := filepath.ToSlash(filepath.Join(dir, "shared.db"))
-	ours := func(ctx context.Context) error {
-		i := rand.IntN(stores)
-		return readPoint(backend.WithRoute(ctx, backend.Route{Store: numbered(i), Owner: fmt.Sprint(i)}), be.DB())
-	}
-	ref := func(ctx context.Context) (err error) {
-		file := filepath.Join(dir, "tenants", numbered(rand.IntN(stores)).String()+".db")
-		db, err := openBare(file, "")
+	openedAnew := func(ctx context.Context, store int) (err error) {
+		db, err := openBare(fileOf(dir, store), "")
 		if err != nil {
 			return err
 		}
@@ -209,48 +203,35 @@ func sqliteRandom(ctx context.Context, e *env) ([]result, error) {
 		}
 		return readPoint(ctx, db)
 	}
-	r, err := e.compare(ctx, "sqlite_read_random",
-		fmt.Sprintf("routed read, random of %d tenants with %d open ÷ bare: open, attach, query, close", stores, open),
-		"µs", 1.15, e.pick(3000, 300), timed(ours), timed(ref))
-	return []result{r}, err
+	return e.contest(ctx, s, contest{}, routedFiles(be, stores),
+		contender{name: "bare", worker: func(rng *rand.Rand) operation {
+			return func(ctx context.Context) error { return openedAnew(ctx, rng.IntN(stores)) }
+		}})
 }
 
-// twentyTables is the schema of the provisioning rows: 20 tables with two indexes each.
-func twentyTables(idType string) string {
-	var ddl string
-	for i := range 20 {
-		ddl += fmt.Sprintf("CREATE TABLE t%[1]d (id %[2]s PRIMARY KEY, a TEXT NOT NULL, b TEXT, c INTEGER);\n"+
-			"CREATE INDEX t%[1]d_a ON t%[1]d (a);\nCREATE INDEX t%[1]d_bc ON t%[1]d (b, c);\n", i, idType)
-	}
-	return ddl
-}
-
-func sqliteNewStore(ctx context.Context, e *env) ([]result, error) {
-	be, dir, err := newSQLite(ctx, e, "", 0)
+func sqliteNewStore(ctx context.Context, e *env, s *scores) error {
+	be, dir, err := e.sqlite(ctx, "", 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	made := 0
-	ours := func(ctx context.Context) error {
+	newStore := func(ctx context.Context) error {
 		made++
-		return be.(backend.Templater).CreateFrom(ctx, backend.Route{Store: numbered(made), Owner: fmt.Sprint(made)}, "twenty",
-			func(ctx context.Context, db *sql.DB) error {
-				_, err := db.ExecContext(ctx, twentyTables("INTEGER"))
-				return err
-			})
+		return be.(backend.Templater).CreateFrom(ctx, routeTo(made), "twenty", func(ctx context.Context, db *sql.DB) error {
+			_, err := db.ExecContext(ctx, twentyTables("INTEGER"))
+			return err
+		})
 	}
-	if err := ours(ctx); err != nil {
-		return nil, err
+	if err := newStore(ctx); err != nil {
+		return err
 	}
-	template := filepath.Join(dir, "tenants", numbered(1).String()+".db")
 	copies := 0
-	ref := func(context.Context) error {
+	copyTemplate := func(context.Context) error {
 		copies++
-		return copyFile(template, filepath.Join(dir, fmt.Sprintf("copy%d.db", copies)))
+		return copyFile(fileOf(dir, 1), filepath.Join(dir, fmt.Sprintf("copy%d.db", copies)))
 	}
-	r, err := e.compare(ctx, "sqlite_new_store", "new store of 20 tables from the template ÷ file copy + fsync + rename + fsync of the directory",
-		"ms", 1.5, e.pick(200, 50), timed(ours), timed(ref))
-	return []result{r}, err
+	return e.contest(ctx, s, contest{},
+		contender{name: "store", worker: alike(newStore)}, contender{name: "copy", worker: alike(copyTemplate)})
 }
 
 // copyFile is the floor of making a store: copy, fsync, rename, fsync of the directory.

@@ -24,6 +24,7 @@ type BouncerConfig struct {
 // PgBouncer is a running PgBouncer in transaction mode. It is safe for concurrent use.
 type PgBouncer struct {
 	databaseURL string
+	version     string
 	supervise   *supervised
 }
 
@@ -89,7 +90,7 @@ true
 	}
 	through := *server
 	through.Host = "127.0.0.1:" + strconv.Itoa(port)
-	b := &PgBouncer{databaseURL: through.String(), supervise: s}
+	b := &PgBouncer{databaseURL: through.String(), version: version, supervise: s}
 	err = withConn(ctx, b.databaseURL, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
 	if err != nil {
 		err = fmt.Errorf("pgtest: PgBouncer: %w: %s", err, s.log())
@@ -101,6 +102,9 @@ true
 
 // URL returns the URL of the database through PgBouncer.
 func (b *PgBouncer) URL() string { return b.databaseURL }
+
+// Version returns PgBouncer's own version, such as "1.24".
+func (b *PgBouncer) Version() string { return b.version }
 
 // Stop ends PgBouncer, dropping its connections.
 func (b *PgBouncer) Stop() error { return b.supervise.stop() }

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// report is what one run found out, and about what.
+type report struct {
+	machine  string
+	server   string
+	args     []string
+	rounds   int
+	slice    time.Duration
+	seed     uint64
+	began    time.Time
+	took     time.Duration
+	measured []suiteReport
+}
+
+type suiteReport struct {
+	suite
+	outcome
+	results []result
+}
+
+func (r *report) add(su suite, o outcome) {
+	sr := suiteReport{suite: su, outcome: o}
+	for _, row := range su.rows {
+		if o.err != nil {
+			sr.results = append(sr.results, result{row: row, err: o.err})
+			continue
+		}
+		sr.results = append(sr.results, row.result(o.scores))
+	}
+	r.measured = append(r.measured, sr)
+}
+
+// failure returns why rows could not be measured.
+func (r *report) failure() error {
+	var errs []error
+	for _, sr := range r.measured {
+		if sr.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", sr.name, sr.err))
+			continue
+		}
+		for _, res := range sr.results {
+			if res.err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", res.id, res.err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// markdown writes the rows, then everything that was measured for them.
+func (r *report) markdown() string {
+	var b strings.Builder
+	b.WriteString("# Results\n\nWritten by the command; do not edit. The figures are medians of the rounds, the ratio is the median of the rounds' ratios, " +
+		"± half the distance between their quartiles.\n\n")
+	fmt.Fprintf(&b, "- command: `%s`, %s, %v\n", strings.Join(append([]string{"go run ."}, r.args...), " "),
+		r.began.UTC().Format("2006-01-02 15:04 UTC"), r.took.Round(time.Second))
+	fmt.Fprintf(&b, "- machine: %s\n- versions: %s\n", r.machine, strings.Join(versions(), ", ")+r.server)
+	fmt.Fprintf(&b, "- %d rounds of %v for each contender, in turn; seed %d\n\n", r.rounds, r.slice, r.seed)
+	b.WriteString(rowHead)
+	for _, sr := range r.measured {
+		for _, res := range sr.results {
+			b.WriteString(res.line(sr.what))
+		}
+	}
+	b.WriteString("\n## What was measured\n\nTime is by the clock, divided by all operations: where 8 goroutines are at work, each of them waits 8 times as long. " +
+		"CPU is that of all processes, an operation.\n")
+	for _, sr := range r.measured {
+		if sr.err == nil {
+			sr.writeScores(&b)
+		}
+	}
+	return b.String()
+}
+
+const rowHead = "| row | ours | reference | ratio | ± | bar | | what |\n|---|--:|--:|--:|--:|--:|---|---|\n"
+
+func (r result) line(suite string) string {
+	what := suite + ": " + r.what
+	if r.err != nil {
+		return fmt.Sprintf("| `%s` | | | | | %s | **failed** | %s (%s) |\n", r.id, bar(r.bar), what, oneLine(r.err))
+	}
+	verdict := ""
+	switch {
+	case r.missed():
+		verdict = "**missed**"
+	case r.Bar > 0, r.none:
+		verdict = "ok"
+	}
+	if r.none {
+		return fmt.Sprintf("| `%s` | %s | | | | none | %s | %s |\n", r.id, r.metric.format(r.Ours), verdict, what)
+	}
+	return fmt.Sprintf("| `%s` | %s | %s | %s | %.3f | %s | %s | %s |\n", r.id, r.metric.format(r.Ours), r.metric.format(r.Reference),
+		ratio(r.Ratio), r.Spread, bar(r.Bar), verdict, what)
+}
+
+func ratio(v float64) string { return fmt.Sprintf("%.3g", v) }
+
+func bar(v float64) string {
+	if v == 0 {
+		return ""
+	}
+	return "≤ " + ratio(v)
+}
+
+func oneLine(err error) string {
+	return strings.ReplaceAll(strings.ReplaceAll(err.Error(), "\n", "; "), "|", "/")
+}
+
+// writeScores writes a table of all contenders of a suite.
+func (sr suiteReport) writeScores(b *strings.Builder) {
+	fmt.Fprintf(b, "\n`%s`: %s\n\n| |", sr.name, sr.what)
+	metrics := sr.scores.metrics()
+	for _, m := range metrics {
+		fmt.Fprintf(b, " %s |", m)
+	}
+	b.WriteString("\n|---|" + strings.Repeat("--:|", len(metrics)) + "\n")
+	for _, name := range sr.scores.names {
+		fmt.Fprintf(b, "| %s |", name)
+		for _, m := range metrics {
+			cell := ""
+			if series := sr.scores.of[name][m]; len(series) > 0 {
+				cell = m.format(median(series))
+			}
+			fmt.Fprintf(b, " %s |", cell)
+		}
+		b.WriteString("\n")
+	}
+	for _, note := range sr.scores.notes {
+		fmt.Fprintf(b, "\n%s\n", note)
+	}
+}
+
+// thisMachine describes the machine.
+func thisMachine() string {
+	model, kernel := runtime.GOARCH, runtime.GOOS
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if m := regexp.MustCompile(`(?m)^model name\s*:\s*(.+)$`).FindSubmatch(text); m != nil {
+			model = string(m[1])
+		}
+	}
+	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		kernel = "Linux " + strings.TrimSpace(string(text))
+	}
+	return fmt.Sprintf("%d cores, %s, %s", runtime.NumCPU(), model, kernel)
+}
+
+// versions of Go and of the drivers and peers.
+func versions() []string {
+	out := []string{runtime.Version()}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return out
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			out = append(out, "tenement "+s.Value[:min(12, len(s.Value))])
+		}
+	}
+	for _, dep := range info.Deps {
+		for path, name := range map[string]string{
+			"github.com/jackc/pgx/v5": "pgx", "modernc.org/sqlite": "modernc.org/sqlite", "github.com/pressly/goose/v3": "goose",
+		} {
+			if dep.Path == path {
+				out = append(out, name+" "+dep.Version)
+			}
+		}
+	}
+	return out
+}
+
+// versions of the servers that were used.
+func (e *env) versions(ctx context.Context) (out string) {
+	if e.cluster == nil {
+		return ""
+	}
+	_ = e.asAdmin(ctx, func(conn *pgx.Conn) error {
+		var version string
+		if err := conn.QueryRow(ctx, `SELECT current_setting('server_version')`).Scan(&version); err != nil {
+			return err
+		}
+		out = ", Postgres " + version
+		return nil
+	})
+	if e.bouncer != "" {
+		out += ", PgBouncer " + e.bouncer
+	}
+	return out
+}
