@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	sqldriver "database/sql/driver"
+	"fmt"
 	"runtime"
 	"strings"
 
@@ -82,6 +83,37 @@ func (s *session) run(ctx context.Context, op, sql string, args []any, native, t
 		}
 	}
 	return s.do(ctx, j)
+}
+
+// options takes off the leading arguments that are directions to pgx rather than values.
+func (c *conn) options(ctx context.Context, mode pgx.QueryExecMode, q *query) (pgx.QueryExecMode, error) {
+	for len(q.args) > 0 {
+		switch o := q.args[0].(type) {
+		case pgx.QueryExecMode:
+			// Caches are the connection's: another kind than it has is not kept for one call.
+			q.args = q.args[1:]
+			switch o {
+			case c.be.mode, pgx.QueryExecModeExec:
+				mode = o
+			case pgx.QueryExecModeSimpleProtocol:
+				mode = pgx.QueryExecModeExec // which differs in nothing else that a statement with arguments could tell
+			default:
+				mode = pgx.QueryExecModeDescribeExec
+			}
+		case pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+			q.formats, q.args = o, q.args[1:]
+		case pgx.QueryRewriter:
+			sql, args, err := o.RewriteQuery(ctx, c.pg, q.sql, q.args[1:])
+			if err != nil {
+				return 0, fmt.Errorf("rewrite query failed: %w", err)
+			}
+			q.sql, q.args = sql, args
+			return mode, nil
+		default:
+			return mode, nil
+		}
+	}
+	return mode, nil
 }
 
 // trace tells pgx's tracer that a query begins.
