@@ -215,8 +215,13 @@ func today(t testing.TB, be *site) {
 func TestLedgerUpgrade(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(context.Context, *migrate.Migrator) error{
-		"up":        func(ctx context.Context, m *migrate.Migrator) error { _, err := m.Up(ctx, migrate.UpOptions{}); return err },
-		"ready":     func(ctx context.Context, m *migrate.Migrator) error { return m.Ready(ctx, backend.Route{Store: store(0)}) },
+		"up": func(ctx context.Context, m *migrate.Migrator) error {
+			_, err := m.Up(ctx, migrate.UpOptions{})
+			return err
+		},
+		"ready": func(ctx context.Context, m *migrate.Migrator) error {
+			return m.Ready(ctx, backend.Route{Store: store(0)})
+		},
 		"status":    func(ctx context.Context, m *migrate.Migrator) error { _, err := m.Status(ctx); return err },
 		"provision": func(ctx context.Context, m *migrate.Migrator) error { return m.Provision(ctx, route(5)) },
 		"settle":    func(ctx context.Context, m *migrate.Migrator) error { _, err := m.Settle(ctx); return err },

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ const (
 	planCached      fault = "a query's columns are remembered for all tenants"
 	vacuumRefused   fault = "VACUUM runs in a transaction"
 	readsOutside    fault = "queries run outside the transaction"
+	timesAsPrinted  fault = "times are stored as Go prints them"
 	valuesAsText    fault = "values come back as text"
 	countsNothing   fault = "RowsAffected is always 0"
 	errorsAsText    fault = "the driver's errors are turned into text"
@@ -100,8 +102,10 @@ const (
 	buildsAlways  fault = "the template is built each time"
 	buildsHalf    fault = "a template whose build failed is used"
 	locksNothing  fault = "a lock excludes nobody"
+	fencesNothing fault = "a fence keeps nothing out"
 	locksAll      fault = "there is one lock for all keys"
 	sweepsNothing fault = "sweeping removes nothing"
+	backsUpAny    fault = "a backup replaces what is there"
 )
 
 // place is where the model's stores are: a directory, and what its processes would keep on disk beside it.
@@ -262,7 +266,7 @@ func (m *model) find(op string, rt backend.Route) (*modelStore, error) {
 }
 
 func (m *model) Create(ctx context.Context, rt backend.Route) error {
-	if err := m.open("create"); err != nil {
+	if err := errors.Join(m.open("create"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -285,8 +289,8 @@ func (m *model) Create(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-func (m *model) Drop(_ context.Context, rt backend.Route) error {
-	if err := m.open("drop"); err != nil {
+func (m *model) Drop(ctx context.Context, rt backend.Route) error {
+	if err := errors.Join(m.open("drop"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -313,8 +317,8 @@ func (m *model) remove(s *modelStore) {
 	m.left[s.path] = true
 }
 
-func (m *model) Rename(_ context.Context, rt backend.Route, to backend.Store) error {
-	if err := m.open("rename"); err != nil {
+func (m *model) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
+	if err := errors.Join(m.open("rename"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -408,6 +412,9 @@ func (m *model) RunScripts(ctx context.Context, scripts []backend.Script, opt ba
 }
 
 func (m *model) script(ctx context.Context, s backend.Script, opt backend.ScriptOptions) (err error) {
+	if err := fenced(ctx); err != nil {
+		return err
+	}
 	if s.Create {
 		if err := m.Create(ctx, s.Route); err != nil {
 			return err
@@ -479,12 +486,24 @@ func (m *model) CreateFrom(ctx context.Context, rt backend.Route, key string, bu
 	return os.WriteFile(m.stores[m.key(rt.Store)].path, text, 0o600)
 }
 
+func (m *model) Backup(ctx context.Context, rt backend.Route, path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		if !m.faults[backsUpAny] {
+			return os.ErrExist
+		}
+		_ = os.Remove(path)
+	}
+	db := m.Maintenance(rt)
+	_, err := db.ExecContext(ctx, "VACUUM INTO ?", path)
+	return errors.Join(err, db.Close())
+}
+
 func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	if m.faults[locksAll] {
 		key = ""
 	}
 	if m.faults[locksNothing] {
-		return modelLock(func() {}), nil
+		return &modelLock{faulty: true, free: func() {}}, nil
 	}
 	m.mu.Lock()
 	lock := m.locks[key]
@@ -495,17 +514,44 @@ func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	m.mu.Unlock()
 	select {
 	case lock <- struct{}{}:
-		return modelLock(sync.OnceFunc(func() { <-lock })), nil
+		return &modelLock{faulty: m.faults[fencesNothing], free: func() { <-lock }}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-type modelLock func()
+type modelLock struct {
+	faulty bool
+	lost   atomic.Bool
+	free   func()
+}
 
-func (l modelLock) Fence(ctx context.Context) context.Context { return ctx }
-func (l modelLock) Check(context.Context) error               { return nil }
-func (l modelLock) Unlock()                                   { l() }
+func (l *modelLock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, modelFence{}, l)
+}
+
+func (l *modelLock) Check(context.Context) error {
+	if l.lost.Load() && !l.faulty {
+		return backend.ErrLockLost
+	}
+	return nil
+}
+
+func (l *modelLock) Unlock() {
+	if !l.lost.Swap(true) {
+		l.free()
+	}
+}
+
+type modelFence struct{}
+
+// fenced returns the error of a fence whose lock was lost.
+func fenced(ctx context.Context) error {
+	if l, ok := ctx.Value(modelFence{}).(*modelLock); ok {
+		return l.Check(ctx)
+	}
+	return nil
+}
 
 func (m *model) Leftovers(context.Context) ([]backend.Leftover, error) {
 	m.mu.Lock()
@@ -728,6 +774,11 @@ func (s *modelSession) args(query string, args []sqldriver.NamedValue) []sqldriv
 	if s.m.faults[argumentsPadded] && len(args) == 0 && strings.Contains(query, "$1") {
 		return []sqldriver.NamedValue{{Ordinal: 1}}
 	}
+	for i, a := range args {
+		if t, ok := a.Value.(time.Time); ok && !s.m.faults[timesAsPrinted] {
+			args[i].Value = t.UTC().Format("2006-01-02 15:04:05.000000")
+		}
+	}
 	return args
 }
 
@@ -735,7 +786,7 @@ func (s *modelSession) ExecContext(ctx context.Context, query string, args []sql
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
-	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && strings.Contains(query, "authors") {
+	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && (strings.Contains(query, "authors") || strings.Contains(query, "INTO own ")) {
 		return nil, errors.New("permission denied for table authors")
 	}
 	result, err := s.conn.(sqldriver.ExecerContext).ExecContext(ctx, query, s.args(query, args))

@@ -22,6 +22,29 @@
 // sets search_path for this transaction only. That costs no extra round trip, relies on nothing that a pooled connection
 // was used for before, and leaves nothing to be reset. It is what makes transaction-mode PgBouncer work.
 //
+// # Whose rights tenants' work has
+//
+// By default one role without a log-in, "tenants:DATABASE", does all that is done for tenants: requests, [Backend.Maintenance]
+// handles, the SQL of scripts. It owns what is in the tenants' schemas, but not the schemas, and may read the tables in
+// public and refer to them, also those that are made later by the same log-in. So the server keeps tenants' requests and
+// migrations from changing what is shared ([backend.ErrReadOnlyShared]), and lets them do in their own store what they
+// like. For an application that means:
+//
+//   - current_user is the role, session_user the log-in.
+//   - Sequences in public are not for tenants. What tenants are to write there they write through a SECURITY DEFINER function.
+//   - Temporary tables need the TEMP privilege on the database, which PUBLIC has unless it was revoked.
+//   - Stores made before, by hand or by pg_restore, are refused until [Backend.EnsureRoles] has given them to the role.
+//   - The log-in makes the role, so it needs CREATEROLE once; or a superuser makes it (CREATE ROLE … NOLOGIN; GRANT … TO
+//     the log-in). Its attribute is to be INHERIT. Where it cannot be had, roles are off, with a warning.
+//
+// A direct connection takes the role once, when it is made, and the prefix only verifies it; behind a pooler, and on a
+// pool that was lent, the prefix sets it.
+//
+// The role stops mistakes and injected identifiers. It does not stop SQL that sets out to assume the log-in's rights (SET
+// ROLE, RESET ROLE, set_config('role', …)): the log-in may become the role, and back. What a unit of work does to its role
+// ends with it. It does not keep tenants from each other's schemas either, if they are named: for that there is
+// tenant_role=each. [Config.TenantRole] has the choices.
+//
 // # What a connection may carry on
 //
 // A connection on which a statement made or changed something that outlives its transaction (SET, LISTEN, PREPARE, CREATE
@@ -101,6 +124,7 @@ var (
 	_ backend.ScriptRunner = (*Backend)(nil)
 	_ backend.Locker       = (*Backend)(nil)
 	_ backend.Sweeper      = (*Backend)(nil)
+	_ backend.Advisor      = (*Backend)(nil)
 )
 
 // Open connects to the database that url names, a URL or keyword DSN, and checks that it answers. It returns an error that
@@ -338,7 +362,11 @@ var (
 )
 
 func (s *source) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
-	return (*Backend)(s).acquire(ctx, rt, access)
+	sess, err := (*Backend)(s).acquire(ctx, rt, access)
+	if err != nil {
+		return nil, err
+	}
+	return sess.watch(access), nil
 }
 
 func (s *source) Ping(ctx context.Context) error {

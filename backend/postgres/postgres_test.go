@@ -383,35 +383,6 @@ func TestErrorPosition(t *testing.T) {
 	require.EqualValues(t, len("INSERT INTO ")+1, pe.Position)
 }
 
-// Waiters of one process queue without a connection each, and a lock is given up when its holder's context is not.
-func TestLocks(t *testing.T) {
-	t.Parallel()
-	databaseURL := pgtest.Shared(t).Database(t)
-	one, other := open(t, databaseURL, map[string]string{"pool_max_conns": "1"}), open(t, databaseURL, nil)
-	held, err := one.Lock(t.Context(), "k")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	failed := make(chan error, 20)
-	for range 10 {
-		for _, be := range []*postgres.Backend{one, other} {
-			wg.Go(func() { _, err := be.Lock(ctx, "k"); failed <- err })
-		}
-	}
-	require.NoError(t, one.Shared().QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int)), "the pool is free")
-	cancel()
-	wg.Wait()
-	close(failed)
-	for err := range failed {
-		require.ErrorIs(t, err, context.Canceled)
-	}
-	held.Unlock()
-	held.Unlock()
-	again, err := other.Lock(t.Context(), "k")
-	require.NoError(t, err)
-	again.Unlock()
-}
-
 type tracer struct {
 	sync.Mutex
 	started, ended []string

@@ -301,7 +301,9 @@ func shareSQL(s backend.Store) string {
 }
 
 // claimSQL returns the statement that waits until nobody has a share of the store and keeps others from getting one.
-// What comes after it is looked up with fresh eyes, like what comes after the share.
+// What comes after it is looked up with fresh eyes, like what comes after the share. It waits in the server's queue, or it
+// would never have its turn with a store that is always in use; whoever waits there has a snapshot, so all who use it
+// (upkeep) bound the wait, and a CREATE INDEX CONCURRENTLY that waits for the snapshot goes on when it ends.
 func claimSQL(s backend.Store) string {
 	return fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d)%s;", storeSpace, storeKey(s), sqlLook)
 }

@@ -24,11 +24,21 @@ func (be *Backend) Create(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "create", Err: backend.ErrInvalidName}
 	}
-	err := be.upkeep(ctx, "create", rt, "begin;"+joined(be.createSQL(rt))+"commit")
+	err := be.upkeep(ctx, "create", rt, "begin;"+fencedSQL(ctx, rt.Store)+joined(be.createSQL(rt))+"commit")
 	if err == nil {
 		be.forgetStore(rt.Store)
 	}
 	return err
+}
+
+// fencedSQL returns the statements that make a fenced operation wait for its turn with the store; none without a fence,
+// since whoever makes a schema first makes all others fail.
+func fencedSQL(ctx context.Context, s backend.Store) string {
+	fence := fenceSQL(ctx)
+	if fence == "" {
+		return ""
+	}
+	return claimSQL(s) + fence
 }
 
 // createSQL returns the statements that make rt's schema.
@@ -61,13 +71,23 @@ func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
 		joined(be.roles.createSQL(rt.Store))+be.roles.handOverSQL(rt.Store)+"commit")
 }
 
+// Restamp implements [backend.Adopter].
+func (be *Backend) Restamp(ctx context.Context, rt backend.Route, owner string) error {
+	err := be.upkeep(ctx, "restamp", rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt)+
+		"comment on schema "+quote(rt.Store.String())+" is "+literal(stampOf(owner))+";commit")
+	if err == nil {
+		be.forgetStore(rt.Store)
+	}
+	return err
+}
+
 // Drop removes the schema and all that is in it; see [backend.Backend]. It waits for the statements and transactions that
 // are using the store, without holding up others for long. A schema that is not a store is not touched: ErrStoreMissing.
 func (be *Backend) Drop(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "drop", Err: backend.ErrStoreMissing}
 	}
-	sql := "begin;" + claimSQL(rt.Store) + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;" + be.roles.dropSQL(rt.Store)
+	sql := "begin;" + claimSQL(rt.Store) + fenceSQL(ctx) + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;" + be.roles.dropSQL(rt.Store)
 	err := be.upkeep(ctx, "drop", rt, sql+"commit")
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) && pe.Code == "53200" {
@@ -99,7 +119,7 @@ func (be *Backend) thin(ctx context.Context, rt backend.Route) error {
 		if err != nil || len(names) == 0 {
 			return err
 		}
-		if err := be.upkeep(ctx, "drop", rt, "begin;"+claimSQL(rt.Store)+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
+		if err := be.upkeep(ctx, "drop", rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
 			return err
 		}
 	}
@@ -111,14 +131,14 @@ func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Stor
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
 	}
 	if rt.Store == to {
-		return be.upkeep(ctx, "rename", rt, "begin;"+guardSQL(rt)+"commit")
+		return be.upkeep(ctx, "rename", rt, "begin;"+fenceSQL(ctx)+guardSQL(rt)+"commit")
 	}
 	// Always in the same order, so that two renames in opposite directions do not wait for each other.
 	first, second := rt.Store, to
 	if storeKey(first) > storeKey(second) {
 		first, second = second, first
 	}
-	sql := "begin;" + claimSQL(first) + claimSQL(second) + guardSQL(rt) +
+	sql := "begin;" + claimSQL(first) + claimSQL(second) + fenceSQL(ctx) + guardSQL(rt) +
 		"alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";" + be.roles.renameSQL(rt.Store, to)
 	err := be.upkeep(ctx, "rename", rt, sql+"commit")
 	if err == nil {
@@ -191,7 +211,9 @@ func upkeepFault(err error) error {
 		return err
 	}
 	switch {
-	case pe.Code == "3F000", pe.Code == "22012":
+	case pe.Code == codeLockLost:
+		return backend.ErrLockLost
+	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
 		return backend.ErrStoreMissing
 	case pe.Code == "42P06", // the schema is there
 		pe.Code == "23505" && pe.TableName == "pg_namespace": // … and was not yet when it was looked for

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 const (
@@ -66,7 +67,8 @@ func failFrom(scripts []backend.Script, faults []error, from int, err error) {
 // runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
 // more. It returns which is the next.
 func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
-	if err := be.identifyAll(ctx, c, scripts[next:]); err != nil {
+	refused, err := be.identifyAll(ctx, c, scripts[next:])
+	if err != nil {
 		failFrom(scripts, faults, next, err)
 		return len(scripts)
 	}
@@ -77,8 +79,8 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			return len(scripts)
 		}
 		end, size, changed := next, 0, false
-		if classify(scripts[next].SQL)&ends != 0 {
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: errScriptEnds}
+		if err := refuseScript(&scripts[next], refused); err != nil {
+			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
 			next++
 			continue
 		}
@@ -86,7 +88,7 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
 			// than its transaction would change them for those after it.
 			t := classify(scripts[end].SQL)
-			lone := t&(control|sticky) != 0
+			lone := t&(control|sticky) != 0 || refused[scripts[end].Route]
 			if lone && end > next { // one that is refused, too
 				break
 			}
@@ -117,17 +119,17 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 			err := c.PgConn().Exec(rctx, "rollback").Close()
 			cancel()
-			if s := scripts[failed]; ours && pe.Code == "22012" && failed != again && err == nil {
+			if s := scripts[failed]; ours && pe.Code == codeNoStore && failed != again && err == nil {
 				// Not the schema that was remembered as this owner's. Another one may be by now.
 				be.forget(s.Route)
-				if be.identifyAll(ctx, c, scripts[failed:next]) == nil {
+				if _, err := be.identifyAll(ctx, c, scripts[failed:next]); err == nil {
 					if _, known := be.identity(s.Route); known {
 						next, again = failed, failed
 						continue
 					}
 				}
 			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: scriptFault(pe, ours)}
+			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
 			if err != nil {
 				closeConn(c)
 				return next
@@ -141,42 +143,65 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 	return next
 }
 
+// refuseScript returns why a script must not be sent, or nil.
+func refuseScript(s *backend.Script, refused map[backend.Route]bool) error {
+	switch {
+	case classify(s.SQL)&ends != 0:
+		return errScriptEnds
+	case refused[s.Route]:
+		return errNotOurs
+	}
+	return nil
+}
+
 // identifyAll learns, in one query, which schemas are the ones that the scripts' owners mean, so that each script only has
 // to check that its schema still is that one: to read the stamp takes ten times as long.
-func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) error {
+// It returns the routes whose schema is not yet given to the role that does tenants' work.
+func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) (refused map[backend.Route]bool, err error) {
 	unknown := map[backend.Route]bool{}
+	var names, roles []string
 	for _, s := range scripts {
-		if _, known := be.identity(s.Route); !known && !s.Create {
-			unknown[s.Route] = true
+		if _, known := be.identity(s.Route); known || s.Create || unknown[s.Route] {
+			continue
 		}
+		unknown[s.Route] = true
+		names = append(names, s.Route.Store.String())
+		role := "" // there is no such role
+		if be.roles.mode != rolesOff {
+			role = be.roles.name(s.Route.Store)
+		}
+		roles = append(roles, role)
 	}
 	if len(unknown) == 0 {
-		return nil
+		return nil, nil
 	}
-	var names []string
-	for rt := range unknown {
-		names = append(names, rt.Store.String())
-	}
-	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') "+
-		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), names)
+	refused = map[backend.Route]bool{}
+	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
+		"coalesce((select pg_catalog.has_schema_privilege(r.oid,n.oid,'usage') from pg_catalog.pg_roles r where r.rolname=x.role),false) "+
+		"from rows from (pg_catalog.unnest($1::text[]),pg_catalog.unnest($2::text[])) x(name,role) join pg_catalog.pg_namespace n on n.nspname=x.name", be.queryMode(), names, roles)
 	var (
 		name, stamp string
 		oid         uint32
+		usable      bool
 	)
-	_, err := pgx.ForEachRow(rows, []any{&name, &oid, &stamp}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &oid, &stamp, &usable}, func() error {
 		owner, stamped := strings.CutPrefix(stamp, stampText)
 		s, err := backend.ParseStore(name)
 		if err != nil || !stamped {
 			return nil
 		}
 		for _, rt := range []backend.Route{{Store: s, Owner: owner}, {Store: s}} {
-			if unknown[rt] {
+			switch {
+			case !unknown[rt]:
+			case be.roles.mode == rolesOff || usable:
 				be.remember(rt, oid)
+			default:
+				refused[rt] = true
 			}
 		}
 		return nil
 	})
-	return err
+	return refused, err
 }
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
@@ -186,7 +211,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i], preambles[i] = be.writeScript(&b, &scripts[i], opt)
+		starts[i], preambles[i] = be.writeScript(ctx, &b, &scripts[i], opt)
 	}
 	message := b.String()
 	mrr := c.PgConn().Exec(ctx, message)
@@ -238,7 +263,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
-func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
+func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
@@ -251,11 +276,19 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 	if opt.Async {
 		ours = append(ours, "set local synchronous_commit=off")
 	}
+	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp")
+	fence := strings.TrimSuffix(fenceSQL(ctx), ";")
 	share := strings.TrimSuffix(shareSQL(s.Route.Store), ";")
-	if !s.Create {
-		share += be.sameSQL(s.Route)
+	switch {
+	case s.Create && fence != "":
+		ours = append(ours, strings.TrimSuffix(claimSQL(s.Route.Store), ";"), fence)
+	case s.Create:
+		ours = append(ours, share)
+	case fence != "":
+		ours = append(ours, share+be.sameSQL(s.Route), fence)
+	default:
+		ours = append(ours, share+be.sameSQL(s.Route))
 	}
-	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp", share)
 	if s.Create {
 		ours = append(ours, be.createSQL(s.Route)...)
 	}
@@ -268,10 +301,17 @@ func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backen
 			b.WriteString(be.roles.handOverSQL(s.Route.Store))
 		}
 	}
+	if be.roles.mode == rolesOff {
+		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
+	}
 	b.WriteString(be.roles.assumeSQL(s.Route.Store))
 	start = b.Len()
 	b.WriteString(s.SQL)
-	b.WriteString("\n;commit;\n")
+	b.WriteString("\n;")
+	if be.roles.mode == rolesOff {
+		b.WriteString(lookSQL(s.Route.Store))
+	}
+	b.WriteString("commit;\n")
 	return start, len(ours)
 }
 
@@ -285,15 +325,20 @@ func (be *Backend) sameSQL(rt backend.Route) string {
 // makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
 func makes(head string) bool { return strings.Contains(strings.ToLower(head), "create") }
 
-// scriptFault turns the refusal of a statement of ours into the contract's errors.
-func scriptFault(pe *pgconn.PgError, ours bool) error {
-	if !ours {
+// scriptFault turns the refusal of a statement of ours, or of what the script's text may not do, into the contract's errors.
+func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {
+	switch {
+	case !ours && (outside(pe) || be.deniedShared(driver.AccessMaintenance, pe)):
+		return fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, pe)
+	case !ours:
 		return pe
 	}
 	switch {
+	case pe.Code == codeLockLost:
+		return fmt.Errorf("%w: %w", backend.ErrLockLost, pe)
 	case pe.Code == "42P06", pe.Code == "23505" && pe.TableName == "pg_namespace":
 		return fmt.Errorf("%w: %w", backend.ErrStoreExists, pe)
-	case pe.Code == "3F000", pe.Code == "22012":
+	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
 		return fmt.Errorf("%w: %w", backend.ErrStoreMissing, pe)
 	}
 	return pe

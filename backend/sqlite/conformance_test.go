@@ -1,6 +1,10 @@
 package sqlite_test
 
 import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,11 +26,19 @@ func TestConformance(t *testing.T) {
 					maxConns = 40
 				}
 				// What is tested does not survive a power failure anyway; syncing would cost most of the time.
-				b, err := sqlite.Open(t.Context(), sqlite.Options{Dir: dir, MaxOpenStores: maxConns, Synchronous: sqlite.Off})
+				b, err := sqlite.Open(t.Context(), dir, sqlite.Config{MaxOpenStores: maxConns, Synchronous: sqlite.Off})
 				require.NoError(t, err)
 				t.Cleanup(func() { require.NoError(t, b.Close()) })
 				return b
 			}
+		},
+		Foreign: func(ctx context.Context, be backend.Backend, s backend.Store) error {
+			db, err := sql.Open("sqlite", filepath.Join(be.(*sqlite.Backend).Dir(), "tenants", s.String()+".db"))
+			if err != nil {
+				return err
+			}
+			_, err = db.ExecContext(ctx, "CREATE TABLE notes (id INTEGER PRIMARY KEY, mark TEXT NOT NULL); INSERT INTO notes (mark) VALUES ('stray')")
+			return errors.Join(err, db.Close())
 		},
 		SharedReadOnly: true,
 		StoresApart:    true,

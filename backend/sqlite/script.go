@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 var _ backend.ScriptRunner = (*Backend)(nil)
 
-// unsynced are the -wal files that asynchronous scripts wrote and left to others to fold into the store.
+// unsynced are the stores whose -wal asynchronous scripts wrote and left to others to fold in.
 type unsynced struct {
 	mu    sync.Mutex
 	paths map[string]struct{}
@@ -61,17 +62,12 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 		}
 		return err
 	}
-	if s.Route.Owner != "" {
-		if err := b.check(ctx, s.Route); err != nil {
-			return err
-		}
-	}
 	// Where the store is open, the script queues with those who write to it.
 	endTurn, err := b.scriptTurn(ctx, s.Route.Store, opt)
 	if err != nil {
 		return err
 	}
-	err = b.runScript(ctx, path, s.Head+s.SQL, opt)
+	err = b.runScript(ctx, path, s, opt)
 	endTurn()
 	if err != nil {
 		return err
@@ -85,7 +81,7 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 			if b.unsynced.paths == nil {
 				b.unsynced.paths = map[string]struct{}{}
 			}
-			b.unsynced.paths[path+"-wal"] = struct{}{}
+			b.unsynced.paths[path] = struct{}{}
 			b.unsynced.mu.Unlock()
 		}
 	}
@@ -94,18 +90,14 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 
 // scriptTurn takes the writer's turn of a store that is open in this process.
 func (b *Backend) scriptTurn(ctx context.Context, name backend.Store, opt backend.ScriptOptions) (end func(), err error) {
-	b.mu.Lock()
-	st := b.stores[name]
-	if st == nil || !st.opened {
-		b.mu.Unlock()
+	st := b.stores.use(name)
+	if st == nil {
 		return func() {}, nil
 	}
-	b.ref(st)
-	b.mu.Unlock()
 	limited, cancel := context.WithTimeout(ctx, b.lockTimeout(opt))
 	defer cancel()
 	if err := st.turn.Acquire(limited, 1); err != nil {
-		b.release(st)
+		b.stores.release(st)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -113,7 +105,7 @@ func (b *Backend) scriptTurn(ctx context.Context, name backend.Store, opt backen
 	}
 	return func() {
 		st.turn.Release(1)
-		b.release(st)
+		b.stores.release(st)
 	}, nil
 }
 
@@ -121,24 +113,40 @@ func (b *Backend) lockTimeout(opt backend.ScriptOptions) time.Duration {
 	if opt.LockTimeout > 0 {
 		return max(opt.LockTimeout, time.Millisecond)
 	}
-	return b.opts.BusyTimeout
+	return b.cfg.BusyTimeout
 }
 
 // runScript opens the file, runs the text in a transaction and closes it.
-func (b *Backend) runScript(ctx context.Context, path, text string, opt backend.ScriptOptions) error {
-	mode := b.opts.Synchronous
-	if opt.Async && (mode == Full || mode == Extra) {
-		mode = Normal
+func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, opt backend.ScriptOptions) error {
+	terms := b.cfg
+	terms.BusyTimeout = b.lockTimeout(opt)
+	if opt.Async && (terms.Synchronous == Full || terms.Synchronous == Extra) {
+		terms.Synchronous = Normal
 	}
-	r, err := dial(ctx, dsn(path, "rw"))
+	name := dsn(path, "rw")
+	var r raw
+	var owner string
+	err := b.withDescriptors(func() (err error) {
+		if r, err = dial(ctx, name); err != nil {
+			return err
+		}
+		if owner, err = askOwner(ctx, r, terms.settings()+"; PRAGMA foreign_keys=0; "); err != nil {
+			_ = r.Close()
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	c := &conn{raw: r, tenant: true}
-	terms := b.opts
-	terms.Synchronous, terms.BusyTimeout = mode, b.lockTimeout(opt)
-	if _, err = r.ExecContext(ctx, terms.settings(), nil); err == nil {
-		err = c.inTransaction(ctx, text)
+	if s.Route.Owner != "" && s.Route.Owner != owner {
+		err = errOtherOwner
+	}
+	if err == nil {
+		err = r.RegisterAuthorizer(c.authorize)
+	}
+	if err == nil {
+		err = b.inTransaction(ctx, c, name, s.Head+s.SQL)
 	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
@@ -147,11 +155,8 @@ func (b *Backend) runScript(ctx context.Context, path, text string, opt backend.
 }
 
 // inTransaction is BEGIN, the text, COMMIT. What fails is rolled back when the connection is closed.
-func (c *conn) inTransaction(ctx context.Context, text string) error {
-	if err := c.raw.RegisterAuthorizer(c.authorize); err != nil {
-		return err
-	}
-	if _, err := c.raw.ExecContext(ctx, "BEGIN IMMEDIATE", nil); err != nil {
+func (b *Backend) inTransaction(ctx context.Context, c *conn, dsn, text string) error {
+	if err := c.run(ctx, "BEGIN IMMEDIATE"); err != nil {
 		if busy(err) {
 			return fmt.Errorf("%w: %w", ErrBusy, err)
 		}
@@ -159,17 +164,24 @@ func (c *conn) inTransaction(ctx context.Context, text string) error {
 	}
 	c.script = true
 	_, err := c.raw.ExecContext(ctx, text, nil)
-	c.script = false
 	if err != nil {
-		switch c.denied {
-		case deniedInScript:
-			return fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err)
-		case deniedForGood:
-			return fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err)
-		}
+		return explainDenial(c.denied, err)
+	}
+	c.own = true // the rest is ours
+	if err := b.checkKeys(ctx, c.raw, dsn, c.effects&defines != 0); err != nil {
 		return err
 	}
-	_, err = c.raw.ExecContext(context.WithoutCancel(ctx), "COMMIT", nil)
+	return c.run(context.WithoutCancel(ctx), "COMMIT")
+}
+
+// explainDenial says what to do about a script that the authorizer refused.
+func explainDenial(why denial, err error) error {
+	switch why {
+	case deniedInScript:
+		return fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err)
+	case deniedForGood:
+		return fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err)
+	}
 	return err
 }
 
@@ -177,7 +189,7 @@ func (c *conn) inTransaction(ctx context.Context, text string) error {
 func (b *Backend) scriptInNew(ctx context.Context, s backend.Script, opt backend.ScriptOptions) error {
 	return b.createFile(ctx, s.Route, emptyTemplate, nil, func(temp string) error {
 		opt.Async = false
-		if err := b.runScript(ctx, temp, s.Head+s.SQL, opt); err != nil {
+		if err := b.runScript(ctx, temp, s, opt); err != nil {
 			return err
 		}
 		// Closing folded the -wal in; what is left of it would stay behind under the temporary name.
@@ -197,7 +209,7 @@ func (b *Backend) Flush(ctx context.Context) error {
 	for path := range paths {
 		err := ctx.Err()
 		if err == nil {
-			err = syncFile(path)
+			err = b.syncWAL(ctx, path)
 		}
 		if err != nil {
 			b.unsynced.mu.Lock()
@@ -215,14 +227,26 @@ func (b *Backend) Flush(ctx context.Context) error {
 	return nil
 }
 
-// syncFile syncs a file that may be gone: SQLite syncs what it folds in before it removes a -wal.
-func syncFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+// syncWAL has SQLite sync what is in the -wal of a store: a commit with synchronous=FULL does, for all before it. There
+// is none to sync when the store is gone, or when its last user folded the -wal in, which syncs it too.
+func (b *Backend) syncWAL(ctx context.Context, path string) error {
+	r, err := dial(ctx, dsn(path, "rw"))
+	if err == nil {
+		terms := b.cfg
+		terms.Synchronous = Full
+		// Setting a number in the header to what it is writes a page all the same.
+		_, err = r.ExecContext(ctx, terms.settings()+"; BEGIN IMMEDIATE", nil)
+		var version int64
+		if err == nil {
+			version, err = ask(ctx, r, "PRAGMA main.user_version")
 		}
-		return err
+		if err == nil {
+			_, err = r.ExecContext(ctx, "PRAGMA main.user_version="+strconv.FormatInt(version, 10)+"; COMMIT", nil)
+		}
+		err = errors.Join(err, r.Close())
 	}
-	return errors.Join(f.Sync(), f.Close())
+	if err != nil && absent(path) == nil {
+		return nil
+	}
+	return err
 }

@@ -6,21 +6,18 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/sqlite"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func open(t testing.TB, change ...func(*sqlite.Options)) *sqlite.Backend {
+func open(t testing.TB, change ...func(*sqlite.Config)) *sqlite.Backend {
 	t.Helper()
-	opts := sqlite.Options{Dir: t.TempDir()}
+	var cfg sqlite.Config
 	for _, f := range change {
-		f(&opts)
+		f(&cfg)
 	}
-	b, err := sqlite.Open(t.Context(), opts)
+	b, err := sqlite.Open(t.Context(), t.TempDir(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b

@@ -31,7 +31,7 @@ func Shared(t testing.TB) *Cluster {
 			shared.cluster, shared.err = Attach(ctx, adminURL)
 		} else {
 			// Tests kill processes, never the machine: what the operating system holds is safe enough.
-			shared.cluster, shared.err = Start(ctx, "fsync=off", "full_page_writes=off")
+			shared.cluster, shared.err = Start(ctx, "icu_locale=en-US", "fsync=off", "full_page_writes=off")
 		}
 		shared.started = true
 	}
@@ -44,6 +44,15 @@ func Shared(t testing.TB) *Cluster {
 func (c *Cluster) Database(t testing.TB) string {
 	t.Helper()
 	databaseURL, drop, err := c.NewDatabase(testContext(t))
+	check(t, err)
+	cleanup(t, drop)
+	return databaseURL
+}
+
+// CollatedDatabase is Database as NewCollatedDatabase makes it.
+func (c *Cluster) CollatedDatabase(t testing.TB, icuLocale string) string {
+	t.Helper()
+	databaseURL, drop, err := c.NewCollatedDatabase(testContext(t), icuLocale)
 	check(t, err)
 	cleanup(t, drop)
 	return databaseURL
