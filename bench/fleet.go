@@ -168,7 +168,7 @@ func fleetLatency(ctx context.Context, e *env, s *scores) error {
 	}
 	e.cleanup(func() { _ = proxy.Close() })
 	proxy.SetLatency(500 * time.Microsecond) // each way
-	far, err := postgres.Open(ctx, proxy.URL(u))
+	far, err := postgres.Open(ctx, proxy.URL(u), postgres.Config{})
 	if err != nil {
 		return err
 	}
