@@ -227,6 +227,26 @@ var isolationCases = []testCase{
 		},
 	},
 	{
+		id: "S08", name: "what has no stamp",
+		rule:  "No stamp, no store: what another hand made under a name is not served, neither with an owner nor without, and Stat agrees.",
+		needs: foreignStores,
+		run: func(e *env) {
+			e.sharedNotes("shared")
+			billing := route("billing")
+			require.NoError(e, e.cfg.Foreign(e.ctx, e.be, billing.Store))
+			for _, rt := range []backend.Route{billing, {Store: billing.Store}} {
+				_, err := e.be.Stat(e.ctx, rt.Store)
+				require.ErrorIs(e, err, backend.ErrStoreMissing)
+				e.missing(rt)
+			}
+			require.Empty(e, e.stores())
+			unowned := backend.Route{Store: backend.MustParseStore("a")}
+			e.create(unowned, "a1")
+			e.holds(unowned, "a1") // a stamp that names no owner is one
+			require.Equal(e, []string{"a"}, e.stores())
+		},
+	},
+	{
 		id: "S08", name: "a store dropped by another process",
 		rule: "A store that another process dropped is missing in this one too.",
 		run: func(e *env) {
@@ -243,7 +263,7 @@ var isolationCases = []testCase{
 	{
 		id: "S17", name: "another tenant's store cannot be named",
 		rule:  "A statement that reads or writes another tenant's store by its name is refused.",
-		needs: readOnlyShared,
+		needs: storesApart,
 		run: func(e *env) {
 			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
 			for _, statement := range []string{

@@ -421,12 +421,7 @@ var routingCases = []testCase{
 			e.sharedNotes("shared")
 			owner := e.be.Maintenance(a)
 			defer func() { _ = owner.Close() }()
-			handles := map[string]execer{"owner": owner}
-			if !e.cfg.TenantRoles {
-				handles["routed"] = e.be.DB()
-				handles["pinned"] = e.pin(a)
-				handles["held"] = e.conn()
-			}
+			handles := map[string]execer{"owner": owner, "routed": e.be.DB(), "pinned": e.pin(a), "held": e.conn()}
 			for name, db := range handles {
 				_, err := db.ExecContext(e.in(a), `VACUUM`)
 				if e.postgres() {

@@ -30,7 +30,8 @@ type conn struct {
 
 	statements statements // by text: prepared on the server
 	described  statements // by text: descriptions only
-	prefixes   [2][prefixKinds]prepared
+	prefixes   [roleKinds][prefixKinds]prepared
+	roleLost   bool                       // it was made with a role, and has it no more
 	tenants    map[backend.Store]struct{} // whom it has served
 	last       backend.Store
 
@@ -122,7 +123,7 @@ func (c *conn) release() {
 	}
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
-	} else if c.doomed || len(c.tenants) > c.be.cfg.maxTenants {
+	} else if c.doomed || len(c.tenants) > c.be.cfg.MaxTenantsPerConn {
 		c.close()
 	}
 	res := c.res
@@ -236,7 +237,13 @@ func (s *session) fault(op string, err error) error {
 		pe *pgconn.PgError
 		be *backend.Error
 	)
-	if errors.As(err, &pe) || errors.As(err, &be) {
+	switch {
+	case errors.As(err, &be):
+		return err
+	case errors.As(err, &pe):
+		if s.c.be.deniedShared(s.c.unit.access, pe) {
+			return readOnlyFault(op, s.c.unit.rt.Store, err)
+		}
 		return err
 	}
 	return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: err}

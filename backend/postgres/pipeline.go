@@ -139,9 +139,11 @@ func (s *session) retrying(ctx context.Context, query string, attempt func(*conn
 			continue
 		case at == stagePrefix && refusedByPrefix(err):
 			return nil, s.missing()
-		case at == stagePrefix && c.unit.role == 1 && (pe.Code == "22023" || pe.Code == "42704"):
-			return nil, &backend.Error{Op: "use", Store: c.unit.rt.Store, Err: fmt.Errorf(
-				"its role is missing; run EnsureRoles once after turning tenant roles on: %w", err)}
+		case at == stagePrefix && lostRole(pe) && !c.roleLost:
+			c.loseRole()
+			continue
+		case at == stagePrefix && c.roleFault(pe) != nil:
+			return nil, c.roleFault(pe)
 		case at != stagePrefix && !c.settled && (pe.Code == "25001" || pe.Code == "2D000"):
 			// CREATE INDEX CONCURRENTLY, VACUUM, a procedure that commits.
 			if err := c.settle(ctx); err != nil {
@@ -316,7 +318,7 @@ func (c *conn) extended(ctx context.Context, mode pgx.QueryExecMode, query strin
 	if st != nil && st.sd.Name != "" && st.store != c.unit.rt.Store && !st.varied {
 		if v := c.statements.variant(st, c.unit.rt.Store); v != nil {
 			st = v
-		} else if c.be.cfg.tenantStatements > 0 && (st.traits&star == 0 || !inTx) {
+		} else if c.be.cfg.TenantStatements > 0 && (st.traits&star == 0 || !inTx) {
 			making = variantName(query, c.unit.rt.Store)
 			c.queueShared(query)
 		} else {
@@ -381,7 +383,7 @@ func (c *conn) made(st *statement, name string, shared bool, err error) {
 	}
 	sd := *st.sd
 	sd.Name, sd.Fields = name, c.wire.fields
-	c.statements.putVariant(st, c.newStatement(&sd, st.traits), c.be.cfg.tenantStatements)
+	c.statements.putVariant(st, c.newStatement(&sd, st.traits), c.be.cfg.TenantStatements)
 }
 
 // asked returns the result formats that the caller asked for.
@@ -627,7 +629,7 @@ func (c *conn) settle(ctx context.Context) error {
 		if rr.NextRow() {
 			switch i {
 			case 0:
-				if u.kind == prefixStamp {
+				if u.kind != prefixShared {
 					c.prefixDone(false, rr.Values())
 				}
 			case 1:

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 const (
@@ -68,7 +67,8 @@ func failFrom(scripts []backend.Script, faults []error, from int, err error) {
 // runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
 // more. It returns which is the next.
 func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
-	if err := be.identifyAll(ctx, c, scripts[next:]); err != nil {
+	refused, err := be.identifyAll(ctx, c, scripts[next:])
+	if err != nil {
 		failFrom(scripts, faults, next, err)
 		return len(scripts)
 	}
@@ -79,8 +79,8 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			return len(scripts)
 		}
 		end, size, changed := next, 0, false
-		if classify(scripts[next].SQL)&ends != 0 {
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: errScriptEnds}
+		if err := refuseScript(&scripts[next], refused); err != nil {
+			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
 			next++
 			continue
 		}
@@ -88,7 +88,7 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
 			// than its transaction would change them for those after it.
 			t := classify(scripts[end].SQL)
-			lone := t&(control|sticky) != 0
+			lone := t&(control|sticky) != 0 || refused[scripts[end].Route]
 			if lone && end > next { // one that is refused, too
 				break
 			}
@@ -119,17 +119,17 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 			err := c.PgConn().Exec(rctx, "rollback").Close()
 			cancel()
-			if s := scripts[failed]; ours && pe.Code == "22012" && failed != again && err == nil {
+			if s := scripts[failed]; ours && pe.Code == codeNoStore && failed != again && err == nil {
 				// Not the schema that was remembered as this owner's. Another one may be by now.
 				be.forget(s.Route)
-				if be.identifyAll(ctx, c, scripts[failed:next]) == nil {
+				if _, err := be.identifyAll(ctx, c, scripts[failed:next]); err == nil {
 					if _, known := be.identity(s.Route); known {
 						next, again = failed, failed
 						continue
 					}
 				}
 			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: scriptFault(pe, ours)}
+			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
 			if err != nil {
 				closeConn(c)
 				return next
@@ -143,31 +143,65 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 	return next
 }
 
+// refuseScript returns why a script must not be sent, or nil.
+func refuseScript(s *backend.Script, refused map[backend.Route]bool) error {
+	switch {
+	case classify(s.SQL)&ends != 0:
+		return errScriptEnds
+	case refused[s.Route]:
+		return errNotOurs
+	}
+	return nil
+}
+
 // identifyAll learns, in one query, which schemas are the ones that the scripts' owners mean, so that each script only has
 // to check that its schema still is that one: to read the stamp takes ten times as long.
-func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) error {
-	owners := map[string]string{}
+// It returns the routes whose schema is not yet given to the role that does tenants' work.
+func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) (refused map[backend.Route]bool, err error) {
+	unknown := map[backend.Route]bool{}
+	var names, roles []string
 	for _, s := range scripts {
-		if _, known := be.identity(s.Route); !known && s.Route.Owner != "" && !s.Create {
-			owners[s.Route.Store.String()] = s.Route.Owner
+		if _, known := be.identity(s.Route); known || s.Create || unknown[s.Route] {
+			continue
 		}
+		unknown[s.Route] = true
+		names = append(names, s.Route.Store.String())
+		role := "" // there is no such role
+		if be.roles.mode != rolesOff {
+			role = be.roles.name(s.Route.Store)
+		}
+		roles = append(roles, role)
 	}
-	if len(owners) == 0 {
-		return nil
+	if len(unknown) == 0 {
+		return nil, nil
 	}
-	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') "+
-		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), slices.Collect(maps.Keys(owners)))
+	refused = map[backend.Route]bool{}
+	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
+		"coalesce((select pg_catalog.has_schema_privilege(r.oid,n.oid,'usage') from pg_catalog.pg_roles r where r.rolname=x.role),false) "+
+		"from rows from (pg_catalog.unnest($1::text[]),pg_catalog.unnest($2::text[])) x(name,role) join pg_catalog.pg_namespace n on n.nspname=x.name", be.queryMode(), names, roles)
 	var (
 		name, stamp string
 		oid         uint32
+		usable      bool
 	)
-	_, err := pgx.ForEachRow(rows, []any{&name, &oid, &stamp}, func() error {
-		if s, err := backend.ParseStore(name); err == nil && stamp == stampOf(owners[name]) {
-			be.remember(backend.Route{Store: s, Owner: owners[name]}, oid)
+	_, err = pgx.ForEachRow(rows, []any{&name, &oid, &stamp, &usable}, func() error {
+		owner, stamped := strings.CutPrefix(stamp, stampText)
+		s, err := backend.ParseStore(name)
+		if err != nil || !stamped {
+			return nil
+		}
+		for _, rt := range []backend.Route{{Store: s, Owner: owner}, {Store: s}} {
+			switch {
+			case !unknown[rt]:
+			case be.roles.mode == rolesOff || usable:
+				be.remember(rt, oid)
+			default:
+				refused[rt] = true
+			}
 		}
 		return nil
 	})
-	return err
+	return refused, err
 }
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
@@ -177,7 +211,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i], preambles[i] = be.writeScript(&b, &scripts[i], opt)
+		starts[i], preambles[i] = be.writeScript(ctx, &b, &scripts[i], opt)
 	}
 	message := b.String()
 	mrr := c.PgConn().Exec(ctx, message)
@@ -228,62 +262,83 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 }
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
-// statements of ours come before it.
-func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
+// statements of ours come before its head.
+func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
-	schema := quote(s.Route.Store.String())
 	// SET LOCAL is cheap, a SELECT is not: there is one.
-	b.WriteString("begin;")
-	preamble = 4
-	if be.cfg.roles {
-		b.WriteString("set local role none;")
-		preamble++
+	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
+	if be.roles.mode != rolesOff {
+		ours = append(ours, "set local role none")
 	}
-	b.WriteString("set local lock_timeout=")
-	b.WriteString(strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if opt.Async {
-		b.WriteString(";set local synchronous_commit=off")
-		preamble++
+		ours = append(ours, "set local synchronous_commit=off")
 	}
-	b.WriteString(";set local search_path=")
-	b.WriteString(schema)
-	b.WriteString(",public,pg_temp;select pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",")
-	b.WriteString(strconv.FormatInt(int64(storeKey(s.Route.Store)), 10))
-	b.WriteByte(')')
-	regnamespace := literal(schema) + "::pg_catalog.text::pg_catalog.regnamespace"
+	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp")
+	fence := strings.TrimSuffix(fenceSQL(ctx), ";")
+	share := strings.TrimSuffix(shareSQL(s.Route.Store), ";")
 	switch {
+	case s.Create && fence != "":
+		ours = append(ours, strings.TrimSuffix(claimSQL(s.Route.Store), ";"), fence)
 	case s.Create:
-		b.WriteByte(';')
-		b.WriteString(be.createSQL(s.Route))
-		preamble += 2
-	case s.Route.Owner == "":
-		b.WriteString("," + regnamespace + ";")
+		ours = append(ours, share)
+	case fence != "":
+		ours = append(ours, share+be.sameSQL(s.Route), fence)
 	default:
-		oid, _ := be.identity(s.Route) // 0 is no schema's
-		b.WriteString(",1 operator(pg_catalog./) (" + regnamespace + "::pg_catalog.oid operator(pg_catalog.=) ")
-		b.WriteString(strconv.FormatUint(uint64(oid), 10))
-		b.WriteString("::pg_catalog.oid)::pg_catalog.int4;")
+		ours = append(ours, share+be.sameSQL(s.Route))
 	}
-	start = b.Len()
+	if s.Create {
+		ours = append(ours, be.createSQL(s.Route)...)
+	}
+	b.WriteString(joined(ours))
 	b.WriteString(s.Head)
+	if s.Head != "" {
+		// The newline ends a comment, the first semicolon a statement that has none.
+		b.WriteString("\n;")
+		if makes(s.Head) {
+			b.WriteString(be.roles.handOverSQL(s.Route.Store))
+		}
+	}
+	if be.roles.mode == rolesOff {
+		b.WriteString(beforeSQL(s.Head != ""))
+	}
+	b.WriteString(be.roles.assumeSQL(s.Route.Store))
+	start = b.Len()
 	b.WriteString(s.SQL)
-	// The newline ends a comment, the first semicolon a statement that has none.
-	b.WriteString("\n;commit;\n")
-	return start, preamble
+	b.WriteString("\n;")
+	if be.roles.mode == rolesOff {
+		b.WriteString(lookSQL(s.Route.Store))
+	}
+	b.WriteString("commit;\n")
+	return start, len(ours)
 }
 
-// scriptFault turns the refusal of a statement of ours into the contract's errors.
-func scriptFault(pe *pgconn.PgError, ours bool) error {
-	if !ours {
+// sameSQL returns a column that fails when the store's schema is not the one that identifyAll saw.
+func (be *Backend) sameSQL(rt backend.Route) string {
+	oid, _ := be.identity(rt) // 0 is no schema's
+	return ",1 operator(pg_catalog./) (" + literal(quote(rt.Store.String())) + "::pg_catalog.text::pg_catalog.regnamespace::pg_catalog.oid operator(pg_catalog.=) " +
+		strconv.FormatUint(uint64(oid), 10) + "::pg_catalog.oid)::pg_catalog.int4"
+}
+
+// makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
+func makes(head string) bool { return strings.Contains(strings.ToLower(head), "create") }
+
+// scriptFault turns the refusal of a statement of ours, or of what the script's text may not do, into the contract's errors.
+func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {
+	switch {
+	case !ours && (outside(pe) || be.deniedShared(driver.AccessMaintenance, pe)):
+		return fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, pe)
+	case !ours:
 		return pe
 	}
 	switch {
+	case pe.Code == codeLockLost:
+		return fmt.Errorf("%w: %w", backend.ErrLockLost, pe)
 	case pe.Code == "42P06", pe.Code == "23505" && pe.TableName == "pg_namespace":
 		return fmt.Errorf("%w: %w", backend.ErrStoreExists, pe)
-	case pe.Code == "3F000", pe.Code == "22012":
+	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
 		return fmt.Errorf("%w: %w", backend.ErrStoreMissing, pe)
 	}
 	return pe

@@ -47,11 +47,11 @@ func proxied(t testing.TB, databaseURL string) (*wireproxy.Proxy, string) {
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	for _, mode := range modes {
-		for _, roles := range []string{"off", "on"} {
+		for _, roles := range []string{"off", "auto", "each"} {
 			t.Run(mode+"/roles "+roles, func(t *testing.T) {
 				t.Parallel()
 				proxy, proxyURL := proxied(t, pgtest.Shared(t).Database(t))
-				be := open(t, proxyURL, map[string]string{"default_query_exec_mode": mode, "tenant_roles": roles, "pool_max_conns": "1"})
+				be := open(t, proxyURL, map[string]string{"default_query_exec_mode": mode, "tenant_role": roles, "pool_max_conns": "1"})
 				_, a := tenant(t, be, "a")
 				_, b := tenant(t, be, "b")
 				pool, err := pgxpool.New(t.Context(), with(t, proxyURL, map[string]string{
