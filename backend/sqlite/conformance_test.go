@@ -1,6 +1,10 @@
 package sqlite_test
 
 import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +31,14 @@ func TestConformance(t *testing.T) {
 				t.Cleanup(func() { require.NoError(t, b.Close()) })
 				return b
 			}
+		},
+		Foreign: func(ctx context.Context, be backend.Backend, s backend.Store) error {
+			db, err := sql.Open("sqlite", filepath.Join(be.(*sqlite.Backend).Dir(), "tenants", s.String()+".db"))
+			if err != nil {
+				return err
+			}
+			_, err = db.ExecContext(ctx, "CREATE TABLE notes (id INTEGER PRIMARY KEY, mark TEXT NOT NULL); INSERT INTO notes (mark) VALUES ('stray')")
+			return errors.Join(err, db.Close())
 		},
 		SharedReadOnly: true,
 		StoresApart:    true,

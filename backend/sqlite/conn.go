@@ -91,6 +91,18 @@ func dial(ctx context.Context, dsn string) (raw, error) {
 	return r, nil
 }
 
+// ask runs a query on a connection that nobody else uses and returns its first value.
+func ask(ctx context.Context, r raw, query string) (int64, error) {
+	rs, err := r.QueryContext(ctx, query, nil)
+	if err != nil {
+		return 0, err
+	}
+	var row [1]driver.Value
+	err = rs.Next(row[:])
+	n, _ := row[0].(int64)
+	return n, errors.Join(err, rs.Close())
+}
+
 // stmt is a prepared statement in a connection's cache, and the rows of its execution.
 type stmt struct {
 	driver interface {

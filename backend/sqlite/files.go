@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -137,7 +138,7 @@ func (b *Backend) check(ctx context.Context, rt backend.Route) error {
 		return err
 	}
 	if rt.Owner != "" && rt.Owner != info.Owner {
-		return fmt.Errorf("%w: the one of that name belongs to another owner", backend.ErrStoreMissing)
+		return errOtherOwner
 	}
 	return nil
 }
@@ -310,28 +311,22 @@ func (b *Backend) stat(ctx context.Context, s backend.Store) (backend.StoreInfo,
 	if wal, err := os.Lstat(path + "-wal"); err == nil {
 		info.Bytes += wal.Size()
 	}
-	h, err := readHead(path)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = backend.ErrStoreMissing
-		}
-		return backend.StoreInfo{}, err
-	}
-	info.Owner = h.owner
-	if !h.found {
-		info.Owner, err = b.slowOwner(ctx, path)
+	if info.Owner, err = b.owner(ctx, s, fi); errors.Is(err, backend.ErrStoreMissing) || absent(path) == nil {
+		return backend.StoreInfo{}, cmp.Or(err, backend.ErrStoreMissing) // dropped meanwhile, or no store at all
 	}
 	return info, err
 }
 
-// slowOwner asks the database.
-func (b *Backend) slowOwner(ctx context.Context, path string) (string, error) {
-	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1&_busy_timeout=1000")
-	if err != nil {
-		return "", err
+// owner returns the owner of a store, whose file was as described: as it is known where the store is open here.
+func (b *Backend) owner(ctx context.Context, s backend.Store, file os.FileInfo) (string, error) {
+	b.mu.Lock()
+	st := b.stores[s]
+	if st != nil && st.opened && os.SameFile(st.file, file) {
+		defer b.mu.Unlock()
+		return st.owner, nil
 	}
-	defer r.Close()
-	return (&conn{raw: r}).readStamp(ctx)
+	b.mu.Unlock()
+	return ownerOf(ctx, b.path(s))
 }
 
 // Stores implements [backend.Backend].

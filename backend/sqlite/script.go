@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 var _ backend.ScriptRunner = (*Backend)(nil)
 
-// unsynced are the -wal files that asynchronous scripts wrote and left to others to fold into the store.
+// unsynced are the stores whose -wal asynchronous scripts wrote and left to others to fold in.
 type unsynced struct {
 	mu    sync.Mutex
 	paths map[string]struct{}
@@ -61,17 +62,12 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 		}
 		return err
 	}
-	if s.Route.Owner != "" {
-		if err := b.check(ctx, s.Route); err != nil {
-			return err
-		}
-	}
 	// Where the store is open, the script queues with those who write to it.
 	endTurn, err := b.scriptTurn(ctx, s.Route.Store, opt)
 	if err != nil {
 		return err
 	}
-	err = b.runScript(ctx, path, s.Head+s.SQL, opt)
+	err = b.runScript(ctx, path, s, opt)
 	endTurn()
 	if err != nil {
 		return err
@@ -85,7 +81,7 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 			if b.unsynced.paths == nil {
 				b.unsynced.paths = map[string]struct{}{}
 			}
-			b.unsynced.paths[path+"-wal"] = struct{}{}
+			b.unsynced.paths[path] = struct{}{}
 			b.unsynced.mu.Unlock()
 		}
 	}
@@ -125,7 +121,7 @@ func (b *Backend) lockTimeout(opt backend.ScriptOptions) time.Duration {
 }
 
 // runScript opens the file, runs the text in a transaction and closes it.
-func (b *Backend) runScript(ctx context.Context, path, text string, opt backend.ScriptOptions) error {
+func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, opt backend.ScriptOptions) error {
 	mode := b.opts.Synchronous
 	if opt.Async && (mode == Full || mode == Extra) {
 		mode = Normal
@@ -137,8 +133,12 @@ func (b *Backend) runScript(ctx context.Context, path, text string, opt backend.
 	c := &conn{raw: r, tenant: true}
 	terms := b.opts
 	terms.Synchronous, terms.BusyTimeout = mode, b.lockTimeout(opt)
-	if _, err = r.ExecContext(ctx, terms.settings(), nil); err == nil {
-		err = c.inTransaction(ctx, text)
+	owner, err := c.askOwner(ctx, terms.settings()+"; ")
+	if err == nil && s.Route.Owner != "" && s.Route.Owner != owner {
+		err = errOtherOwner
+	}
+	if err == nil {
+		err = c.inTransaction(ctx, s.Head+s.SQL)
 	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
@@ -177,7 +177,7 @@ func (c *conn) inTransaction(ctx context.Context, text string) error {
 func (b *Backend) scriptInNew(ctx context.Context, s backend.Script, opt backend.ScriptOptions) error {
 	return b.createFile(ctx, s.Route, emptyTemplate, nil, func(temp string) error {
 		opt.Async = false
-		if err := b.runScript(ctx, temp, s.Head+s.SQL, opt); err != nil {
+		if err := b.runScript(ctx, temp, s, opt); err != nil {
 			return err
 		}
 		// Closing folded the -wal in; what is left of it would stay behind under the temporary name.
@@ -197,7 +197,7 @@ func (b *Backend) Flush(ctx context.Context) error {
 	for path := range paths {
 		err := ctx.Err()
 		if err == nil {
-			err = syncFile(path)
+			err = b.syncWAL(ctx, path)
 		}
 		if err != nil {
 			b.unsynced.mu.Lock()
@@ -215,14 +215,26 @@ func (b *Backend) Flush(ctx context.Context) error {
 	return nil
 }
 
-// syncFile syncs a file that may be gone: SQLite syncs what it folds in before it removes a -wal.
-func syncFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+// syncWAL has SQLite sync what is in the -wal of a store: a commit with synchronous=FULL does, for all before it. There
+// is none to sync when the store is gone, or when its last user folded the -wal in, which syncs it too.
+func (b *Backend) syncWAL(ctx context.Context, path string) error {
+	r, err := dial(ctx, dsn(path, "rw"))
+	if err == nil {
+		terms := b.opts
+		terms.Synchronous = Full
+		// Setting a number in the header to what it is writes a page all the same.
+		_, err = r.ExecContext(ctx, terms.settings()+"; BEGIN IMMEDIATE", nil)
+		var version int64
+		if err == nil {
+			version, err = ask(ctx, r, "PRAGMA main.user_version")
 		}
-		return err
+		if err == nil {
+			_, err = r.ExecContext(ctx, "PRAGMA main.user_version="+strconv.FormatInt(version, 10)+"; COMMIT", nil)
+		}
+		err = errors.Join(err, r.Close())
 	}
-	return errors.Join(f.Sync(), f.Close())
+	if err != nil && absent(path) == nil {
+		return nil
+	}
+	return err
 }

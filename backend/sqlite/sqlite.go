@@ -133,7 +133,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 // connections, which only read it, could not make one.
 func (b *Backend) openShared(ctx context.Context) error {
 	b.shared.dsn = dsn(b.shared.path, "rwc")
-	c, err := b.shared.dial(ctx)
+	c, _, err := b.shared.dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -4,28 +4,23 @@ import (
 	"bytes"
 	"context"
 	"database/sql/driver"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 // Every store carries its owner: the only row of its first table, a text of fixed length. It stands on the second page
-// of the file, where it can be read without opening a database, and written into the copy of a template.
+// of the file, where it is written into the copy of a template before anybody opens that.
 const (
 	stampMagic  = "tenement owner: "
 	maxOwner    = 128
 	stampLen    = len(stampMagic) + maxOwner
 	stampSchema = "CREATE TABLE " + stampTable + " (owner BLOB NOT NULL)"
-
-	// What the file format says (https://www.sqlite.org/fileformat.html).
-	fileMagic     = "SQLite format 3\x00"
-	headerLen     = 100
-	tableLeafPage = 0x0d
 )
 
 // encodeStamp returns the row's value for an owner.
@@ -51,61 +46,13 @@ func decodeStamp(stamp []byte) (owner string, ok bool) {
 	return string(text), true
 }
 
-// head is what the first two pages of a store tell.
-type head struct {
-	wal    bool // the file is in WAL mode
-	found  bool // the stamp is where it was put
-	owner  string
-	offset int64 // of the stamp
-}
-
-// readHead reads a store's first two pages. A file that is not as this package makes them is no error: found is false.
-func readHead(path string) (head, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return head{}, err
-	}
-	defer f.Close()
-	buf := make([]byte, 2*4096) // enough for SQLite's usual page size
-	n, err := io.ReadFull(f, buf)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return head{}, err
-	}
-	buf = buf[:n]
-	if len(buf) < headerLen || string(buf[:len(fileMagic)]) != fileMagic {
-		return head{}, nil
-	}
-	h := head{wal: buf[18] == 2 && buf[19] == 2}
-	size := int(binary.BigEndian.Uint16(buf[16:]))
-	if size == 1 {
-		size = 65536
-	}
-	if size > 4096 {
-		buf = make([]byte, 2*size)
-		if _, err := f.ReadAt(buf, 0); err != nil {
-			return h, nil
-		}
-	}
-	if len(buf) < 2*size || size < 512 {
-		return h, nil
-	}
-	page := buf[size : 2*size]
-	at := bytes.Index(page, []byte(stampMagic))
-	if page[0] != tableLeafPage || binary.BigEndian.Uint16(page[3:]) != 1 || at < 0 || at+stampLen > len(page) {
-		return h, nil
-	}
-	h.owner, h.found = decodeStamp(page[at : at+stampLen])
-	h.offset = int64(size + at)
-	return h, nil
-}
-
-// readStamp asks the database for the owner, where the first pages were not as expected (another page size, a file
-// rebuilt by other means). A store without a stamp has no owner.
-func (c *conn) readStamp(ctx context.Context) (string, error) {
-	rs, err := c.raw.QueryContext(ctx, "SELECT owner FROM main."+stampTable+" LIMIT 2", nil)
+// askOwner runs settings and returns the owner that the database carries. It returns ErrStoreMissing when it carries none: such a file is not
+// this package's, whatever its name. The caller has c to itself.
+func (c *conn) askOwner(ctx context.Context, settings string) (string, error) {
+	rs, err := c.raw.QueryContext(ctx, settings+"SELECT owner FROM main."+stampTable+" LIMIT 2", nil)
 	if err != nil {
 		if code(err) == sqlite3.SQLITE_ERROR { // no such table
-			return "", nil
+			return "", errUnstamped
 		}
 		return "", err
 	}
@@ -113,7 +60,7 @@ func (c *conn) readStamp(ctx context.Context) (string, error) {
 	var row [1]driver.Value
 	if err := rs.Next(row[:]); err != nil {
 		if errors.Is(err, io.EOF) {
-			return "", nil
+			return "", errUnstamped
 		}
 		return "", err
 	}
@@ -123,4 +70,31 @@ func (c *conn) readStamp(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("table %s is damaged: it must have one row, made by this package; restore the file", stampTable)
 	}
 	return owner, nil
+}
+
+// errUnstamped: there is a file of that name, and it is no store.
+var errUnstamped = fmt.Errorf("%w: the file of that name has no table %s, so it was not made as a store", backend.ErrStoreMissing, stampTable)
+
+var errOtherOwner = fmt.Errorf("%w: the one of that name belongs to another owner", backend.ErrStoreMissing)
+
+// ownerOf asks a file that this process may or may not have open. SQLite itself does the asking: closing any other
+// descriptor of a file drops all locks that the process has on it (POSIX), and another process that then takes itself
+// for the last user removes the -wal under the commits that are in it.
+func ownerOf(ctx context.Context, path string) (string, error) {
+	// The stamp never changes, so it does not matter that this looks at the main file alone and takes no lock; it does
+	// not make a -wal and a -shm beside a file that nobody has open. What it cannot read is asked for properly.
+	owner, err := askFile(ctx, uri(path, "ro")+"&immutable=1&_error_rc=1")
+	if err == nil || ctx.Err() != nil {
+		return owner, err
+	}
+	return askFile(ctx, uri(path, "rw")+"&_error_rc=1&_busy_timeout=1000")
+}
+
+func askFile(ctx context.Context, dsn string) (string, error) {
+	r, err := dial(ctx, dsn)
+	if err != nil {
+		return "", err
+	}
+	owner, err := (&conn{raw: r}).askOwner(ctx, "")
+	return owner, errors.Join(err, r.Close())
 }

@@ -79,26 +79,32 @@ func (st *store) fate() error {
 	return nil
 }
 
-// dial opens a connection to the store and readies it for an application's statements.
-func (st *store) dial(ctx context.Context) (*conn, error) {
+// dial opens a connection to the store, readies it for an application's statements and returns the owner that it found.
+func (st *store) dial(ctx context.Context) (*conn, string, error) {
 	r, err := dial(ctx, st.dsn)
 	if err != nil {
 		if _, serr := os.Lstat(st.path); errors.Is(serr, fs.ErrNotExist) {
-			return nil, backend.ErrStoreMissing
+			return nil, "", backend.ErrStoreMissing
 		}
-		return nil, err
+		return nil, "", err
 	}
 	c := &conn{st: st, raw: r, stmts: map[string]*stmt{}, tenant: st != st.b.shared, attached: st == st.b.shared}
 	// The settings read the schema, and with it open the -wal of the store. The shared store is attached to itself, so that
 	// public.x means the same everywhere.
-	if _, err = r.ExecContext(ctx, st.setup, nil); err == nil {
+	owner := ""
+	if st == st.b.shared {
+		_, err = r.ExecContext(ctx, st.setup, nil)
+	} else {
+		owner, err = c.askOwner(ctx, st.setup+"; ")
+	}
+	if err == nil {
 		err = r.RegisterAuthorizer(c.authorize)
 	}
 	if err != nil {
 		_ = r.Close()
-		return nil, err
+		return nil, "", err
 	}
-	return c, nil
+	return c, owner, nil
 }
 
 // take returns a connection: an idle one, or a new one.
@@ -114,18 +120,15 @@ func (st *store) take(ctx context.Context) (*conn, error) {
 	if err := st.fate(); err != nil {
 		return nil, err
 	}
-	c, err := st.dial(ctx)
+	c, owner, err := st.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// The file and its -wal were opened one after the other, by name: that both belong to the same store is known
-	// only if the name still stands for that file.
-	err = st.verify()
-	if err == nil && st.retired.Load() && st.file != nil {
-		// With none of its connections left, another file may have been given the same identity.
-		if head, herr := readHead(st.path); herr != nil || (head.found && head.owner != st.owner) {
-			err = backend.ErrStoreMissing
-		}
+	// only if the name still stands for that file. With none of its connections left (a retired store), another file
+	// may have been given the same identity; it has another owner.
+	if err = st.verify(); err == nil && owner != st.owner {
+		err = backend.ErrStoreMissing
 	}
 	if err != nil {
 		_ = c.close()
@@ -274,12 +277,8 @@ func (b *Backend) acquire(ctx context.Context, rt backend.Route) (*store, error)
 			}
 		}
 		if rt.Owner != "" && rt.Owner != st.owner {
-			owner := st.owner
 			b.release(st)
-			if owner == "" {
-				return nil, fmt.Errorf("%w: the file of that name carries no owner", backend.ErrStoreMissing)
-			}
-			return nil, fmt.Errorf("%w: the one of that name belongs to another owner", backend.ErrStoreMissing)
+			return nil, errOtherOwner
 		}
 		return st, nil
 	}
@@ -391,24 +390,12 @@ func (st *store) open(ctx context.Context) error {
 		return fmt.Errorf("%s is not a regular file; remove it", st.path)
 	}
 	st.file = info
-	head, err := readHead(st.path)
+	c, owner, err := st.dial(ctx)
 	if err != nil {
 		return err
 	}
-	c, err := st.dial(ctx)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	if !head.wal {
-		_, err = c.raw.ExecContext(ctx, "PRAGMA main.journal_mode=WAL", nil)
-	}
-	if err == nil {
-		if st.owner = head.owner; !head.found {
-			st.owner, err = c.readStamp(ctx)
-		}
-	}
-	c.mu.Unlock()
+	st.owner = owner
+	_, err = c.raw.ExecContext(ctx, "PRAGMA main.journal_mode=WAL", nil) // a file that was moved, or restored, is not in it
 	st.conns = append(st.conns, c)
 	st.idle = append(st.idle, c)
 	if err != nil {

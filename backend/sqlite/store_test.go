@@ -194,16 +194,37 @@ func TestAnotherTenantsFileIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "id-c", info.Owner)
 
-	// A file without any owner is no tenant's either.
-	require.NoError(t, os.Remove(b.path(art.Store)))
-	db, err := sql.Open("sqlite", b.path(art.Store))
+}
+
+// A file that was not made as a store is none, whoever asks: routing, Stat and the list agree.
+func TestUnstampedFileIsNoStore(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	rt := backend.Route{Store: backend.MustParseStore("billing")}
+	db, err := sql.Open("sqlite", b.path(rt.Store))
 	require.NoError(t, err)
-	_, err = db.Exec("CREATE TABLE notes (a)")
-	require.NoError(t, err)
+	mustExec(t, t.Context(), db, "CREATE TABLE notes (a)")
 	require.NoError(t, db.Close())
-	_, err = b.DB().ExecContext(a, "SELECT 1")
+	whole, err := os.ReadFile(b.path(rt.Store))
+	require.NoError(t, err)
+	for name, err := range map[string]error{
+		"read":   b.DB().QueryRowContext(backend.WithRoute(t.Context(), rt), "SELECT count(*) FROM notes").Err(),
+		"Drop":   b.Drop(t.Context(), rt),
+		"Rename": b.Rename(t.Context(), rt, backend.MustParseStore("other")),
+		"script": b.RunScripts(t.Context(), []backend.Script{{Route: rt, SQL: "DROP TABLE notes"}}, backend.ScriptOptions{})[0],
+	} {
+		require.ErrorIs(t, err, backend.ErrStoreMissing, name)
+	}
+	_, err = b.Stat(t.Context(), rt.Store)
 	require.ErrorIs(t, err, backend.ErrStoreMissing)
-	require.NoError(t, b.DB().QueryRowContext(backend.WithStore(t.Context(), art.Store), "SELECT count(*) FROM notes").Scan(new(int)))
+	for info, err := range b.Stores(t.Context()) {
+		require.NoError(t, err)
+		require.Fail(t, "a store was listed", info.Store)
+	}
+	require.ErrorIs(t, b.Create(t.Context(), rt), backend.ErrStoreExists, "its name is not free either")
+	same, err := os.ReadFile(b.path(rt.Store))
+	require.NoError(t, err)
+	require.Equal(t, whole, same)
 }
 
 // fresh has the backend close the store, and returns its path.

@@ -1,9 +1,11 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -96,15 +98,9 @@ func templateKey(name string) string { return "template/" + name }
 // readTemplate returns the template at path, or nil when there is none that is whole. What is there and is not whole (a
 // disk that lied about fsync) is built again.
 func readTemplate(ctx context.Context, path string) (*template, error) {
-	h, err := readHead(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	offset, err := blankStamp(path)
+	if err != nil || offset == 0 {
 		return nil, err
-	}
-	if !h.found || !h.wal || h.owner != "" {
-		return nil, nil
 	}
 	// immutable: the file is looked at without making -wal and -shm beside it.
 	r, err := dial(ctx, uri(path, "ro")+"&immutable=1&_error_rc=1")
@@ -112,16 +108,51 @@ func readTemplate(ctx context.Context, path string) (*template, error) {
 		return nil, nil
 	}
 	defer r.Close()
-	c := &conn{raw: r, attached: true, stmts: map[string]*stmt{}, st: &store{b: &Backend{opts: Options{Statements: 1}}}}
-	defer func() {
-		for _, st := range c.stmts {
-			_ = st.driver.Close()
-		}
-	}()
-	if n, err := c.number(ctx, "SELECT count(*) FROM pragma_quick_check WHERE quick_check <> 'ok'"); err != nil || n != 0 {
+	if n, err := ask(ctx, r, "SELECT count(*) FROM pragma_quick_check WHERE quick_check <> 'ok'"); err != nil || n != 0 {
 		return nil, ctx.Err()
 	}
-	return &template{path: path, stamp: h.offset}, nil
+	return &template{path: path, stamp: offset}, nil
+}
+
+// What the file format says (https://www.sqlite.org/fileformat.html).
+const (
+	fileMagic     = "SQLite format 3\x00"
+	headerLen     = 100
+	tableLeafPage = 0x0d
+)
+
+// blankStamp returns where the stamp of a template stands, or 0 when the file is none that is whole. It reads the file
+// itself, which only a file that nobody ever has open as a database can stand; see [ownerOf].
+func blankStamp(path string) (int64, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	buf := make([]byte, headerLen)
+	if _, err := f.ReadAt(buf, 0); err != nil || string(buf[:len(fileMagic)]) != fileMagic {
+		return 0, nil
+	}
+	wal := buf[18] == 2 && buf[19] == 2
+	size := int64(binary.BigEndian.Uint16(buf[16:]))
+	if size == 1 {
+		size = 65536
+	}
+	page := make([]byte, size)
+	if _, err := f.ReadAt(page, size); err != nil || !wal || size < 512 {
+		return 0, nil
+	}
+	at := bytes.Index(page, []byte(stampMagic))
+	if page[0] != tableLeafPage || binary.BigEndian.Uint16(page[3:]) != 1 || at < 0 || at+stampLen > len(page) {
+		return 0, nil
+	}
+	if owner, ok := decodeStamp(page[at : at+stampLen]); !ok || owner != "" {
+		return 0, nil
+	}
+	return size + int64(at), nil
 }
 
 // buildTemplate has a template made in a temporary file and puts it in its place when it is whole and on disk.
