@@ -28,7 +28,7 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [Backuper], [ClientCommander].
+// [Backuper], [Bounded], [ClientCommander].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect
@@ -129,6 +129,13 @@ type Templater interface {
 	// kept (also across processes and restarts); build gets a handle on an empty store, bound to it, closed by
 	// CreateFrom. Concurrent calls with one key build once. An error of build is returned and no store is left.
 	CreateFrom(ctx context.Context, rt Route, key string, build func(ctx context.Context, db *sql.DB) error) error
+}
+
+// Bounded is the ability to say how much can be done at once.
+type Bounded interface {
+	// Concurrency returns how many connections the backend's pool may have open at once. Whoever works in the
+	// background takes no more than a part of them.
+	Concurrency() int
 }
 
 // Locker is the ability to exclude other processes.

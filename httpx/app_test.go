@@ -231,7 +231,7 @@ func TestBehind(t *testing.T) {
 			assert.Equal(t, "5", w.Header().Get("Retry-After"))
 			assert.Contains(t, w.Body.String(), "being updated")
 		}
-		_, err := app.Migrator().Tenants(t.Context(), migrate.Options{})
+		_, err := app.Migrator().Up(t.Context(), migrate.UpOptions{})
 		require.NoError(t, err)
 		require.Eventually(t, func() bool { return get(h, "thor.polls.local").Code == http.StatusOK }, 30*time.Second, 20*time.Millisecond)
 		assert.Equal(t, "new motto of thor", get(h, "thor.polls.local").Body.String())

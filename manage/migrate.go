@@ -19,7 +19,13 @@ import (
 type fleet struct {
 	shared, tenants bool
 	slugs           []string
-	opt             migrate.Options
+	fleet           migrate.Fleet
+	source          string
+	to              int64
+	toSet           bool
+	steps           int
+	failFast        bool
+	maxFailures     int
 	dryRun          bool
 	json, yes       bool
 }
@@ -27,9 +33,9 @@ type fleet struct {
 func (f *fleet) register(t *tree, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.slugs, "tenant", nil, "only these tenants' stores (`SLUG,…`)")
-	flags.StringVar(&f.opt.Source, "source", "", "only this `SOURCE` of migrations; --to is about it")
-	flags.IntVar(&f.opt.Parallel, "parallel", 0, "work on `N` stores at once (default: 2 on Postgres, the number of CPUs on SQLite)")
-	flags.BoolVar(&f.opt.FailFast, "fail-fast", false, "stop at the first store that fails")
+	flags.StringVar(&f.source, "source", "", "only this `SOURCE` of migrations; --to is about it")
+	flags.IntVar(&f.fleet.Parallel, "parallel", 0, "work on `N` stores at once (default: 2 on Postgres, the number of CPUs on SQLite)")
+	flags.BoolVar(&f.failFast, "fail-fast", false, "stop at the first store that fails")
 	flags.BoolVar(&f.json, "json", false, "report as JSON, a line for each event")
 	_ = cmd.RegisterFlagCompletionFunc("tenant", t.completeSlugList)
 	_ = cmd.RegisterFlagCompletionFunc("source", cobra.NoFileCompletions)
@@ -37,13 +43,19 @@ func (f *fleet) register(t *tree, cmd *cobra.Command) {
 
 // check refuses numbers that make no sense, and looks the tenants up.
 func (f *fleet) check(cmd *cobra.Command, app *tenancy.App) error {
-	for name, n := range map[string]int{"parallel": f.opt.Parallel, "canary": f.opt.Canary, "max-failures": f.opt.MaxFailures, "steps": f.opt.Steps} {
+	for name, n := range map[string]int{"parallel": f.fleet.Parallel, "canary": f.fleet.Canary, "max-failures": f.maxFailures, "steps": f.steps} {
 		if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed && n < 1 {
 			return usage(cmd, "--%s must be at least 1", name)
 		}
 	}
-	if flag := cmd.Flags().Lookup("to"); flag != nil && flag.Changed && f.opt.To < 0 {
+	if flag := cmd.Flags().Lookup("to"); flag != nil && flag.Changed && f.to < 0 {
 		return usage(cmd, "--to must be a version")
+	}
+	switch {
+	case f.failFast:
+		f.fleet.StopAfter = 1
+	case f.maxFailures > 0:
+		f.fleet.StopAfter = f.maxFailures + 1
 	}
 	if cmd.Flags().Changed("tenant") && len(f.slugs) == 0 {
 		return usage(cmd, "--tenant names no tenant")
@@ -53,7 +65,7 @@ func (f *fleet) check(cmd *cobra.Command, app *tenancy.App) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", slug, err)
 		}
-		f.opt.Stores = append(f.opt.Stores, tenant.Store)
+		f.fleet.Stores = append(f.fleet.Stores, tenant.Store)
 	}
 	return nil
 }
@@ -77,22 +89,27 @@ func (t *tree) migrateCommand() *cobra.Command {
 		case !tenants && (cmd.Flags().Changed("canary") || cmd.Flags().Changed("parallel")):
 			return usage(cmd, "--canary and --parallel are about tenants; leave --shared away, or add --tenants")
 		}
+		var dryRun io.Writer
 		if f.dryRun {
 			if f.json {
 				return usage(cmd, "--dry-run prints SQL; leave --json away")
 			}
-			f.opt.DryRun = cmd.OutOrStdout()
+			dryRun = cmd.OutOrStdout()
 		}
 		p := t.progress(cmd, f.json)
-		f.opt.OnEvent = p.event
-		if f.dryRun {
-			f.opt.OnEvent = nil
+		if !f.dryRun {
+			f.fleet.OnEvent = p.event
 		}
-		m := app.Migrator()
+		up := func(scope migrate.Scope) (*migrate.Result, error) {
+			if f.to != 0 {
+				return app.Migrator().UpTo(cmd.Context(), f.source, f.to, migrate.UpToOptions{Fleet: f.fleet, Scope: scope, DryRun: dryRun})
+			}
+			return app.Migrator().Up(cmd.Context(), migrate.UpOptions{Fleet: f.fleet, Scope: scope, Source: f.source, DryRun: dryRun})
+		}
 		unknown := error(nil)
 		if f.shared {
-			res, err := m.Shared(cmd.Context(), f.opt)
-			if f.opt.Source != "" && tenants && errors.Is(err, migrate.ErrUnknownSource) {
+			res, err := up(migrate.SharedOnly)
+			if f.source != "" && tenants && errors.Is(err, migrate.ErrUnknownSource) {
 				unknown = err // it may be in the other set
 			} else if err = t.finish(cmd, p, &f, res, err); err != nil {
 				return err
@@ -101,8 +118,8 @@ func (t *tree) migrateCommand() *cobra.Command {
 		if !tenants {
 			return nil
 		}
-		res, err := m.Tenants(cmd.Context(), f.opt)
-		if f.opt.Source != "" && f.shared && errors.Is(err, migrate.ErrUnknownSource) {
+		res, err := up(migrate.TenantsOnly)
+		if f.source != "" && f.shared && errors.Is(err, migrate.ErrUnknownSource) {
 			if unknown == nil {
 				return nil // it was in the shared set
 			}
@@ -114,9 +131,9 @@ func (t *tree) migrateCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.shared, "shared", false, "the shared store")
 	flags.BoolVar(&f.tenants, "tenants", false, "the tenants' stores (default: both)")
-	flags.Int64Var(&f.opt.To, "to", 0, "stop at version `V`")
-	flags.IntVar(&f.opt.Canary, "canary", 0, "migrate `N` stores first, and the rest only when all of them succeeded")
-	flags.IntVar(&f.opt.MaxFailures, "max-failures", 0, "stop when more than `N` stores have failed")
+	flags.Int64Var(&f.to, "to", 0, "stop at version `V`")
+	flags.IntVar(&f.fleet.Canary, "canary", 0, "migrate `N` stores first, and the rest only when all of them succeeded")
+	flags.IntVar(&f.maxFailures, "max-failures", 0, "stop when more than `N` stores have failed")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the SQL that would be run, and change nothing")
 	return cmd
 }
@@ -124,29 +141,41 @@ func (t *tree) migrateCommand() *cobra.Command {
 func (t *tree) rollbackCommand() *cobra.Command {
 	var f fleet
 	cmd := t.backward(&f, "rollback", "Undo migrations", "undoes migrations, with the data in what they made,",
-		"Undoes the last migration of a source, or several, newest first.", (*migrate.Migrator).Down)
-	cmd.Flags().Int64Var(&f.opt.To, "to", 0, "keep version `V` and what is older; 0 undoes everything")
-	cmd.Flags().IntVar(&f.opt.Steps, "steps", 1, "undo the last `N` migrations")
+		"Undoes the last migration of a source, or several, newest first.", func(ctx context.Context, m *migrate.Migrator, f *fleet, opt migrate.SourceOptions) (*migrate.Result, error) {
+			if f.toSet {
+				return m.DownTo(ctx, f.source, f.to, opt)
+			}
+			return m.Down(ctx, f.source, f.steps, opt)
+		})
+	cmd.Flags().Int64Var(&f.to, "to", 0, "keep version `V` and what is older; 0 undoes everything")
+	cmd.Flags().IntVar(&f.steps, "steps", 1, "undo the last `N` migrations")
 	return cmd
 }
 
 func (t *tree) redoCommand() *cobra.Command {
 	var f fleet
 	return t.backward(&f, "redo", "Undo the newest migration and apply it again", "undoes the newest migration, with the data in what it made,",
-		"Undoes the newest migration of a source and applies it again.", (*migrate.Migrator).Redo)
+		"Undoes the newest migration of a source and applies it again.", func(ctx context.Context, m *migrate.Migrator, f *fleet, opt migrate.SourceOptions) (*migrate.Result, error) {
+			return m.Redo(ctx, f.source, opt)
+		})
 }
 
 func (t *tree) baselineCommand() *cobra.Command {
 	var f fleet
 	cmd := t.backward(&f, "baseline", "Record migrations as applied, without running them", "records migrations as applied, whether their tables are there or not,",
 		"Records the migrations of a source as applied: for stores that got their tables in another way. Also accepts, as they\n"+
-			"are now, the files of migrations that were edited after they were applied.", (*migrate.Migrator).Baseline)
-	cmd.Flags().Int64Var(&f.opt.To, "to", 0, "up to version `V` (default: all)")
+			"are now, the files of migrations that were edited after they were applied.", func(ctx context.Context, m *migrate.Migrator, f *fleet, opt migrate.SourceOptions) (*migrate.Result, error) {
+			return m.Baseline(ctx, f.source, f.to, opt)
+		})
+	cmd.Flags().Int64Var(&f.to, "to", 0, "up to version `V` (default: all)")
 	return cmd
 }
 
+// sourceVerb is what a command does to one source.
+type sourceVerb func(ctx context.Context, m *migrate.Migrator, f *fleet, opt migrate.SourceOptions) (*migrate.Result, error)
+
 // backward makes a command that works on one source, and asks first.
-func (t *tree) backward(f *fleet, name, short, what, long string, do func(*migrate.Migrator, context.Context, migrate.Options) (*migrate.Result, error)) *cobra.Command {
+func (t *tree) backward(f *fleet, name, short, what, long string, do sourceVerb) *cobra.Command {
 	cmd := leaf(&cobra.Command{
 		Use:   name,
 		Short: short,
@@ -159,12 +188,13 @@ func (t *tree) backward(f *fleet, name, short, what, long string, do func(*migra
 		if cmd.Flags().Changed("to") && cmd.Flags().Changed("steps") {
 			return usage(cmd, "--to and --steps exclude each other")
 		}
+		set := migrate.SetTenant
 		word, where := "all", "in every tenant's store"
 		switch {
 		case f.shared && len(f.slugs) > 0:
 			return usage(cmd, "--shared and --tenant exclude each other")
 		case f.shared:
-			f.opt.Set = migrate.SetShared
+			set = migrate.SetShared
 			word, where = "shared", "in the shared store"
 		case len(f.slugs) > 0:
 			word = strings.Join(f.slugs, ",")
@@ -174,11 +204,9 @@ func (t *tree) backward(f *fleet, name, short, what, long string, do func(*migra
 			return err
 		}
 		p := t.progress(cmd, f.json)
-		f.opt.OnEvent = p.event
-		if name == "rollback" && cmd.Flags().Changed("to") {
-			do = (*migrate.Migrator).DownTo
-		}
-		res, err := do(app.Migrator(), cmd.Context(), f.opt)
+		f.fleet.OnEvent = p.event
+		f.toSet = cmd.Flags().Changed("to")
+		res, err := do(cmd.Context(), app.Migrator(), f, migrate.SourceOptions{Fleet: f.fleet, Set: set})
 		return t.finish(cmd, p, f, res, err)
 	})
 	f.register(t, cmd)

@@ -28,10 +28,10 @@ func TestSetsStayApart(t *testing.T) {
 			Shared: []migrate.Source{plans, auth},
 			Tenant: []migrate.Source{auth, {Name: "polls", FS: version(3, polls...)}},
 		})
-		_, err := m.Up(ctx, migrate.Options{})
+		_, err := m.Up(ctx, migrate.UpOptions{})
 		require.NoError(t, err)
 		provision(t, m, 2)
-		assert.Equal(t, []string{"goose_auth", "goose_db_version", "goose_tenement_ledger", "plans", "tenement_ledger", "tenement_ledger_states", "users"},
+		assert.Equal(t, []string{"goose_auth", "goose_db_version", "goose_tenement_ledger", "plans", "tenement_ledger", "tenement_ledger_revision", "tenement_ledger_runs", "tenement_ledger_states", "users"},
 			tables(t, be, backend.Route{}))
 		for i := range 2 {
 			assert.Equal(t, []string{"goose_db_version", "goose_polls", "polls", "users", "votes"}, tables(t, be, route(i)))
@@ -59,7 +59,7 @@ func TestFleetIsBroughtUp(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, migrate.TenantStatus{Total: 40, Pending: 40}, st.Tenants)
 		require.ErrorIs(t, m.Ready(ctx, route(7)), migrate.ErrBehind)
-		res, err := m.Up(ctx, migrate.Options{})
+		res, err := m.Up(ctx, migrate.UpOptions{})
 		require.NoError(t, err)
 		assert.Equal(t, 40, res.Applied)
 		assert.Equal(t, 80, res.Migrations)
@@ -68,7 +68,7 @@ func TestFleetIsBroughtUp(t *testing.T) {
 			require.Equal(t, "0", query(t, be, route(i), "SELECT closed FROM polls"))
 		}
 		require.NoError(t, m.Ready(ctx, route(7)))
-		res, err = m.Up(ctx, migrate.Options{})
+		res, err = m.Up(ctx, migrate.UpOptions{})
 		require.NoError(t, err)
 		assert.Equal(t, 0, res.Total)
 		assert.Equal(t, 40, res.Current)

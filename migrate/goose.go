@@ -4,86 +4,154 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
-
-	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/backend/driver"
 )
 
-// dialect is what goose and the ledger need to know of a backend's SQL.
-type dialect struct {
-	name  backend.Dialect
-	goose goose.Dialect
-	// begin is what a transaction of goose's has to begin with, or empty: a bound on the wait for locks, behind which the
-	// tenant's own statements queue.
-	begin string
+// gooseRun applies and undoes the migrations of one source in one store, through goose. It uses one connection at a time.
+type gooseRun struct {
+	src      *series
+	db       *sql.DB
+	table    *versionTable
+	provider *goose.Provider
+	byGo     []*goose.Migration
+	at       *statementLog
 }
 
-func dialectOf(d backend.Dialect, lockTimeout time.Duration) (dialect, error) {
-	switch d {
-	case backend.SQLite:
-		return dialect{name: d, goose: goose.DialectSQLite3}, nil
-	case backend.Postgres:
-		begin := fmt.Sprintf("SET LOCAL lock_timeout = %d;", max(lockTimeout.Milliseconds(), 1))
-		return dialect{name: d, goose: goose.DialectPostgres, begin: begin}, nil
+// goose readies goose to work in a store; nothing is asked of it yet.
+func (m *Migrator) goose(src *series, db *sql.DB) (*gooseRun, error) {
+	table, err := m.dialect.versionTable(src)
+	if err != nil {
+		return nil, err
 	}
-	return dialect{}, fmt.Errorf("tenement: migrate: backend speaks %q; migrations need %s or %s", d, backend.SQLite, backend.Postgres)
+	g := &gooseRun{src: src, db: db, table: table, at: &statementLog{}}
+	if src.goFunc != nil {
+		g.byGo = src.goFunc()
+	}
+	g.provider, err = src.provider(db, providerOptions{
+		store: table, files: src.running, byGo: g.byGo, log: slog.New(g.at), outOfOrder: true, begin: m.dialect.begin,
+	})
+	return g, err
 }
 
-// bind rewrites the placeholders of a query from ? to what the dialect has. The query has no other question marks.
-func (d dialect) bind(query string) string {
-	if d.name != backend.Postgres {
-		return query
+// up applies a migration. done is false when another migrator has applied it.
+func (g *gooseRun) up(ctx context.Context, mig *migration) (done bool, failure *StoreError) {
+	return g.apply(ctx, mig, true, goose.ErrAlreadyApplied)
+}
+
+// down undoes a migration. done is false when it is not applied.
+func (g *gooseRun) down(ctx context.Context, mig *migration) (done bool, failure *StoreError) {
+	return g.apply(ctx, mig, false, goose.ErrNotApplied)
+}
+
+// apply runs a migration in one direction. Waiting for a connection ends with ctx; from then on the migration is brought
+// to its end, which a cancelled context would cut off at any point.
+func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed error) (done bool, failure *StoreError) {
+	var err error
+	if fn := g.outside(mig, up); fn != nil {
+		done, err = g.applyOutside(ctx, mig, up, fn)
+	} else {
+		var cancel context.CancelFunc
+		ctx, g.table.begun, cancel = untilBegun(ctx)
+		defer cancel()
+		_, err = g.provider.ApplyVersion(ctx, mig.version, up)
+		done = err == nil
 	}
-	var b strings.Builder
-	n := 0
-	for {
-		before, after, found := strings.Cut(query, "?")
-		b.WriteString(before)
-		if !found {
-			return b.String()
+	switch {
+	case err == nil:
+		return done, nil
+	case errors.Is(err, noNeed), errors.Is(err, errAlreadyRecorded):
+		return false, nil
+	}
+	failure = &StoreError{Source: g.src.name, Version: mig.version, File: mig.file, SQLState: sqlState(err), Err: err, halfDone: !mig.tx}
+	var partial *goose.PartialError
+	if errors.As(err, &partial) {
+		failure.Err = partial.Err
+	}
+	if mig.sql && g.at.version == mig.version {
+		failure.Statement = g.at.statement
+		failure.Line = lineOf(g.src.files[mig.file], g.at.statement)
+	}
+	return false, failure
+}
+
+// untilBegun returns a context that ends with ctx until begun is called.
+func untilBegun(ctx context.Context) (own context.Context, begun func(), cancel context.CancelFunc) {
+	own, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+	return own, func() { stop() }, func() { stop(); end(nil) }
+}
+
+// outside returns the function of a Go migration that works without a transaction, or nil.
+func (g *gooseRun) outside(mig *migration, up bool) goose.GoMigrationNoTxContext {
+	if mig.sql {
+		return nil
+	}
+	for _, b := range g.byGo {
+		switch {
+		case b.Version != mig.version:
+		case up:
+			return b.UpFnNoTxContext
+		default:
+			return b.DownFnNoTxContext
 		}
-		n++
-		fmt.Fprintf(&b, "$%d", n)
-		query = after
 	}
+	return nil
 }
 
-// hasTable is a query that says whether the store at hand, and not one that its names also reach, has a table.
-func (d dialect) hasTable() string {
-	if d.name == backend.Postgres {
-		return `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = $1)`
+// applyOutside runs such a function. goose would hold one connection while the function, which is given the handle, takes
+// another, for which a small pool has no room. The function sees its caller's context end.
+func (g *gooseRun) applyOutside(ctx context.Context, mig *migration, up bool, fn goose.GoMigrationNoTxContext) (done bool, err error) {
+	if _, err := g.provider.GetDBVersion(ctx); err != nil { // makes the version table
+		return false, err
 	}
-	return `SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?)`
+	_, err = g.table.GetMigration(ctx, g.db, mig.version)
+	switch there := err == nil; {
+	case err != nil && !errors.Is(err, database.ErrVersionNotFound):
+		return false, err
+	case there == up:
+		return false, nil
+	}
+	defer func() {
+		if r := recover(); r != nil { // as goose does
+			err = fmt.Errorf("panic in a Go migration: %v", r)
+		}
+	}()
+	if err := fn(ctx, g.db); err != nil {
+		return false, err
+	}
+	ctx, cancel := outlasting(ctx)
+	defer cancel()
+	if up {
+		return true, g.table.Insert(ctx, g.db, database.InsertRequest{Version: mig.version})
+	}
+	return true, g.table.Delete(ctx, g.db, mig.version)
 }
 
 // providerOptions are what a provider is made of, beside the source.
 type providerOptions struct {
 	store      database.Store
 	files      fileSet
+	byGo       []*goose.Migration
 	log        *slog.Logger
 	outOfOrder bool
 	begin      string
 }
 
 // provider returns a goose provider of the source over db, which stays the caller's.
-func (s *source) provider(db *sql.DB, o providerOptions) (*goose.Provider, error) {
+func (s *series) provider(db *sql.DB, o providerOptions) (*goose.Provider, error) {
 	opts := []goose.ProviderOption{
 		goose.WithStore(o.store),
 		goose.WithDisableGlobalRegistry(true),
 		goose.WithAllowOutofOrder(o.outOfOrder),
 	}
-	if s.goFunc != nil {
-		list := s.goFunc()
+	if list := slices.Clone(o.byGo); len(list) > 0 {
 		if o.begin != "" {
 			for i, g := range list {
 				list[i] = beginning(g, o.begin)
@@ -148,45 +216,6 @@ func (m *migration) beginningText(text []byte, statement string) []byte {
 	return b.Bytes()
 }
 
-// versionTable is goose's own store, with two differences: it never takes a version table of the shared store, which a
-// tenant's names also reach, for the tenant's; and it refuses to record a version twice.
-type versionTable struct {
-	database.Store
-	dialect dialect
-}
-
-var _ database.StoreExtender = (*versionTable)(nil)
-
-func (d dialect) versionTable(table string) (*versionTable, error) {
-	store, err := database.NewStore(d.goose, table)
-	if err != nil {
-		return nil, err
-	}
-	return &versionTable{Store: store, dialect: d}, nil
-}
-
-// TableExists implements database.StoreExtender.
-func (t *versionTable) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
-	var exists bool
-	err := db.QueryRowContext(ctx, t.dialect.hasTable(), t.Tablename()).Scan(&exists)
-	return exists, err
-}
-
-// errAlreadyRecorded: another migrator applied the version in between.
-var errAlreadyRecorded = errors.New("version was recorded by another migrator in the meantime")
-
-// Insert implements database.Store. It runs in the migration's transaction.
-func (t *versionTable) Insert(ctx context.Context, db database.DBTxConn, req database.InsertRequest) error {
-	_, err := t.GetMigration(ctx, db, req.Version)
-	switch {
-	case err == nil:
-		return errAlreadyRecorded
-	case !errors.Is(err, database.ErrVersionNotFound):
-		return err
-	}
-	return t.Store.Insert(ctx, db, req)
-}
-
 // statementLog is a slog handler that keeps the statement goose is at, which goose's errors do not tell.
 type statementLog struct {
 	version   int64
@@ -221,85 +250,17 @@ func (l *statementLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 // WithGroup implements slog.Handler.
 func (l *statementLog) WithGroup(string) slog.Handler { return l }
 
-// recorder is a database that runs nothing and takes note of what it was asked to run: goose's parser is not exported,
-// and what goose would send is the only definition of a migration that goose agrees with.
-type recorder struct {
-	statements []string
-	began      bool
-}
-
-func (r *recorder) open() *sql.DB { return sql.OpenDB(r) }
-
-// Connect implements sqldriver.Connector.
-func (r *recorder) Connect(context.Context) (sqldriver.Conn, error) { return recorderConn{r}, nil }
-
-// Driver implements sqldriver.Connector.
-func (r *recorder) Driver() sqldriver.Driver { return driver.Unnamed() }
-
-type recorderConn struct{ *recorder }
-
-var (
-	_ sqldriver.ExecerContext = recorderConn{}
-	_ sqldriver.ConnBeginTx   = recorderConn{}
-)
-
-// ExecContext implements sqldriver.ExecerContext.
-func (c recorderConn) ExecContext(_ context.Context, query string, _ []sqldriver.NamedValue) (sqldriver.Result, error) {
-	c.statements = append(c.statements, query)
-	return sqldriver.RowsAffected(0), nil
-}
-
-// BeginTx implements sqldriver.ConnBeginTx.
-func (c recorderConn) BeginTx(context.Context, sqldriver.TxOptions) (sqldriver.Tx, error) {
-	c.began = true
-	return c, nil
-}
-
-// Begin implements sqldriver.Conn.
-func (c recorderConn) Begin() (sqldriver.Tx, error) {
-	return c.BeginTx(context.Background(), sqldriver.TxOptions{})
-}
-
-// Prepare implements sqldriver.Conn.
-func (recorderConn) Prepare(string) (sqldriver.Stmt, error) { return nil, errors.ErrUnsupported }
-
-// Commit implements sqldriver.Tx.
-func (recorderConn) Commit() error { return nil }
-
-// Rollback implements sqldriver.Tx.
-func (recorderConn) Rollback() error { return nil }
-
-// Close implements sqldriver.Conn.
-func (recorderConn) Close() error { return nil }
-
-// scriptedStore is a version table in which every version is applied, or none.
-type scriptedStore struct{ applied bool }
-
-var _ database.StoreExtender = (*scriptedStore)(nil)
-
-func (*scriptedStore) Tablename() string { return goose.DefaultTablename }
-
-func (*scriptedStore) TableExists(context.Context, database.DBTxConn) (bool, error) { return true, nil }
-
-func (*scriptedStore) CreateVersionTable(context.Context, database.DBTxConn) error { return nil }
-
-func (*scriptedStore) Insert(context.Context, database.DBTxConn, database.InsertRequest) error {
-	return nil
-}
-
-func (*scriptedStore) Delete(context.Context, database.DBTxConn, int64) error { return nil }
-
-func (s *scriptedStore) GetMigration(_ context.Context, _ database.DBTxConn, _ int64) (*database.GetMigrationResult, error) {
-	if !s.applied {
-		return nil, database.ErrVersionNotFound
+// lineOf returns the line on which a statement begins in a file, or 0.
+func lineOf(text []byte, statement string) int {
+	first, _, _ := strings.Cut(statement, "\n")
+	if first == "" {
+		return 0
 	}
-	return &database.GetMigrationResult{IsApplied: true, Timestamp: time.Time{}}, nil
-}
-
-func (*scriptedStore) GetLatestVersion(context.Context, database.DBTxConn) (int64, error) {
-	return 0, nil
-}
-
-func (*scriptedStore) ListMigrations(context.Context, database.DBTxConn) ([]*database.ListMigrationsResult, error) {
-	return []*database.ListMigrationsResult{{Version: 0, IsApplied: true}}, nil
+	at := strings.Index(string(text), statement)
+	if at < 0 { // other line ends
+		if at = strings.Index(string(text), strings.TrimRight(first, "\r")); at < 0 {
+			return 0
+		}
+	}
+	return 1 + strings.Count(string(text[:at]), "\n")
 }

@@ -1,170 +1,27 @@
 package migrate
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"embed"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/tenement-go/tenement/backend"
 )
 
-const (
-	ledgerTable      = "tenement_ledger"
-	statesTable      = "tenement_ledger_states"
-	ledgerVersions   = "goose_tenement_ledger"
-	ledgerSourceName = "tenement_ledger"
-)
-
-//go:embed ledger/*.sql
-var ledgerFiles embed.FS
-
-// applied is a version that a store has, with the checksum of the file that was applied.
-type applied struct {
-	Version int64
-	Sum     string
-}
-
-// MarshalJSON keeps states short: there is one for each fingerprint, and each is read by every run.
-func (a applied) MarshalJSON() ([]byte, error) { return json.Marshal([]any{a.Version, a.Sum}) }
-
-// UnmarshalJSON is the reverse of MarshalJSON.
-func (a *applied) UnmarshalJSON(text []byte) error {
-	return json.Unmarshal(text, &[]any{&a.Version, &a.Sum})
-}
-
-// state is all that is applied in a store, by source, versions ascending. A source that is there with no versions has
-// its version table; one that is absent has none yet. A nil state is one that is not known.
-type state map[string][]applied
-
-// encode returns the canonical text of a state.
-func (s state) encode() string {
-	text, err := json.Marshal(s) // sorts by source
-	if err != nil {
-		panic(err) // strings and numbers only
-	}
-	return string(text)
-}
-
-func (s state) fingerprint() string {
-	if s == nil {
-		return ""
-	}
-	sum := sha256.Sum256([]byte(s.encode()))
-	return hex.EncodeToString(sum[:12])
-}
-
-func (s state) has(source string, version int64) bool {
-	_, ok := s.find(source, version)
-	return ok
-}
-
-func (s state) find(source string, version int64) (applied, bool) {
-	i, ok := slices.BinarySearchFunc(s[source], version, func(a applied, v int64) int { return cmp.Compare(a.Version, v) })
-	if !ok {
-		return applied{}, false
-	}
-	return s[source][i], true
-}
-
-// with returns a copy of s in which the migrations are applied too.
-func (s state) with(migrations []*migration) state {
-	next := make(state, len(s)+1)
-	for name, list := range s {
-		next[name] = slices.Clone(list)
-	}
-	for _, m := range migrations {
-		list := next[m.source.name]
-		i, there := slices.BinarySearchFunc(list, m.version, func(a applied, v int64) int { return cmp.Compare(a.Version, v) })
-		if there {
-			list[i] = m.applied()
-		} else {
-			list = slices.Insert(list, i, m.applied())
-		}
-		next[m.source.name] = list
-	}
-	return next
-}
-
-// ledger is the table that says which store is where. Its queries take the shared store's handle.
+// ledger is the tables that say which store is where. Its queries take the shared store's handle.
 type ledger struct {
 	db      *sql.DB
 	dialect dialect
-	source  *source
-	lock    func(context.Context, string) (func(), error)
-	there   atomic.Bool
+	source  *series
+	ready   atomic.Bool // the tables are there, as this binary has them
 
 	mu    sync.Mutex
 	known map[string]bool // fingerprints whose states are known to be written
-}
-
-func newLedger(m *Migrator) (*ledger, error) {
-	files, err := fs.Sub(ledgerFiles, "ledger")
-	if err != nil {
-		return nil, err
-	}
-	var faults []error
-	src := &source{name: ledgerSourceName, table: ledgerVersions}
-	src.load(m.dialect, Source{Name: ledgerSourceName, FS: files}, func(e SourceError) { faults = append(faults, &e) })
-	return &ledger{db: m.be.Shared(), dialect: m.dialect, source: src, lock: m.lock, known: map[string]bool{}}, errors.Join(faults...)
-}
-
-// exists reports whether the ledger was made.
-func (l *ledger) exists(ctx context.Context) (bool, error) {
-	if l.there.Load() {
-		return true, nil
-	}
-	var exists bool
-	if err := l.db.QueryRowContext(ctx, l.dialect.hasTable(), statesTable).Scan(&exists); err != nil {
-		return false, fmt.Errorf("tenement: migrate: looking for the ledger: %w", err)
-	}
-	if exists {
-		l.there.Store(true)
-	}
-	return exists, nil
-}
-
-// ensure makes the ledger when it is not there.
-func (l *ledger) ensure(ctx context.Context) error {
-	if exists, err := l.exists(ctx); err != nil || exists {
-		return err
-	}
-	unlock, err := l.lock(ctx, "ledger")
-	if err != nil {
-		return fmt.Errorf("tenement: migrate: making the ledger: %w", err)
-	}
-	defer unlock()
-	table, err := l.dialect.versionTable(l.source.table)
-	if err != nil {
-		return err
-	}
-	p, err := l.source.provider(l.db, providerOptions{store: table, files: l.source.running})
-	if err != nil {
-		return err
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("tenement: migrate: making the ledger: %w", err)
-	}
-	l.there.Store(true)
-	return nil
-}
-
-// execer is a *sql.DB, a *sql.Tx or a *sql.Conn.
-type execer interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // group is the stores that have the same migrations applied.
@@ -174,6 +31,14 @@ type group struct {
 	stores      int
 	failed      int    // how many of them failed when they were last tried
 	first, last string // the first and the last store
+}
+
+// stateOf returns the state of a group; nil of none.
+func (g *group) stateOf() state {
+	if g == nil {
+		return nil
+	}
+	return g.state
 }
 
 // groups returns the groups of tenant stores and the shared store's own row, in one query.
@@ -219,7 +84,7 @@ func decodeState(text sql.NullString) (state, error) {
 	}
 	var s state
 	if err := json.Unmarshal([]byte(text.String), &s); err != nil {
-		return nil, fmt.Errorf("tenement: migrate: %s has a row that is not JSON: %w", statesTable, err)
+		return nil, fmt.Errorf("tenement: migrate: %s has a row that is not JSON: %w", "tenement_ledger_states", err)
 	}
 	return s, nil
 }
@@ -236,10 +101,10 @@ type entry struct {
 func (e *entry) route() backend.Route { return backend.Route{Store: e.store, Owner: e.owner} }
 
 // entry reads one row; nil when there is none. name is empty for the shared store.
-func (l *ledger) entry(ctx context.Context, db execer, name string) (*entry, error) {
+func (l *ledger) entry(ctx context.Context, name string) (*entry, error) {
 	var e entry
 	var text sql.NullString
-	err := db.QueryRowContext(ctx, l.dialect.bind(`
+	err := l.db.QueryRowContext(ctx, l.dialect.bind(`
 		SELECT l.owner, l.fingerprint, l.failed_error, s.applied
 		FROM tenement_ledger l LEFT JOIN tenement_ledger_states s ON s.fingerprint = l.fingerprint
 		WHERE l.store = ?`), name).Scan(&e.owner, &e.fingerprint, &e.failed, &text)
@@ -258,7 +123,7 @@ func (l *ledger) entry(ctx context.Context, db execer, name string) (*entry, err
 	return &e, err
 }
 
-// named returns the rows of the stores named, at most a few hundred, in order of name.
+// named returns the rows of the stores named, at most a few hundred, with their states.
 func (l *ledger) named(ctx context.Context, stores []backend.Store) ([]entry, error) {
 	if len(stores) == 0 {
 		return nil, nil
@@ -267,11 +132,51 @@ func (l *ledger) named(ctx context.Context, stores []backend.Store) ([]entry, er
 	for i, s := range stores {
 		args[i] = s.String()
 	}
-	return l.entries(ctx, `WHERE store IN (?`+strings.Repeat(", ?", len(stores)-1)+`) ORDER BY store`, args...)
+	return l.entries(ctx, `s.applied FROM tenement_ledger l LEFT JOIN tenement_ledger_states s ON s.fingerprint = l.fingerprint
+		WHERE l.store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`, args...)
 }
 
-func (l *ledger) entries(ctx context.Context, where string, args ...any) ([]entry, error) {
-	rows, err := l.db.QueryContext(ctx, l.dialect.bind(`SELECT store, owner, fingerprint FROM tenement_ledger `+where), args...)
+// selection says which rows a run goes through.
+type selection struct {
+	all          bool
+	fingerprints []string // those that are behind
+}
+
+// where returns the condition on the rows of a run, those that failed included.
+func (v selection) where() (string, []any) {
+	switch {
+	case v.all:
+		return `NULL FROM tenement_ledger l WHERE l.store <> ''`, nil
+	case len(v.fingerprints) == 0:
+		return `NULL FROM tenement_ledger l WHERE l.store <> '' AND l.failed_error <> ''`, nil
+	}
+	return `NULL FROM tenement_ledger l WHERE l.store <> '' AND (l.failed_error <> '' OR l.fingerprint IN (?` +
+		strings.Repeat(", ?", len(v.fingerprints)-1) + `))`, anys(v.fingerprints)
+}
+
+// list returns the rows of a run that come after a name and, when upto is set, not after another; without their states.
+func (l *ledger) list(ctx context.Context, v selection, after, upto string, limit int) ([]entry, error) {
+	where, args := v.where()
+	where, args = where+` AND l.store > ?`, append(args, after)
+	if upto != "" {
+		where, args = where+` AND l.store <= ?`, append(args, upto)
+	}
+	return l.entries(ctx, where+` ORDER BY l.store LIMIT ?`, append(args, limit)...)
+}
+
+// nth returns the name of one of the rows of a run, counted from 0; empty when there are not as many.
+func (l *ledger) nth(ctx context.Context, v selection, n int) (string, error) {
+	where, args := v.where()
+	list, err := l.entries(ctx, where+` ORDER BY l.store LIMIT 1 OFFSET ?`, append(args, n)...)
+	if err != nil || len(list) == 0 {
+		return "", err
+	}
+	return list[0].store.String(), nil
+}
+
+// entries reads rows. The query goes on with the column of the state and the rest.
+func (l *ledger) entries(ctx context.Context, query string, args ...any) ([]entry, error) {
+	rows, err := l.db.QueryContext(ctx, l.dialect.bind(`SELECT l.store, l.owner, l.fingerprint, l.failed_error, `+query), args...)
 	if err != nil {
 		return nil, fmt.Errorf("tenement: migrate: reading the ledger: %w", err)
 	}
@@ -280,11 +185,15 @@ func (l *ledger) entries(ctx context.Context, where string, args ...any) ([]entr
 	for rows.Next() {
 		var e entry
 		var name string
-		if err := rows.Scan(&name, &e.owner, &e.fingerprint); err != nil {
+		var text sql.NullString
+		if err := rows.Scan(&name, &e.owner, &e.fingerprint, &e.failed, &text); err != nil {
 			return nil, fmt.Errorf("tenement: migrate: reading the ledger: %w", err)
 		}
 		if e.store, err = backend.ParseStore(name); err != nil {
 			return nil, fmt.Errorf("tenement: migrate: the ledger: %w", err)
+		}
+		if e.state, err = decodeState(text); err != nil {
+			return nil, err
 		}
 		list = append(list, e)
 	}
@@ -294,128 +203,17 @@ func (l *ledger) entries(ctx context.Context, where string, args ...any) ([]entr
 	return list, nil
 }
 
-// publish writes what a fingerprint stands for, so that rows may name it.
-func (l *ledger) publish(ctx context.Context, db execer, s state) (fingerprint string, err error) {
-	fingerprint = s.fingerprint()
-	l.mu.Lock()
-	known := l.known[fingerprint]
-	l.mu.Unlock()
-	if known || s == nil {
-		return fingerprint, nil
+func anys(list []string) []any {
+	args := make([]any, len(list), len(list)+4)
+	for i, s := range list {
+		args[i] = s
 	}
-	_, err = db.ExecContext(ctx, l.dialect.bind(
-		`INSERT INTO tenement_ledger_states (fingerprint, applied, created_at) VALUES (?, ?, ?) ON CONFLICT (fingerprint) DO NOTHING`),
-		fingerprint, s.encode(), time.Now().UnixMilli())
-	if err != nil {
-		return "", fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
-	}
-	if _, isTx := db.(*sql.Tx); !isTx { // it may yet be rolled back
-		l.mu.Lock()
-		l.known[fingerprint] = true
-		l.mu.Unlock()
-	}
-	return fingerprint, nil
-}
-
-// put writes one store's row: what is applied and, when failure is set, what failed. An empty owner leaves the owner.
-func (l *ledger) put(ctx context.Context, db execer, rt backend.Route, s state, failure *StoreError) error {
-	fingerprint, err := l.publish(ctx, db, s)
-	if err != nil {
-		return err
-	}
-	var source, sqlState, text string
-	var version int64
-	if failure != nil {
-		source, version, sqlState, text = failure.Source, failure.Version, failure.SQLState, failure.Err.Error()
-		text = strings.ToValidUTF8(strings.ReplaceAll(text[:min(len(text), 2000)], "\x00", ""), "")
-	}
-	_, err = db.ExecContext(ctx, l.dialect.bind(`
-		INSERT INTO tenement_ledger AS l (store, owner, fingerprint, updated_at, failed_source, failed_version, failed_state, failed_error)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (store) DO UPDATE SET owner = CASE WHEN excluded.owner = '' THEN l.owner ELSE excluded.owner END,
-			fingerprint = excluded.fingerprint, updated_at = excluded.updated_at, failed_source = excluded.failed_source,
-			failed_version = excluded.failed_version, failed_state = excluded.failed_state, failed_error = excluded.failed_error`),
-		rt.Store.String(), rt.Owner, fingerprint, time.Now().UnixMilli(), source, version, sqlState, text)
-	if err != nil {
-		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
-	}
-	return nil
-}
-
-// move notes that stores which were at one fingerprint are now at another. A store whose row says something else by now
-// is left alone.
-func (l *ledger) move(ctx context.Context, from, to string, stores []string) error {
-	for chunk := range slices.Chunk(stores, pageSize) {
-		args := append([]any{to, time.Now().UnixMilli(), from}, anys(chunk)...)
-		_, err := l.db.ExecContext(ctx, l.dialect.bind(
-			`UPDATE tenement_ledger SET fingerprint = ?, updated_at = ?, failed_source = '', failed_version = 0, failed_state = '', failed_error = ''
-			WHERE fingerprint = ? AND store IN (?`+strings.Repeat(", ?", len(chunk)-1)+`)`), args...)
-		if err != nil {
-			return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
-		}
-	}
-	return nil
-}
-
-// enter makes rows for stores that have none; what is applied in them is not known.
-func (l *ledger) enter(ctx context.Context, routes []backend.Route) error {
-	for chunk := range slices.Chunk(routes, 200) {
-		args := make([]any, 0, 3*len(chunk))
-		for _, rt := range chunk {
-			args = append(args, rt.Store.String(), rt.Owner, time.Now().UnixMilli())
-		}
-		_, err := l.db.ExecContext(ctx, l.dialect.bind(
-			`INSERT INTO tenement_ledger (store, owner, updated_at) VALUES (?, ?, ?)`+strings.Repeat(", (?, ?, ?)", len(chunk)-1)+
-				` ON CONFLICT (store) DO NOTHING`), args...)
-		if err != nil {
-			return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
-		}
-	}
-	return nil
-}
-
-// Renamed moves the ledger's row of a store that was renamed. A row of the new name, left by a store that is gone, is
-// replaced. It does nothing when there is no row of the old name.
-func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
-	if exists, err := m.ledger.exists(ctx); err != nil || !exists {
-		return err
-	}
-	tx, err := m.ledger.db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }()
-	_, err = tx.ExecContext(ctx, m.dialect.bind(
-		`DELETE FROM tenement_ledger WHERE store = ? AND EXISTS (SELECT 1 FROM tenement_ledger WHERE store = ?)`), to.String(), from.String())
-	if err == nil {
-		_, err = tx.ExecContext(ctx, m.dialect.bind(`UPDATE tenement_ledger SET store = ? WHERE store = ?`), to.String(), from.String())
-	}
-	if err == nil {
-		err = tx.Commit()
-	}
-	if err != nil {
-		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
-	}
-	m.gate.forget(from)
-	m.gate.forget(to)
-	return nil
-}
-
-// Forget removes the ledger's row of a store that was dropped. It does nothing when there is none.
-func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
-	if exists, err := m.ledger.exists(ctx); err != nil || !exists {
-		return err
-	}
-	if _, err := m.ledger.db.ExecContext(ctx, m.dialect.bind(`DELETE FROM tenement_ledger WHERE store = ?`), s.String()); err != nil {
-		return fmt.Errorf("tenement: migrate: removing from the ledger: %w", err)
-	}
-	m.gate.forget(s)
-	return nil
+	return args
 }
 
 // Stores lists the stores that the ledger has, in order of name; there need not be one of each name.
 func (m *Migrator) Stores(ctx context.Context) ([]backend.Store, error) {
-	if exists, err := m.ledger.exists(ctx); err != nil || !exists {
+	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return nil, err
 	}
 	fault := func(err error) error { return fmt.Errorf("tenement: migrate: reading the ledger: %w", err) }

@@ -2,6 +2,7 @@ package migrate_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"io/fs"
 	"os"
@@ -92,6 +93,11 @@ func migrator(t testing.TB, be backend.Backend, cfg migrate.Config) *migrate.Mig
 
 func tenants(sources ...migrate.Source) migrate.Config { return migrate.Config{Tenant: sources} }
 
+// tenantsUp applies the tenant set on some terms.
+func tenantsUp(ctx context.Context, m *migrate.Migrator, fleet migrate.Fleet) (*migrate.Result, error) {
+	return m.Up(ctx, migrate.UpOptions{Fleet: fleet, Scope: migrate.TenantsOnly})
+}
+
 // store names a test's store.
 func store(i int) backend.Store { return backend.MustParseStore(fmt.Sprintf("t%04d", i)) }
 
@@ -115,6 +121,14 @@ func query(t testing.TB, be backend.Backend, rt backend.Route, text string) stri
 		db = be.Maintenance(rt)
 		defer func() { require.NoError(t, db.Close()) }()
 	}
+	return column(t, db, text)
+}
+
+// column is query on what is at hand.
+func column(t testing.TB, db interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}, text string) string {
+	t.Helper()
 	rows, err := db.QueryContext(context.Background(), text)
 	require.NoError(t, err)
 	defer rows.Close()
@@ -145,15 +159,18 @@ func run(t testing.TB, be backend.Backend, rt backend.Route, text string) {
 // tables lists a store's own tables.
 func tables(t testing.TB, be backend.Backend, rt backend.Route) []string {
 	t.Helper()
-	text := `SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'tenement_store' ORDER BY 1`
-	if be.Dialect() == backend.Postgres {
-		text = `SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() ORDER BY 1`
-	}
-	joined := query(t, be, rt, text)
+	joined := query(t, be, rt, tablesQuery(be))
 	if joined == "" {
 		return nil
 	}
 	return strings.Split(joined, ",")
+}
+
+func tablesQuery(be backend.Backend) string {
+	if be.Dialect() == backend.Postgres {
+		return `SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() ORDER BY 1`
+	}
+	return `SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'tenement_store' ORDER BY 1`
 }
 
 // versions lists what goose's table says.

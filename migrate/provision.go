@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -16,9 +17,14 @@ import (
 // Where the backend can copy a template, the migrations up to the first Go migration, or the first with something random
 // in it, are run once and copied.
 func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
-	if err := m.ledger.ensure(ctx); err != nil {
+	if err := m.ensureLedger(ctx); err != nil {
 		return err
 	}
+	free, err := m.slot(ctx)
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
+	}
+	defer free()
 	done, err := m.create(ctx, rt)
 	switch {
 	case err == nil && done:
@@ -35,64 +41,87 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 	case err != nil:
 		return err
 	}
-	return m.finishProvision(ctx, rt)
+	out, err := m.insist(ctx, m.tenant, rt, m.apply(limit{}))
+	switch {
+	case err != nil:
+		return err
+	case out.missing:
+		return fmt.Errorf("tenement: migrate: %s: %w: it was dropped meanwhile", storeTitle(rt), backend.ErrStoreMissing)
+	case out.failure != nil:
+		return out.failure
+	}
+	return nil
 }
 
 // create makes the store, with as much of the tenant set in it as can be had at once. done says that this was all.
 func (m *Migrator) create(ctx context.Context, rt backend.Route) (done bool, err error) {
 	todo, _ := m.tenant.pending(state{}, limit{})
-	n := 0
+	var first []*migration
 	switch {
 	case m.templates != nil:
-		for n < len(todo) && !todo[n].varies {
-			n++
-		}
-	case m.scripts != nil && m.dialect.name == backend.Postgres:
-		for n < len(todo) && todo[n].text {
-			n++
-		}
+		first = leading(todo, func(mig *migration) bool { return !mig.varies })
+	case m.scripts != nil:
+		first = leading(todo, func(mig *migration) bool { return mig.fresh != nil })
 	}
-	first := todo[:n]
-	have := state{}.with(first)
-	switch {
-	case n == 0:
+	if len(first) == 0 {
 		return false, m.be.Create(ctx, rt)
-	case m.templates != nil:
-		err := m.templates.CreateFrom(ctx, rt, "tenement/migrate/"+have.fingerprint(), func(ctx context.Context, db *sql.DB) error {
-			if _, failure := m.gooseUp(ctx, m.tenant, db, first); failure != nil {
-				failure.Store, failure.Set = rt.Store, SetTenant
-				return failure
-			}
-			return nil
-		})
-		if err != nil {
-			return false, err
-		}
-		return n == len(todo), m.ledger.put(ctx, m.ledger.db, rt, have, nil)
 	}
-	if _, err := m.ledger.publish(ctx, m.ledger.db, have); err != nil {
+	have := state{}.with(first)
+	made := true
+	if m.templates != nil {
+		err = m.createFrom(ctx, rt, have, first)
+	} else {
+		made, err = m.createBy(ctx, rt, have, first)
+	}
+	return made && len(first) == len(todo), err
+}
+
+func leading(todo []*migration, fits func(*migration) bool) []*migration {
+	for n, mig := range todo {
+		if !fits(mig) {
+			return todo[:n]
+		}
+	}
+	return todo
+}
+
+// createFrom makes the store as a copy of a template.
+func (m *Migrator) createFrom(ctx context.Context, rt backend.Route, have state, first []*migration) error {
+	err := m.templates.CreateFrom(ctx, rt, "tenement/migrate/"+have.fingerprint(), func(ctx context.Context, db *sql.DB) error {
+		if _, failure := m.run(ctx, db, first); failure != nil {
+			failure.Store, failure.Set = rt.Store, SetTenant
+			return failure
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.ledger.replace(ctx, rt, have)
+}
+
+// createBy makes the store by a script, with its migrations. What is CONCURRENTLY elsewhere, so that a store's traffic
+// goes on, is not in a store that nobody sees yet: there it would wait for every other tenant's transactions. made is
+// false when the store is there, and still empty.
+func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration) (made bool, err error) {
+	print, err := m.ledger.publish(ctx, have)
+	if err != nil {
 		return false, err
 	}
-	script := backend.Script{Route: rt, Create: true, SQL: m.provisionText(rt, have, first)}
+	sc, ok := m.dialect.compose(state{}, first, true)
+	if !ok {
+		return false, m.be.Create(ctx, rt)
+	}
+	head := m.newLane().birth(rt, print)
+	script := backend.Script{Route: rt, Create: true, Head: head, SQL: sc.in(rt.Store)}
 	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout})[0]
 	switch {
-	case err == nil:
-		return n == len(todo), nil
-	case errors.Is(err, backend.ErrStoreExists), sqlState(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
-		return false, err
+	case err == nil && head == "":
+		return true, m.ledger.replace(ctx, rt, have)
+	case err == nil, errors.Is(err, backend.ErrStoreExists), sqlState(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
+		return true, err
 	}
 	// goose will say what is wrong, or that nothing is.
 	m.log.InfoContext(ctx, "migration text failed; goose takes over", "store", rt.Store.String(), "error", err)
 	return false, m.be.Create(ctx, rt)
-}
-
-func (m *Migrator) finishProvision(ctx context.Context, rt backend.Route) error {
-	out, err := m.insist(ctx, m.tenant, rt, m.up(m.tenant, limit{}))
-	if err != nil {
-		return err
-	}
-	if out.failure != nil {
-		return out.failure
-	}
-	return nil
 }

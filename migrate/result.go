@@ -22,6 +22,9 @@ var (
 	ErrCanary = errors.New("a canary store failed")
 	// ErrStopped: the run stopped after a failure (FailFast, MaxFailures); other stores were left alone.
 	ErrStopped = errors.New("stopped after a failure")
+	// ErrInvalidIndex: a migration would be recorded as applied whose index is there and cannot be used, because a CREATE
+	// INDEX CONCURRENTLY failed. Drop the index, then migrate again.
+	ErrInvalidIndex = errors.New("index is invalid")
 	// ErrUnknownSource: the options name a source or a version that the set has not got, or name none where it has several.
 	ErrUnknownSource = errors.New("no such source or version")
 )
@@ -37,6 +40,8 @@ type StoreError struct {
 	Statement string // the statement that failed; empty for Go migrations
 	SQLState  string // of the database's error; empty on SQLite
 	Err       error  // the database's own error is in its chain
+
+	halfDone bool // the migration has no transaction: what there was of it may have stayed
 }
 
 // Error names the store, the migration and the cause.
@@ -83,6 +88,7 @@ type Result struct {
 	Total      int           `json:"total"`      // stores that had something to do when the run began
 	Applied    int           `json:"applied"`    // stores that this run brought to where it was told to
 	Skipped    int           `json:"skipped"`    // stores that turned out to be there already: another migrator, or goose
+	Missing    int           `json:"missing"`    // stores of the ledger that were gone when their turn came
 	Failed     int           `json:"failed"`     // stores that failed
 	Left       int           `json:"left"`       // stores that the run did not come to
 	Current    int           `json:"current"`    // stores that had nothing to do when the run began
@@ -143,11 +149,12 @@ const (
 	EventFailed                    // a store failed; Err says why
 	EventRetrying                  // a store's tables were locked; it is put aside and tried again
 	EventDone                      // the run is over
+	EventMissing                   // a store that the ledger has was gone when its turn came, and was left alone
 )
 
 // String returns the kind in lower case.
 func (k EventKind) String() string {
-	return [...]string{"started", "applied", "skipped", "failed", "retrying", "done"}[k]
+	return [...]string{"started", "applied", "skipped", "failed", "retrying", "done", "missing"}[k]
 }
 
 // MarshalText returns what String does.
@@ -158,7 +165,7 @@ type Event struct {
 	Kind    EventKind
 	Set     Set
 	Store   backend.Store // zero for the shared store and for the run as a whole
-	Done    int           // stores done so far: applied, skipped and failed
+	Done    int           // stores done so far: applied, skipped, missing and failed
 	Failed  int           // of which failed
 	Total   int           // stores to do
 	Elapsed time.Duration // since the run began

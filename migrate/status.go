@@ -2,9 +2,7 @@ package migrate
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
-	"io"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -68,6 +66,7 @@ type DriftKind string
 const (
 	DriftEdited  DriftKind = "edited"  // the file was changed after it was applied
 	DriftUnknown DriftKind = "unknown" // a version is applied that this binary does not have
+	DriftInvalid DriftKind = "invalid" // an index that the version makes is invalid: a CREATE INDEX CONCURRENTLY failed
 	DriftLedger  DriftKind = "ledger"  // the store has the version and the ledger says it has not, or the reverse
 )
 
@@ -85,7 +84,7 @@ type Drift struct {
 // Status reads the ledger. Its cost does not depend on the number of stores.
 func (m *Migrator) Status(ctx context.Context) (*Status, error) {
 	st := &Status{Groups: []GroupStatus{}}
-	exists, err := m.ledger.exists(ctx)
+	exists, err := m.openLedger(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -105,19 +104,23 @@ func (m *Migrator) Status(ctx context.Context) (*Status, error) {
 	for _, g := range groups {
 		todo, _ := m.tenant.pending(g.state, limit{})
 		st.Tenants.Total += g.stores
+		st.Tenants.Failed += g.failed
 		if len(todo) == 0 && g.state != nil {
-			st.Tenants.Current += g.stores
+			st.Tenants.Current += g.stores - g.failed
+			st.Tenants.Pending += g.failed // they have the versions, and something is wrong with them
 		} else {
 			st.Tenants.Pending += g.stores
-			st.Tenants.Failed += g.failed
 		}
 		st.Groups = append(st.Groups, GroupStatus{
 			Fingerprint: g.fingerprint, Stores: g.stores, First: g.first, Failed: g.failed, Known: g.state != nil, Pending: pendingList(todo),
 		})
 		st.Drift = m.tenant.drift(g, st.Drift)
 	}
-	if exists {
+	if st.Tenants.Failed+shared.failed > 0 {
 		if st.Failures, err = m.ledger.failures(ctx); err != nil {
+			return nil, err
+		}
+		if st.Drift, err = m.ledger.invalid(ctx, st.Drift); err != nil {
 			return nil, err
 		}
 	}
@@ -160,43 +163,35 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 	return list
 }
 
-// Verify asks every store, or Options.Stores, which versions it has, and corrects the ledger. Stores of the backend that
-// are not in the ledger are entered. The result's Drift says where the ledger was wrong; a row whose store is gone counts
-// as failed, with backend.ErrStoreMissing (see Forget). Unlike Status it visits each store.
-func (m *Migrator) Verify(ctx context.Context, opt Options) (*Result, error) {
-	if err := m.ledger.ensure(ctx); err != nil {
+// Verify asks every store, or those that opt names, which versions it has, and corrects the ledger. Stores of the backend
+// that are not in the ledger are entered. The result's Drift says where the ledger was wrong, and which stores have an
+// index that is invalid; a row whose store is gone counts as missing (see Forget). Unlike Status it visits each store.
+func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
+	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
+	var others []entry
 	if len(opt.Stores) == 0 {
-		var found []backend.Route
+		entered, err := m.Stores(ctx)
+		if err != nil {
+			return nil, err
+		}
+		known := make(map[backend.Store]bool, len(entered))
+		for _, s := range entered {
+			known[s] = true
+		}
 		for info, err := range m.be.Stores(ctx) {
 			if err != nil {
 				return nil, err
 			}
-			if found = append(found, backend.Route{Store: info.Store, Owner: info.Owner}); len(found) == pageSize {
-				if err := m.ledger.enter(ctx, found); err != nil {
-					return nil, err
-				}
-				found = found[:0]
+			if !known[info.Store] {
+				others = append(others, entry{store: info.Store, owner: info.Owner})
 			}
 		}
-		if err := m.ledger.enter(ctx, found); err != nil {
-			return nil, err
-		}
 	}
-	groups, _, err := m.ledger.groups(ctx)
-	if err != nil {
-		return nil, err
-	}
-	f := &fleet{
-		run: newRun(SetTenant, opt), m: m, set: m.tenant, plans: map[string]*plan{}, anywhere: true,
-		slow: func(context.Context, *sql.DB, state) ([]*migration, *StoreError) { return nil, nil },
-	}
+	f := m.newFleet(options{Fleet: opt}, m.look())
 	f.verify = true
-	for _, g := range groups {
-		f.group(g, true)
-	}
-	return f.do(ctx)
+	return m.everywhere(ctx, f, others)
 }
 
 // drift adds to list what differs between a group of stores and the binary.
@@ -223,6 +218,32 @@ func (s *set) drift(g group, list []Drift) []Drift {
 	return list
 }
 
+// invalid adds to list the indexes that were found to be invalid.
+func (l *ledger) invalid(ctx context.Context, list []Drift) ([]Drift, error) {
+	fault := func(err error) error { return fmt.Errorf("tenement: migrate: reading the ledger: %w", err) }
+	rows, err := l.db.QueryContext(ctx, l.dialect.bind(`SELECT CASE WHEN store = '' THEN 1 ELSE 0 END, failed_source, failed_version, count(*), min(store)
+		FROM tenement_ledger WHERE failed_error LIKE ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`), ErrInvalidIndex.Error()+"%")
+	if err != nil {
+		return nil, fault(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		d := Drift{Kind: DriftInvalid}
+		var shared int
+		if err := rows.Scan(&shared, &d.Source, &d.Version, &d.Stores, &d.First); err != nil {
+			return nil, fault(err)
+		}
+		if shared == 1 {
+			d.Set = SetShared
+		}
+		list = append(list, d)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fault(err)
+	}
+	return list, nil
+}
+
 // failures returns the first hundred stores that failed.
 func (l *ledger) failures(ctx context.Context) ([]FailureStatus, error) {
 	rows, err := l.db.QueryContext(ctx, `SELECT store, failed_source, failed_version, failed_state, failed_error
@@ -243,76 +264,4 @@ func (l *ledger) failures(ctx context.Context) ([]FailureStatus, error) {
 		return nil, fmt.Errorf("tenement: migrate: reading the ledger: %w", err)
 	}
 	return list, nil
-}
-
-// dryRunShared prints what Shared would do.
-func (m *Migrator) dryRunShared(ctx context.Context, opt Options, lim limit) (*Result, error) {
-	res := &Result{Set: SetShared}
-	have := state{}
-	exists, err := m.ledger.exists(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if exists {
-		_, row, err := m.ledger.groups(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if row != nil && row.state != nil {
-			have = row.state
-		}
-	}
-	todo, _ := m.shared.pending(have, lim)
-	if len(todo) == 0 {
-		res.Current = 1
-		return res, nil
-	}
-	res.Total, res.Left = 1, 1
-	return res, print(opt.DryRun, "the shared store", todo)
-}
-
-// dryRun prints what the run would do, once for each group of stores.
-func (f *fleet) dryRun(groups []group) error {
-	for _, g := range groups {
-		p := f.plans[g.fingerprint]
-		if !p.behind() {
-			continue
-		}
-		title := fmt.Sprintf("%d stores, from %s on", g.stores, g.first)
-		if p.unknown {
-			if _, err := fmt.Fprintf(f.opt.DryRun, "-- %s: what they have has to be looked up first\n", title); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := print(f.opt.DryRun, title, p.todo); err != nil {
-			return err
-		}
-	}
-	f.res.Left = f.res.Total
-	return nil
-}
-
-func print(w io.Writer, title string, todo []*migration) error {
-	if _, err := fmt.Fprintf(w, "-- %s\n", title); err != nil {
-		return err
-	}
-	for _, m := range todo {
-		kind := ""
-		switch {
-		case !m.sql:
-			kind = " (Go)"
-		case !m.tx:
-			kind = " (no transaction)"
-		}
-		if _, err := fmt.Fprintf(w, "-- %s version %d%s %s\n", m.source.name, m.version, kind, m.file); err != nil {
-			return err
-		}
-		for _, statement := range m.up {
-			if _, err := fmt.Fprintln(w, statement); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -187,7 +187,7 @@ func TestVersionGate(t *testing.T) {
 		skipping := open(t, p.backend(t), more, func(c *Config) { c.SkipVersionGate = true })
 		require.NoError(t, skipping.Run(t.Context(), "thor", func(context.Context) error { return nil }))
 
-		_, err = newer.Migrator().Tenants(t.Context(), migrate.Options{})
+		_, err = newer.Migrator().Up(t.Context(), migrate.UpOptions{})
 		require.NoError(t, err)
 		require.NoError(t, newer.Run(t.Context(), "thor", func(ctx context.Context) error {
 			_, err := newer.DB().ExecContext(ctx, "INSERT INTO votes (n) VALUES (1)")

@@ -43,7 +43,7 @@ func TestOpenOverExistingTables(t *testing.T) {
 		a := open(t, p.be)
 		require.False(t, hasPlans(t, a))
 		create(t, a, "thor")
-		_, err = a.Migrator().Shared(t.Context(), migrate.Options{})
+		_, err = a.Migrator().Up(t.Context(), migrate.UpOptions{Scope: migrate.SharedOnly})
 		require.NoError(t, err)
 		require.True(t, hasPlans(t, a))
 		_, err = open(t, p.backend(t)).Tenant(t.Context(), "thor")

@@ -49,13 +49,13 @@ type Config struct {
 	// that there are none. It is made when it is not there.
 	FilesDir string
 
-	// Lazy migrates a tenant that is behind when it is first entered, instead of refusing it; see [migrate.Config].
+	// Lazy migrates a tenant that is behind when it is first entered, instead of refusing it; see [migrate.Migrate].
 	Lazy bool
 
 	// SkipVersionGate serves tenants whatever version their stores are at.
 	SkipVersionGate bool
 
-	// Migrate has the other settings of the migrator. Its Shared, Tenant, Lazy and Logger are set from the above.
+	// Migrate has the other settings of the migrator. Its Shared, Tenant, System and Logger are set from the above.
 	Migrate migrate.Config
 
 	// Logger gets what is not worth an error: polls that failed, hooks that did. Defaults to discarding it.
@@ -166,8 +166,11 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
 	}
 
 	mc := cfg.Migrate
-	mc.Shared = sharedSources(cfg.Shared)
-	mc.Tenant, mc.Lazy, mc.Logger = cfg.Tenant, cfg.Lazy, cfg.Logger
+	mc.Shared, mc.Tenant, mc.Logger = cfg.Shared, cfg.Tenant, cfg.Logger
+	mc.System = []migrate.Source{registrySource()}
+	if cfg.Lazy {
+		mc.Behind = migrate.Migrate
+	}
 	migrator, err := migrate.New(be, mc)
 	if err != nil {
 		return nil, err
@@ -205,16 +208,6 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (*App, error) {
 	return a, nil
 }
 
-// sharedSources puts the registry's migrations before the application's, which may refer to them. The application's
-// first source keeps goose's own version table.
-func sharedSources(app []migrate.Source) []migrate.Source {
-	sources := append([]migrate.Source{registrySource()}, app...)
-	if len(app) > 0 && sources[1].Table == "" {
-		sources[1].Table = "goose_db_version"
-	}
-	return sources
-}
-
 // bootstrap makes the registry's tables if they are missing, and reads how far the changes are.
 func (a *App) bootstrap(ctx context.Context) error {
 	tables, err := a.sharedTables(ctx)
@@ -222,15 +215,14 @@ func (a *App) bootstrap(ctx context.Context) error {
 		return err
 	}
 	if !tables.registry {
-		m := a.migrator
-		if tables.others {
-			// An existing application's tables: whether they are to be migrated or are a baseline is not for us to say.
-			if m, err = migrate.New(a.be, migrate.Config{Shared: []migrate.Source{registrySource()}, Logger: a.log}); err != nil {
+		if err := a.migrator.Prepare(ctx); err != nil {
+			return err
+		}
+		if !tables.others {
+			// Of an existing application's tables it is not for us to say whether they are to be migrated or are a baseline.
+			if _, err := a.migrator.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
 				return err
 			}
-		}
-		if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
-			return err
 		}
 	}
 	return a.reg.db.QueryRowContext(ctx, `SELECT revision FROM tenement_revision WHERE id = 1`).Scan(&a.seen)

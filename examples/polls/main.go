@@ -110,7 +110,7 @@ func serve(ctx context.Context, addr string, update bool, stdout io.Writer, log 
 	}
 	defer closeApp()
 	if update {
-		if _, err := app.Migrator().Up(ctx, migrate.Options{}); err != nil {
+		if _, err := app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,147 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// lane is how text gets into the stores of one dialect so that ledger and store agree, for one run. It is safe for
+// concurrent use.
+type lane interface {
+	// claim returns what goes ahead of a script that brings a store from one fingerprint to another, with the rights of
+	// the log-in: it moves the ledger's row on, or makes the script fail. Empty where a script cannot reach the ledger.
+	claim(store backend.Store, from, to string) string
+	// birth returns the same for a script that makes the store.
+	birth(rt backend.Route, to string) string
+	// refused reports whether a script failed because ledger or store were not at what it was made for. A migration may
+	// fail in the same way: whoever sees it looks again.
+	refused(err error) bool
+	// done notes that a script was committed.
+	done(store backend.Store, from, to string)
+	// settle makes durable what was done, and has the ledger know. Unless all is set it may be put off.
+	settle(ctx context.Context, all bool) error
+	// workers is how many there are when nobody says.
+	workers() int
+}
+
+func (m *Migrator) newLane() lane {
+	if m.dialect.name == backend.Postgres {
+		return &postgresLane{scripts: m.scripts}
+	}
+	return &sqliteLane{scripts: m.scripts, ledger: m.ledger}
+}
+
+// postgresLane writes the ledger's row in the migration's transaction. Whoever comes second waits for the row, no longer
+// than the script's lock timeout, and is then refused.
+type postgresLane struct {
+	scripts backend.ScriptRunner
+	async   atomic.Bool // something may not be on disk yet
+}
+
+var _ lane = (*postgresLane)(nil)
+
+const (
+	notNullViolation = "23502" // the guard of a version table
+	negativeRoot     = "2201F" // the claim of a ledger's row
+)
+
+func (*postgresLane) claim(store backend.Store, from, to string) string {
+	return `WITH l AS (UPDATE public.tenement_ledger SET fingerprint = '` + to + `', updated_at = ` + strconv.FormatInt(time.Now().UnixMilli(), 10) +
+		`, failed_source = '', failed_version = 0, failed_state = '', failed_error = '' WHERE store = '` + store.String() +
+		`' AND fingerprint = '` + from + "' RETURNING 1) SELECT pg_catalog.sqrt(count(*) - 1) FROM l;\n"
+}
+
+func (*postgresLane) birth(rt backend.Route, to string) string {
+	// The row of an earlier store of that name, if one was left, is nobody's any more.
+	return fmt.Sprintf(`INSERT INTO public.tenement_ledger (store, owner, fingerprint, updated_at) VALUES ('%s', '%s', '%s', %d)
+ON CONFLICT (store) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, updated_at = excluded.updated_at,
+failed_source = '', failed_version = 0, failed_state = '', failed_error = '';
+`, rt.Store, strings.ReplaceAll(rt.Owner, "'", "''"), to, time.Now().UnixMilli())
+}
+
+func (*postgresLane) refused(err error) bool {
+	code := sqlState(err)
+	return code == notNullViolation || code == negativeRoot
+}
+
+func (l *postgresLane) done(backend.Store, string, string) { l.async.Store(true) }
+
+func (l *postgresLane) settle(ctx context.Context, all bool) error {
+	if !all || !l.async.Swap(false) {
+		return nil
+	}
+	return flush(ctx, l.scripts)
+}
+
+func (*postgresLane) workers() int { return 2 }
+
+// sqliteLane corrects the ledger afterwards, many stores at a time: no transaction spans two files. Until then the file is
+// the truth, and a script is refused by its guard alone.
+type sqliteLane struct {
+	scripts backend.ScriptRunner
+	ledger  *ledger
+
+	mu  sync.Mutex
+	due map[move][]string
+	n   int
+}
+
+// move is a change of the ledger.
+type move struct{ from, to string }
+
+var _ lane = (*sqliteLane)(nil)
+
+func (*sqliteLane) claim(backend.Store, string, string) string { return "" }
+
+func (*sqliteLane) birth(backend.Route, string) string { return "" }
+
+func (*sqliteLane) refused(error) bool { return false } // the ledger knows no better; goose asks the file
+
+func (l *sqliteLane) done(store backend.Store, from, to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.due == nil {
+		l.due = map[move][]string{}
+	}
+	key := move{from: from, to: to}
+	l.due[key] = append(l.due[key], store.String())
+	l.n++
+}
+
+func (l *sqliteLane) settle(ctx context.Context, all bool) error {
+	l.mu.Lock()
+	due := l.due
+	if l.n == 0 || !all && l.n < pageSize {
+		l.mu.Unlock()
+		return nil
+	}
+	l.due, l.n = nil, 0
+	l.mu.Unlock()
+	// First the stores, then the ledger: a row that outlived a migration which a power failure undid would be a lie.
+	if err := flush(ctx, l.scripts); err != nil {
+		return err
+	}
+	for key, stores := range due {
+		if err := l.ledger.move(ctx, key.from, key.to, stores); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (*sqliteLane) workers() int { return max(runtime.GOMAXPROCS(0), 2) }
+
+func flush(ctx context.Context, scripts backend.ScriptRunner) error {
+	if err := scripts.Flush(ctx); err != nil {
+		return fmt.Errorf("tenement: migrate: making the migrations durable: %w", err)
+	}
+	return nil
+}

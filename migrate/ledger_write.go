@@ -1,0 +1,192 @@
+package migrate
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// What is written into the ledger.
+
+// publish writes what a fingerprint stands for, so that rows may name it.
+func (l *ledger) publish(ctx context.Context, s state) (fingerprint string, err error) {
+	fingerprint = s.fingerprint()
+	l.mu.Lock()
+	known := l.known[fingerprint]
+	l.mu.Unlock()
+	if known || s == nil {
+		return fingerprint, nil
+	}
+	_, err = l.db.ExecContext(ctx, l.dialect.bind(
+		`INSERT INTO tenement_ledger_states (fingerprint, applied, created_at) VALUES (?, ?, ?) ON CONFLICT (fingerprint) DO NOTHING`),
+		fingerprint, s.encode(), time.Now().UnixMilli())
+	if err != nil {
+		return "", fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	l.mu.Lock()
+	l.known[fingerprint] = true
+	l.mu.Unlock()
+	return fingerprint, nil
+}
+
+// put writes one store's row: what is applied and, when failure is set, what failed. It is done only when the row still
+// says what it said before; false means that another migrator wrote it, or that it is gone.
+func (l *ledger) put(ctx context.Context, rt backend.Route, before string, s state, failure *StoreError) (done bool, err error) {
+	fingerprint, err := l.publish(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	source, version, sqlState, text := failure.row()
+	res, err := l.db.ExecContext(ctx, l.dialect.bind(`
+		UPDATE tenement_ledger SET owner = CASE WHEN CAST(? AS TEXT) = '' THEN owner ELSE CAST(? AS TEXT) END, fingerprint = ?, updated_at = ?,
+			failed_source = ?, failed_version = ?, failed_state = ?, failed_error = ?
+		WHERE store = ? AND fingerprint = ?`),
+		rt.Owner, rt.Owner, fingerprint, time.Now().UnixMilli(), source, version, sqlState, text, rt.Store.String(), before)
+	return affected(res, err)
+}
+
+// add makes a store's row. false means that there is one.
+func (l *ledger) add(ctx context.Context, rt backend.Route, s state, failure *StoreError) (done bool, err error) {
+	fingerprint, err := l.publish(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	source, version, sqlState, text := failure.row()
+	res, err := l.db.ExecContext(ctx, l.dialect.bind(`
+		INSERT INTO tenement_ledger (store, owner, fingerprint, updated_at, failed_source, failed_version, failed_state, failed_error)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (store) DO NOTHING`),
+		rt.Store.String(), rt.Owner, fingerprint, time.Now().UnixMilli(), source, version, sqlState, text)
+	return affected(res, err)
+}
+
+// replace writes the row of a store that was just made. That of an earlier store of the name, if one was left, is nobody's
+// any more.
+func (l *ledger) replace(ctx context.Context, rt backend.Route, s state) error {
+	fingerprint, err := l.publish(ctx, s)
+	if err == nil {
+		_, err = l.db.ExecContext(ctx, l.dialect.bind(`
+			INSERT INTO tenement_ledger (store, owner, fingerprint, updated_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (store) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, updated_at = excluded.updated_at,
+				failed_source = '', failed_version = 0, failed_state = '', failed_error = ''`),
+			rt.Store.String(), rt.Owner, fingerprint, time.Now().UnixMilli())
+	}
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
+// remove removes the row of a store that was found to be gone, unless somebody wrote it since.
+func (l *ledger) remove(ctx context.Context, rt backend.Route, fingerprint string) error {
+	_, err := l.db.ExecContext(ctx, l.dialect.bind(`DELETE FROM tenement_ledger WHERE store = ? AND owner = ? AND fingerprint = ?`),
+		rt.Store.String(), rt.Owner, fingerprint)
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
+func affected(res sql.Result, err error) (bool, error) {
+	var n int64
+	if err == nil {
+		n, err = res.RowsAffected()
+	}
+	if err != nil {
+		return false, fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return n > 0, nil
+}
+
+// row returns what the ledger keeps of a failure; nothing of none.
+func (e *StoreError) row() (source string, version int64, sqlState, text string) {
+	if e == nil {
+		return "", 0, "", ""
+	}
+	text = e.Err.Error()
+	return e.Source, e.Version, e.SQLState, strings.ToValidUTF8(strings.ReplaceAll(text[:min(len(text), 2000)], "\x00", ""), "")
+}
+
+// setback notes, before anything is undone in a store, that what it has is not known, and has the processes that know it
+// as ready look again.
+func (l *ledger) setback(ctx context.Context, rt backend.Route) error {
+	tx, err := l.db.BeginTx(ctx, nil)
+	if err == nil {
+		defer func() { _ = tx.Rollback() }()
+		_, err = tx.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET fingerprint = '' WHERE store = ?`), rt.Store.String())
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `UPDATE tenement_ledger_revision SET revision = revision + 1 WHERE id = 1`)
+		}
+		if err == nil {
+			err = tx.Commit()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
+// revision grows when a store has lost something.
+func (l *ledger) revision(ctx context.Context) (revision int64, err error) {
+	err = l.db.QueryRowContext(ctx, `SELECT revision FROM tenement_ledger_revision WHERE id = 1`).Scan(&revision)
+	return revision, err
+}
+
+// move notes that stores which were at one fingerprint are now at another. A store whose row says something else by now
+// is left alone.
+func (l *ledger) move(ctx context.Context, from, to string, stores []string) error {
+	for chunk := range slices.Chunk(stores, pageSize) {
+		args := append([]any{to, time.Now().UnixMilli(), from}, anys(chunk)...)
+		_, err := l.db.ExecContext(ctx, l.dialect.bind(
+			`UPDATE tenement_ledger SET fingerprint = ?, updated_at = ?, failed_source = '', failed_version = 0, failed_state = '', failed_error = ''
+			WHERE fingerprint = ? AND store IN (?`+strings.Repeat(", ?", len(chunk)-1)+`)`), args...)
+		if err != nil {
+			return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+		}
+	}
+	return nil
+}
+
+// Renamed moves the ledger's row of a store that was renamed. A row of the new name, left by a store that is gone, is
+// replaced. It does nothing when there is no row of the old name.
+func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
+	if exists, err := m.openLedger(ctx); err != nil || !exists {
+		return err
+	}
+	tx, err := m.ledger.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	_, err = tx.ExecContext(ctx, m.dialect.bind(
+		`DELETE FROM tenement_ledger WHERE store = ? AND EXISTS (SELECT 1 FROM tenement_ledger WHERE store = ?)`), to.String(), from.String())
+	if err == nil {
+		_, err = tx.ExecContext(ctx, m.dialect.bind(`UPDATE tenement_ledger SET store = ? WHERE store = ?`), to.String(), from.String())
+	}
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
+	}
+	m.gate.forget(from)
+	m.gate.forget(to)
+	return nil
+}
+
+// Forget removes the ledger's row of a store that was dropped. It does nothing when there is none.
+func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
+	if exists, err := m.openLedger(ctx); err != nil || !exists {
+		return err
+	}
+	if _, err := m.ledger.db.ExecContext(ctx, m.dialect.bind(`DELETE FROM tenement_ledger WHERE store = ?`), s.String()); err != nil {
+		return fmt.Errorf("tenement: migrate: removing from the ledger: %w", err)
+	}
+	m.gate.forget(s)
+	return nil
+}

@@ -1,0 +1,385 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// options are the terms of one run, however it was asked for.
+type options struct {
+	Fleet
+	limit
+	adopted bool // it is another's that died, which has a row already
+}
+
+// fleet is one run over many stores. Plans and queue say what is to be done and when; the workers here do it.
+type fleet struct {
+	*report
+	m     *Migrator
+	opt   options
+	work  work
+	text  bool // scripts may do it
+	queue *queue
+	lane  lane
+
+	mu    sync.Mutex
+	plans map[string]*scripted // by the ledger's fingerprint
+}
+
+// scripted is a plan, and the script for it once somebody needs it.
+type scripted struct {
+	*plan
+	once   sync.Mutex
+	ready  bool // the script was looked at
+	script script
+	text   bool // the script may be used
+	print  string
+}
+
+func (m *Migrator) newFleet(opt options, do work) *fleet {
+	opt.Stores = slices.Clone(opt.Stores)
+	return &fleet{report: newReport(SetTenant, opt.OnEvent), m: m, opt: opt, work: do, lane: m.newLane(), plans: map[string]*scripted{}}
+}
+
+// planFor returns the plan for stores with a fingerprint.
+func (f *fleet) planFor(fingerprint string, have state) *scripted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.plans[fingerprint]
+	if p == nil {
+		p = &scripted{plan: f.m.tenant.plan(have, f.opt.limit)}
+		f.plans[fingerprint] = p
+	}
+	return p
+}
+
+// known returns the plan for stores with a fingerprint, or nil.
+func (f *fleet) known(fingerprint string) *scripted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.plans[fingerprint]
+}
+
+// over makes the run one over the rows of the ledger that are selected, and then over others.
+func (f *fleet) over(sel selection, total int, others []entry) {
+	l := &legs{
+		list: func(ctx context.Context, after, upto string, limit int) (page []entry, err error) {
+			err = f.m.persist(ctx, func() (err error) {
+				page, err = f.m.ledger.list(ctx, sel, after, upto, limit)
+				return err
+			})
+			return page, err
+		},
+		middle: func(ctx context.Context) (string, error) {
+			if total <= 2*batchSize {
+				return "", nil
+			}
+			return f.m.ledger.nth(ctx, sel, rand.N(total))
+		},
+	}
+	pages := pager(l.page)
+	if len(others) > 0 {
+		pages = pages.then(chunks(others))
+	}
+	f.res.Total = total + len(others)
+	f.queue = newQueue(pages, f.opt.StopAfter, f.m.cfg.LockPatience)
+}
+
+// overNamed makes the run one over the stores that the options name. One that is not there fails at once.
+func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
+	slices.SortFunc(f.opt.Stores, compareStores)
+	var list []entry
+	var failed []*StoreError
+	for chunk := range slices.Chunk(slices.Compact(f.opt.Stores), pageSize) {
+		page, err := f.m.ledger.named(ctx, chunk)
+		if err != nil {
+			return err
+		}
+		known := make(map[backend.Store]entry, len(page))
+		for _, e := range page {
+			known[e.store] = e
+		}
+		for _, s := range chunk {
+			e, ok := known[s]
+			if !ok {
+				info, err := f.m.be.Stat(ctx, s)
+				switch {
+				case errors.Is(err, backend.ErrStoreMissing):
+					failed = append(failed, &StoreError{Store: s, Err: err})
+					continue
+				case err != nil:
+					return err
+				}
+				e = entry{store: s, owner: info.Owner} // its row is made when it is visited
+			}
+			if !visit(&e) {
+				f.res.Current++
+				continue
+			}
+			list = append(list, e)
+		}
+	}
+	f.res.Total = len(list) + len(failed)
+	f.queue = newQueue(chunks(list), f.opt.StopAfter, f.m.cfg.LockPatience)
+	f.start()
+	for _, failure := range failed {
+		f.queue.fail()
+		f.record(failure.Store, &outcome{failure: failure})
+	}
+	return nil
+}
+
+func compareStores(a, b backend.Store) int { return strings.Compare(a.String(), b.String()) }
+
+// do goes through the run: the canaries, and then the rest.
+func (f *fleet) do(ctx context.Context) (*Result, error) {
+	f.start()
+	var err error
+	if f.opt.Canary > 0 && f.opt.Canary < f.res.Total {
+		f.queue.allow(f.opt.Canary)
+		err = f.phase(ctx)
+		if failed := f.failed(); err == nil && failed > 0 {
+			err = fmt.Errorf("%w: %d of %d", ErrCanary, failed, f.opt.Canary)
+		}
+		f.queue.allow(-1)
+	}
+	if err == nil {
+		err = f.phase(ctx)
+	}
+	return f.res, f.finish(err)
+}
+
+// phase has workers at it until there is nothing left to take.
+func (f *fleet) phase(ctx context.Context) error {
+	if f.res.Total == 0 {
+		return nil
+	}
+	workers := f.opt.Parallel
+	if workers <= 0 {
+		workers = f.lane.workers()
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for range min(workers, f.m.slots.size) {
+		g.Go(func() error { return f.worker(gctx) })
+	}
+	err := g.Wait()
+	// What was done is written down, and on disk, before anyone is told.
+	ctx, cancel := outlasting(ctx)
+	defer cancel()
+	return errors.Join(err, f.lane.settle(ctx, true))
+}
+
+func (f *fleet) worker(ctx context.Context) error {
+	for {
+		tasks, wait, err := f.queue.take(ctx)
+		switch {
+		case err != nil:
+			return err
+		case wait > 0:
+			if err := pause(ctx, wait); err != nil {
+				return err
+			}
+			continue
+		case len(tasks) == 0:
+			return nil
+		}
+		if err := f.batch(ctx, tasks); err != nil {
+			return err
+		}
+	}
+}
+
+// batch brings some stores on: those for which there is a script in one message, the others, and those whose script
+// failed, through goose.
+func (f *fleet) batch(ctx context.Context, tasks []task) error {
+	free, err := f.m.slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer free()
+	slow, err := f.send(ctx, tasks)
+	if err != nil {
+		return err
+	}
+	for _, t := range slow {
+		if f.queue.exhausted() {
+			return ErrStopped
+		}
+		if err := f.one(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepared makes the script of a plan, once, and publishes the state it leads to.
+func (f *fleet) prepared(ctx context.Context, p *scripted) (text bool, err error) {
+	if !f.text || f.m.scripts == nil || p == nil || p.unknown || len(p.todo) == 0 || p.late != nil && !f.m.cfg.AllowOutOfOrder {
+		return false, nil
+	}
+	p.once.Lock()
+	defer p.once.Unlock()
+	if p.ready {
+		return p.text, nil
+	}
+	sc, ok := f.m.dialect.compose(p.from, p.todo, false)
+	if ok {
+		err := f.m.persist(ctx, func() (err error) {
+			p.print, err = f.m.ledger.publish(ctx, p.next)
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	p.script, p.text, p.ready = sc, ok, true
+	return ok, nil
+}
+
+// send sends the scripts of a batch, and returns the stores for goose.
+func (f *fleet) send(ctx context.Context, tasks []task) (slow []task, err error) {
+	var sent []task
+	var scripts []backend.Script
+	wait := f.m.cfg.LockTimeout
+	for _, t := range tasks {
+		p := f.known(t.fingerprint)
+		text, err := f.prepared(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if !text {
+			slow = append(slow, t)
+			continue
+		}
+		if t.tries == 0 {
+			// The others of the batch wait behind a store that is locked, and so do that store's own statements: the
+			// first attempt is a short one.
+			wait = max(f.m.cfg.LockTimeout/10, time.Millisecond)
+		}
+		sent = append(sent, t)
+		scripts = append(scripts, backend.Script{
+			Route: t.route(), Head: f.lane.claim(t.store, t.fingerprint, p.print), SQL: p.script.in(t.store),
+		})
+	}
+	if len(scripts) == 0 {
+		return slow, nil
+	}
+	errs := f.m.scripts.RunScripts(ctx, scripts, backend.ScriptOptions{LockTimeout: wait, Async: true})
+	failed, err := f.sent(ctx, sent, errs)
+	if err != nil {
+		return nil, err
+	}
+	return append(slow, failed...), f.lane.settle(ctx, false)
+}
+
+// sent deals with the outcome of scripts, and returns the stores that goose should look at.
+func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []task, err error) {
+	var again []task // of which the guard may have said that another migrator was there
+	for i, err := range errs {
+		t := tasks[i]
+		p := f.known(t.fingerprint)
+		switch {
+		case err == nil:
+			f.m.gate.forget(t.store)
+			f.lane.done(t.store, t.fingerprint, p.print)
+			f.record(t.store, &outcome{touched: p.todo})
+		case context.Cause(ctx) != nil: // the run is over; whatever became of this one, the next run finds out
+		case errors.Is(err, backend.ErrStoreMissing):
+			f.record(t.store, &outcome{missing: true})
+		case passing(err, f.m.dialect) && f.putOff(t, err):
+		case f.lane.refused(err):
+			again = append(again, t)
+		default:
+			f.m.log.InfoContext(ctx, "migration text failed; goose takes over", "store", t.store.String(), "error", err)
+			slow = append(slow, t)
+		}
+	}
+	if len(again) == 0 {
+		return slow, nil
+	}
+	behind, err := f.lookAgain(ctx, again)
+	return append(slow, behind...), err
+}
+
+// lookAgain returns those of the stores that are still behind. The others were migrated by another migrator.
+func (f *fleet) lookAgain(ctx context.Context, tasks []task) (behind []task, err error) {
+	names := make([]backend.Store, len(tasks))
+	for i, t := range tasks {
+		names[i] = t.store
+	}
+	var page []entry
+	err = f.m.persist(ctx, func() (err error) {
+		page, err = f.m.ledger.named(ctx, names)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	now := make(map[backend.Store]entry, len(page))
+	for _, e := range page {
+		now[e.store] = e
+	}
+	for _, t := range tasks {
+		e, there := now[t.store]
+		switch {
+		case !there:
+			f.record(t.store, &outcome{missing: true}) // it was purged
+		case f.m.tenant.plan(e.state, f.opt.limit).behind():
+			t.entry = e
+			behind = append(behind, t)
+		default:
+			f.m.gate.forget(t.store)
+			f.record(t.store, &outcome{})
+		}
+	}
+	return behind, nil
+}
+
+// one works on one store through goose.
+func (f *fleet) one(ctx context.Context, t task) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	out, err := f.m.inStore(ctx, f.m.tenant, t.route(), f.work)
+	switch {
+	case err != nil && passing(err, f.m.dialect) && context.Cause(ctx) == nil && f.putOff(t, err):
+		if out != nil {
+			f.addMigrations(len(out.touched))
+		}
+		return nil
+	case err != nil:
+		return err
+	case out.failure != nil && passing(out.failure, f.m.dialect) && f.putOff(t, out.failure):
+		f.addMigrations(len(out.touched))
+		return nil
+	}
+	f.record(t.store, out)
+	return nil
+}
+
+// record counts a store that is done with, one that failed against the budget too.
+func (f *fleet) record(store backend.Store, out *outcome) {
+	if out.failure != nil {
+		f.queue.fail()
+	}
+	f.report.record(store, out)
+}
+
+// putOff puts a store aside for later, and reports whether it did.
+func (f *fleet) putOff(t task, err error) bool {
+	if !f.queue.putOff(t) {
+		return false
+	}
+	f.event(EventRetrying, t.store, err)
+	return true
+}

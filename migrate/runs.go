@@ -1,0 +1,169 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// A run over the tenants has a row in the ledger and holds a lock of its name for as long as it lasts. A row whose lock is
+// free is that of a run whose process died.
+
+// begin enters a run that has something to do. over ends it, whatever came of it: who stopped a run meant it.
+func (m *Migrator) begin(ctx context.Context, f *fleet) (over func(context.Context) error, err error) {
+	if f.res.Total == 0 || f.opt.adopted {
+		return func(context.Context) error { return nil }, nil
+	}
+	id := uuid.NewString()
+	lock, err := m.lock(ctx, runKey(id)) // nobody else can be waiting for it, so it needs no slot
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: beginning a run: %w", err)
+	}
+	m.runs.add(id)
+	err = m.persist(ctx, func() error {
+		_, err := m.ledger.db.ExecContext(ctx, m.dialect.bind(
+			`INSERT INTO tenement_ledger_runs (id, target, source, to_version, started_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`),
+			id, m.tenant.target.fingerprint(), f.opt.source, f.opt.to, time.Now().UnixMilli())
+		return err
+	})
+	if err != nil {
+		m.runs.remove(id)
+		lock.Unlock()
+		return nil, fmt.Errorf("tenement: migrate: beginning a run: %w", err)
+	}
+	return func(ctx context.Context) error {
+		defer lock.Unlock()
+		defer m.runs.remove(id)
+		ctx, cancel := outlasting(ctx)
+		defer cancel()
+		return m.persist(ctx, func() error { return m.ledger.endRun(ctx, id) })
+	}, nil
+}
+
+func runKey(id string) string { return "run/" + id }
+
+// ownRuns are the runs of this Migrator that are under way.
+type ownRuns struct {
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+func (r *ownRuns) add(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ids == nil {
+		r.ids = map[string]bool{}
+	}
+	r.ids[id] = true
+}
+
+func (r *ownRuns) remove(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.ids, id)
+}
+
+func (r *ownRuns) has(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ids[id]
+}
+
+func (l *ledger) endRun(ctx context.Context, id string) error {
+	if _, err := l.db.ExecContext(ctx, l.dialect.bind(`DELETE FROM tenement_ledger_runs WHERE id = ?`), id); err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
+// openRun is a run as the ledger has it.
+type openRun struct {
+	id string
+	limit
+}
+
+// openRuns returns the runs that are not over, for the migrations that a binary of this target carries.
+func (l *ledger) openRuns(ctx context.Context, target string) ([]openRun, error) {
+	fault := func(err error) error { return fmt.Errorf("tenement: migrate: reading the ledger: %w", err) }
+	rows, err := l.db.QueryContext(ctx, l.dialect.bind(
+		`SELECT id, source, to_version FROM tenement_ledger_runs WHERE target = ? ORDER BY started_at, id`), target)
+	if err != nil {
+		return nil, fault(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var list []openRun
+	for rows.Next() {
+		var r openRun
+		if err := rows.Scan(&r.id, &r.source, &r.to); err != nil {
+			return nil, fault(err)
+		}
+		list = append(list, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fault(err)
+	}
+	return list, nil
+}
+
+// lockTry is how long Settle waits for the lock of a run that may be under way.
+const lockTry = 250 * time.Millisecond
+
+// Settle finishes what runs over the tenants left undone whose process died, when they were for the migrations that this
+// binary carries. A run that was stopped, by its context or its options, or that is under way elsewhere, is left alone.
+// It costs one query when there is nothing to do: call it now and then from a program that runs for long. It returns what
+// it did, nil when there was nothing, and the errors of [Migrator.Up].
+func (m *Migrator) Settle(ctx context.Context) (*Result, error) {
+	exists, err := m.openLedger(ctx)
+	if err != nil || !exists {
+		return nil, err
+	}
+	open, err := m.ledger.openRuns(ctx, m.tenant.target.fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range open {
+		if m.runs.has(r.id) {
+			continue
+		}
+		if res, err := m.adopt(ctx, r); res != nil || err != nil {
+			return res, err
+		}
+	}
+	return nil, nil
+}
+
+// adopt finishes a run if nobody is at it.
+func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
+	try, cancel := context.WithTimeout(ctx, lockTry)
+	lock, err := m.lock(try, runKey(r.id))
+	cancel()
+	switch {
+	case err != nil && ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrBusy)):
+		return nil, nil // it is under way
+	case err != nil:
+		return nil, err
+	}
+	defer lock.Unlock()
+	open, err := m.ledger.openRuns(ctx, m.tenant.target.fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	for _, still := range open {
+		if still.id != r.id {
+			continue
+		}
+		m.log.InfoContext(ctx, "a run over the tenants was left undone; going on with it")
+		res, err := m.upTenants(ctx, options{limit: r.limit, adopted: true})
+		if ctx.Err() != nil {
+			return res, err // whoever calls next goes on
+		}
+		return res, errors.Join(err, m.ledger.endRun(ctx, r.id))
+	}
+	return nil, nil // it came to its end meanwhile
+}

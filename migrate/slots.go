@@ -1,0 +1,100 @@
+package migrate
+
+import (
+	"context"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// slots bound what a Migrator does at once: whoever works on a store holds one, be it a fleet run, a lazy migration or a
+// Provision. Who holds one uses a single connection of the pool at a time, and waits for locks of stores, never for another
+// slot; who holds a store's lock has a slot. So nobody waits in a circle, whatever the size of the pool.
+type slots struct {
+	*semaphore.Weighted
+	size int
+}
+
+func newSlots(be backend.Backend) slots {
+	// Files have connections of their own.
+	n := 2 * runtime.GOMAXPROCS(0)
+	if b, ok := be.(backend.Bounded); ok {
+		// The other half is for those who serve requests meanwhile.
+		n = b.Concurrency() / 2
+	}
+	n = max(n, 1)
+	return slots{Weighted: semaphore.NewWeighted(int64(n)), size: n}
+}
+
+// slot waits for a slot. free gives it back, once.
+func (m *Migrator) slot(ctx context.Context) (free func(), err error) {
+	if err := m.slots.Acquire(ctx, 1); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return func() { m.slots.Release(1) }, nil
+}
+
+// lock excludes other migrators, in this process and in others. Callers hold a slot.
+func (m *Migrator) lock(ctx context.Context, key string) (backend.Lock, error) {
+	if m.locks != nil {
+		return m.locks.Lock(ctx, "tenement/migrate/"+key)
+	}
+	return m.local.lock(ctx, key)
+}
+
+// keyedLocks is for a backend that cannot exclude other processes.
+type keyedLocks struct {
+	mu   sync.Mutex
+	held map[string]*keyedLock
+}
+
+// keyedLock is a key of keyedLocks that is held.
+type keyedLock struct {
+	of       *keyedLocks
+	key      string
+	once     sync.Once
+	released chan struct{}
+}
+
+var _ backend.Lock = (*keyedLock)(nil)
+
+func (k *keyedLocks) lock(ctx context.Context, key string) (*keyedLock, error) {
+	for {
+		k.mu.Lock()
+		held := k.held[key]
+		if held == nil {
+			if k.held == nil {
+				k.held = map[string]*keyedLock{}
+			}
+			held = &keyedLock{of: k, key: key, released: make(chan struct{})}
+			k.held[key] = held
+			k.mu.Unlock()
+			return held, nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-held.released:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Fence implements backend.Lock: a lock of this process is not lost.
+func (*keyedLock) Fence(ctx context.Context) context.Context { return ctx }
+
+// Check implements backend.Lock.
+func (*keyedLock) Check(context.Context) error { return nil }
+
+// Unlock implements backend.Lock.
+func (l *keyedLock) Unlock() {
+	l.once.Do(func() {
+		l.of.mu.Lock()
+		delete(l.of.held, l.key)
+		l.of.mu.Unlock()
+		close(l.released)
+	})
+}

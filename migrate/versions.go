@@ -1,0 +1,119 @@
+package migrate
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/pressly/goose/v3/database"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// versionTable is goose's own store, with three differences: it never takes a version table of the shared store, which a
+// tenant's names also reach, for the tenant's; it refuses to record a version twice, and one whose indexes are invalid;
+// and it says when goose has its connection.
+type versionTable struct {
+	database.Store
+	dialect dialect
+	src     *series
+	begun   func() // goose has a connection, and is at work
+}
+
+var _ database.StoreExtender = (*versionTable)(nil)
+
+func (d dialect) versionTable(src *series) (*versionTable, error) {
+	store, err := database.NewStore(d.goose, src.table)
+	if err != nil {
+		return nil, err
+	}
+	return &versionTable{Store: store, dialect: d, src: src, begun: func() {}}, nil
+}
+
+// TableExists implements database.StoreExtender.
+func (t *versionTable) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
+	var exists bool
+	err := db.QueryRowContext(ctx, t.dialect.hasTable(), t.Tablename()).Scan(&exists)
+	if err == nil {
+		t.begun()
+	}
+	return exists, err
+}
+
+// GetMigration implements database.Store.
+func (t *versionTable) GetMigration(ctx context.Context, db database.DBTxConn, version int64) (*database.GetMigrationResult, error) {
+	res, err := t.Store.GetMigration(ctx, db, version)
+	if err == nil || errors.Is(err, database.ErrVersionNotFound) {
+		t.begun()
+	}
+	return res, err
+}
+
+// errAlreadyRecorded: another migrator applied the version in between.
+var errAlreadyRecorded = errors.New("version was recorded by another migrator in the meantime")
+
+// Insert implements database.Store. It runs in the migration's transaction, if there is one.
+func (t *versionTable) Insert(ctx context.Context, db database.DBTxConn, req database.InsertRequest) error {
+	if err := t.exclude(ctx, db); err != nil {
+		return err
+	}
+	_, err := t.GetMigration(ctx, db, req.Version)
+	switch {
+	case err == nil:
+		return errAlreadyRecorded
+	case !errors.Is(err, database.ErrVersionNotFound):
+		return err
+	}
+	if mig := t.src.find(req.Version); mig != nil && len(mig.indexes) > 0 && t.dialect.name == backend.Postgres {
+		if err := invalidIndex(ctx, db, mig.indexes); err != nil {
+			return err
+		}
+	}
+	return t.Store.Insert(ctx, db, req)
+}
+
+// Delete implements database.Store.
+func (t *versionTable) Delete(ctx context.Context, db database.DBTxConn, version int64) error {
+	if err := t.exclude(ctx, db); err != nil {
+		return err
+	}
+	return t.Store.Delete(ctx, db, version)
+}
+
+// exclude keeps scripts out until the transaction ends: each begins by writing to the version table. To wait for one of
+// them is to wait for its transaction, no longer than the lock timeout; LOCK takes no snapshot to wait with.
+func (t *versionTable) exclude(ctx context.Context, db database.DBTxConn) error {
+	tx, ok := db.(*sql.Tx)
+	if !ok || t.dialect.name != backend.Postgres {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `LOCK TABLE `+t.Tablename()+` IN SHARE ROW EXCLUSIVE MODE`)
+	return err
+}
+
+// invalidIndex returns an error that wraps ErrInvalidIndex when one of the indexes is invalid: a CREATE INDEX CONCURRENTLY
+// that failed left it, and with IF NOT EXISTS the next one passes over it.
+func invalidIndex(ctx context.Context, db database.DBTxConn, names []string) error {
+	var name string
+	err := db.QueryRowContext(ctx, `SELECT c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+		WHERE c.relnamespace = current_schema()::regnamespace AND NOT i.indisvalid AND c.relname IN ($1`+more(len(names)-1)+`) LIMIT 1`,
+		anys(names)...).Scan(&name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%w: %s; drop it, then migrate again", ErrInvalidIndex, name)
+}
+
+// more returns the placeholders from $2 on.
+func more(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, ", $%d", i+2)
+	}
+	return b.String()
+}
