@@ -494,7 +494,7 @@ func (k *Keeper[C]) sweep() {
 			k.p.vacate(now, i)
 		} else {
 			left = append(left, i)
-			k.sweepIn(now, time.Duration(s.until - now))
+			k.sweepIn(now, time.Duration(s.until-now))
 		}
 	}
 	k.apart = left
