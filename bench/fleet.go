@@ -79,7 +79,8 @@ func provisioned(ctx context.Context, be backend.Backend, stores int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
+	defer m.Close()
+	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -96,7 +97,8 @@ func migrateFleet(ctx context.Context, be backend.Backend, version int) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.Tenants(ctx, migrate.Options{})
+	defer m.Close()
+	_, err = m.Up(ctx, migrate.UpOptions{})
 	return err
 }
 
@@ -154,7 +156,7 @@ func fleetLatency(ctx context.Context, e *env, s *scores) error {
 	if err != nil {
 		return err
 	}
-	near, err := postgres.Open(ctx, u)
+	near, err := postgres.Open(ctx, u, postgres.Config{})
 	if err != nil {
 		return err
 	}
@@ -168,7 +170,7 @@ func fleetLatency(ctx context.Context, e *env, s *scores) error {
 	}
 	e.cleanup(func() { _ = proxy.Close() })
 	proxy.SetLatency(500 * time.Microsecond) // each way
-	far, err := postgres.Open(ctx, proxy.URL(u))
+	far, err := postgres.Open(ctx, proxy.URL(u), postgres.Config{})
 	if err != nil {
 		return err
 	}

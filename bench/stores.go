@@ -51,9 +51,9 @@ func routes(n int) []context.Context {
 // roleParam switches the role for tenants' work on, as it is shipped, or off.
 func roleParam(on bool) (name, value string) {
 	if on {
-		return "tenant_roles", "on"
+		return "tenant_role", "auto"
 	}
-	return "tenant_roles", "off"
+	return "tenant_role", "off"
 }
 
 // fleetKey names a fleet that several suites use.
@@ -130,7 +130,7 @@ func (f *fleet) open(ctx context.Context, via string, params ...string) (*postgr
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(ctx, u)
+	return postgres.Open(ctx, u, postgres.Config{})
 }
 
 // visits says which store and which text is read next.
