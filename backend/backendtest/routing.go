@@ -26,6 +26,10 @@ var routingCases = []testCase{
 				for _, call := range routedCalls(e.be.DB()) {
 					assert.ErrorIs(e, call.do(ctx), backend.ErrNoTenant, call.name)
 				}
+				for _, opts := range []*sql.TxOptions{nil, {ReadOnly: true}} {
+					_, err := e.be.DB().BeginTx(ctx, opts)
+					assert.ErrorIs(e, err, backend.ErrNoTenant, "BeginTx says it, and does not wait for a statement")
+				}
 				_, err := readMarksStmt(ctx, prepared)
 				assert.ErrorIs(e, err, backend.ErrNoTenant, "a statement that was prepared with a tenant")
 			}
@@ -504,17 +508,20 @@ func routedCalls(db *sql.DB) []call {
 				return err
 			}
 			defer func() { _ = tx.Rollback() }()
+			// What only the server knows may come with the first statement.
 			if _, err := tx.ExecContext(ctx, insertNote, "stray"); err != nil {
-				return fmt.Errorf("BeginTx succeeded, the statement: %v", err)
+				return err
 			}
 			_ = tx.Commit()
 			return nil
 		}},
 		{"BeginTx, read only", func(ctx context.Context) error {
 			tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-			if err == nil {
-				_ = tx.Rollback()
+			if err != nil {
+				return err
 			}
+			defer func() { _ = tx.Rollback() }()
+			_, err = readMarks(ctx, tx)
 			return err
 		}},
 		{"PrepareContext", func(ctx context.Context) error {
@@ -542,11 +549,15 @@ func routedCalls(db *sql.DB) []call {
 			}
 			defer func() { _ = conn.Close() }()
 			tx, err := conn.BeginTx(ctx, nil)
-			if err == nil {
-				_, _ = tx.ExecContext(ctx, insertNote, "stray")
-				_ = tx.Commit()
+			if err != nil {
+				return err
 			}
-			return err
+			defer func() { _ = tx.Rollback() }()
+			if _, err := tx.ExecContext(ctx, insertNote, "stray"); err != nil {
+				return err
+			}
+			_ = tx.Commit()
+			return nil
 		}},
 	}
 }

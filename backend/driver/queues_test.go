@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -25,10 +26,10 @@ func TestQueues(t *testing.T) {
 			go func() {
 				leave, err := q.Enter(ctx, "a")
 				if i == 2 {
-					require.ErrorIs(t, err, context.Canceled)
+					assert.ErrorIs(t, err, context.Canceled)
 					return
 				}
-				require.NoError(t, err)
+				assert.NoError(t, err)
 				order = append(order, i)
 				leave()
 				leave() // does nothing

@@ -65,7 +65,7 @@ func TestLockLost(t *testing.T) {
 				t.Helper()
 				var n int
 				require.NoError(t, admin.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_locks
-					WHERE locktype = 'advisory' AND classid = 1953394287 AND granted`).Scan(&n))
+					WHERE locktype = 'advisory' AND classid = 1953394288 AND granted`).Scan(&n))
 				require.Equal(t, 1, n, "the connection that holds the lock")
 			}
 

@@ -22,50 +22,60 @@ import (
 // codeOutside is what the look fails with; the error's fields name the object.
 const codeOutside = "TN001"
 
-// lockedOutside selects the relations outside of the store that this transaction has locked as a writer does.
-const lockedOutside = "select l.relation as rel,c.relname as name,s.nspname as schema,l.mode from pg_catalog.pg_locks l " +
-	"join pg_catalog.pg_class c on c.oid=l.relation join pg_catalog.pg_namespace s on s.oid=c.relnamespace " +
-	"where l.pid=pg_catalog.pg_backend_pid() and l.locktype='relation' and l.database=(select d.oid from pg_catalog.pg_database d where d.datname=pg_catalog.current_database()) " +
-	"and l.mode not in ('AccessShareLock','RowShareLock') and s.nspname not in ('pg_catalog','pg_toast','information_schema') and s.nspname not like 'pg\\_temp\\_%' and s.nspname not like 'pg\\_toast\\_temp\\_%'"
+// lockedOutside selects the relations outside of the store, whose schema has the OID n, that this transaction has locked
+// as a writer does. It reads what the view pg_locks does, all that is locked in the server: the most that the look costs.
+const lockedOutside = "select l.relation as rel,c.relname as name,c.relnamespace::pg_catalog.regnamespace as schema,l.mode from pg_catalog.pg_lock_status() l " +
+	"join pg_catalog.pg_class c on c.oid=l.relation where l.pid=pg_catalog.pg_backend_pid() and l.locktype='relation' and l.relation>=16384 " +
+	"and l.mode not in ('AccessShareLock','RowShareLock') and c.relnamespace not in (n,99) and c.relpersistence<>'t'" // 99: pg_toast
 
 // inPublic selects the dependencies that stand for the objects in the schema public.
 const inPublic = "from pg_catalog.pg_depend p where p.refclassid=2615 and p.refobjid='public'::pg_catalog.regnamespace"
 
+// partsInPublic counts what belongs to the tables in public: indexes, triggers, constraints, rules.
+const partsInPublic = "(select pg_catalog.count(*)::pg_catalog.text from pg_catalog.pg_depend p join pg_catalog.pg_depend q on q.refclassid=1259 and q.refobjid=p.objid " +
+	"where p.refclassid=2615 and p.refobjid='public'::pg_catalog.regnamespace and p.classid=1259 and q.deptype in ('a','i'))"
+
 // beforeSQL returns the statement that remembers what lookSQL compares with.
-func beforeSQL(head bool) string {
+func beforeSQL(s backend.Store, head bool) string {
 	written := "''"
 	if head {
-		written = "(select coalesce(pg_catalog.string_agg(o.rel::pg_catalog.text,','),'') from (" + lockedOutside + ") o)"
+		written = "(select coalesce(pg_catalog.string_agg(o.rel::pg_catalog.text,','),'') from (select " + literal(quote(s.String())) +
+			"::pg_catalog.regnamespace::oid as n) s, lateral (" + lockedOutside + ") o)"
 	}
-	return "select pg_catalog.set_config('tenement.before',(select pg_catalog.count(*)::pg_catalog.text " + inPublic + "),true),pg_catalog.set_config('tenement.written'," + written + ",true);"
+	return "select pg_catalog.set_config('tenement.before',(select pg_catalog.count(*)::pg_catalog.text " + inPublic + "),true),pg_catalog.set_config('tenement.parts'," + partsInPublic + ",true),pg_catalog.set_config('tenement.written'," + written + ",true);"
+}
+
+// mine is a condition on the xmin of a row: the row was written by this transaction, or by one of its subtransactions. It
+// can be seen, and whoever wrote it is still in progress. (The first condition is the cheap one.)
+func mine(xmin string) string {
+	return "(pg_catalog.age(" + xmin + ")<=pg_catalog.age(top::pg_catalog.xid) and pg_catalog.pg_xact_status((((top::pg_catalog.text::int8>>32)<<32)+" +
+		xmin + "::pg_catalog.text::int8)::pg_catalog.text::pg_catalog.xid8)='in progress')"
 }
 
 // lookSQL returns the statements that fail (codeOutside) when the transaction did something outside of the store.
 func lookSQL(s backend.Store) string {
-	// mine says that a row was written by this transaction or one of its subtransactions: it can be seen, and whoever
-	// wrote it is still in progress.
-	mine := func(xmin string) string {
-		return "(pg_catalog.age(" + xmin + ")<=pg_catalog.age(top::pg_catalog.xid) and pg_catalog.pg_xact_status((((top::pg_catalog.text::int8>>32)<<32)+" +
-			xmin + "::pg_catalog.text::int8)::pg_catalog.text::pg_catalog.xid8)='in progress')"
-	}
-	refuse := func(what string) string {
-		return "raise exception using errcode='" + codeOutside + "',message=pg_catalog.format('%s is not in the store',pg_catalog.concat_ws('.'," + what + "))"
-	}
-	store := literal(s.String())
-	return "set local search_path=pg_catalog,pg_temp;do $look$ declare top xid8:=pg_catalog.pg_current_xact_id_if_assigned(); o record; begin " +
+	const refuse = "raise exception using errcode='" + codeOutside + "',message="
+	// Deferred triggers have their turn first: they do what they do in this transaction.
+	return "set constraints all immediate;set local search_path=pg_catalog,pg_temp;do $look$ declare top xid8:=pg_catalog.pg_current_xact_id_if_assigned(); " +
+		"n oid:=" + literal(quote(s.String())) + "::pg_catalog.regnamespace; o record; begin " +
 		"if top is null then return; end if; " +
-		"for o in " + lockedOutside + " and s.nspname<>" + store + " and l.relation::pg_catalog.text<>all(pg_catalog.string_to_array(pg_catalog.current_setting('tenement.written',true),',')) loop " +
-		// A foreign key that refers to a table locks it as making a trigger does, ANALYZE as changing a comment.
-		"continue when o.mode='ShareRowExclusiveLock' and not exists (select from pg_catalog.pg_trigger t where t.tgrelid=o.rel and not t.tgisinternal and " + mine("t.xmin") + "); " +
-		"continue when o.mode='ShareUpdateExclusiveLock' and not exists (select from pg_catalog.pg_class x where x.oid=o.rel and " + mine("x.xmin") + ")" +
+		"for o in " + lockedOutside + " and l.relation::pg_catalog.text<>all(pg_catalog.string_to_array(pg_catalog.current_setting('tenement.written',true),',')) order by c.relkind desc loop " + // tables ahead of their sequences
+		// A foreign key that refers to a table locks it as making a trigger does, and its end as dropping one; ANALYZE
+		// locks as changing a comment does. What counts is whether the definition has changed.
+		"continue when o.mode in ('ShareRowExclusiveLock','ShareUpdateExclusiveLock','AccessExclusiveLock')" +
+		" and not exists (select from pg_catalog.pg_class x where o.mode<>'ShareRowExclusiveLock' and x.oid=o.rel and " + mine("x.xmin") + ")" +
 		" and not exists (select from pg_catalog.pg_attribute x where x.attrelid=o.rel and " + mine("x.xmin") + ")" +
+		" and not exists (select from pg_catalog.pg_trigger x where x.tgrelid=o.rel and not x.tgisinternal and " + mine("x.xmin") + ")" +
+		" and not exists (select from pg_catalog.pg_rewrite x where x.ev_class=o.rel and " + mine("x.xmin") + ")" +
+		" and not exists (select from pg_catalog.pg_policy x where x.polrelid=o.rel and " + mine("x.xmin") + ")" +
 		" and not exists (select from pg_catalog.pg_description x where x.objoid=o.rel and x.classoid=1259 and " + mine("x.xmin") + "); " +
-		"raise exception using errcode='" + codeOutside + "',schema=o.schema,table=o.name,message=pg_catalog.format('%I.%I is not in the store',o.schema,o.name); end loop; " +
-		"for o in select i.type,i.identity from (select p.classid,p.objid " + inPublic + " and (" + mine("p.xmin") +
-		" or exists (select from pg_catalog.pg_proc x where p.classid=1255 and x.oid=p.objid and " + mine("x.xmin") + ")" +
-		" or exists (select from pg_catalog.pg_type x where p.classid=1247 and x.oid=p.objid and " + mine("x.xmin") + "))) m, pg_catalog.pg_identify_object(m.classid,m.objid,0) i" +
-		" union all select 'extension',x.extname from pg_catalog.pg_extension x where " + mine("x.xmin") + " loop " + refuse("o.type||' '||o.identity") + "; end loop; " +
-		"if (select pg_catalog.count(*) " + inPublic + ")<pg_catalog.current_setting('tenement.before',true)::int8 then " + refuse("'something dropped from public'") + "; end if; " +
+		refuse + "pg_catalog.format('%s.%I is not in the store',o.schema,o.name),schema=o.schema::pg_catalog.text,table=o.name; end loop; " +
+		"select pg_catalog.count(*) as now,pg_catalog.count(*) filter (where " + mine("p.xmin") + ") as made," +
+		"pg_catalog.count(*) filter (where p.classid=1255 and exists (select from pg_catalog.pg_proc x where x.oid=p.objid and " + mine("x.xmin") + ")) as changed," +
+		"(select pg_catalog.count(*) from pg_catalog.pg_extension x where " + mine("x.xmin") + ") as extended into o " + inPublic + "; " +
+		"if o.made>0 or o.changed>0 then " + refuse + "'what was made or changed in the schema public is not in the store'; end if; " +
+		"if o.extended>0 then " + refuse + "'an extension is the whole database''s and not in the store'; end if; " +
+		"if o.now<pg_catalog.current_setting('tenement.before',true)::int8 or " + partsInPublic + "<>pg_catalog.current_setting('tenement.parts',true) then " + refuse + "'what was dropped from the schema public, or from a table in it, is not in the store'; end if; " +
 		"end $look$;"
 }
 
@@ -79,12 +89,12 @@ func outside(err error) bool {
 // commit, and a statement outside of one gets one.
 type watchedSession struct {
 	*session
-	inTx bool
+	watching bool // a transaction of its own or the caller's is open
 }
 
 // plain reports whether a statement is run as it is: it belongs to a transaction already, or is itself a BEGIN or COMMIT.
 func (w *watchedSession) plain(query string) bool {
-	return w.inTx || !w.session.c.idle() || classify(query)&control != 0
+	return w.watching || w.inTx || !w.c.idle() || classify(query)&control != 0
 }
 
 // watch returns the session that looks, where that is needed.
@@ -141,14 +151,17 @@ func noTransaction(err error) bool {
 
 func (w *watchedSession) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
 	tx, err := w.session.BeginTx(ctx, opts)
+	if err != nil || opts.ReadOnly {
+		return tx, err
+	}
+	if err = w.open(ctx); err == nil {
+		err = w.c.texts(ctx, beforeSQL(w.c.unit.rt.Store, false), nil)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if _, err := w.session.ExecContext(ctx, beforeSQL(false), nil); err != nil {
 		_ = tx.Rollback()
-		return nil, err
+		return nil, w.fault("begin", err)
 	}
-	w.inTx = true
+	w.watching = true
 	return &watchedTx{Tx: tx, w: w, ctx: ctx}, nil
 }
 
@@ -159,20 +172,20 @@ type watchedTx struct {
 }
 
 func (t *watchedTx) Commit() error {
-	t.w.inTx = false
-	store := t.w.session.c.unit.rt.Store
-	if _, err := t.w.session.ExecContext(t.ctx, lookSQL(store), nil); err != nil {
+	w := t.w
+	w.watching = false
+	if err := w.c.texts(t.ctx, lookSQL(w.c.unit.rt.Store), nil); err != nil {
 		_ = t.Tx.Rollback()
 		if outside(err) {
-			return readOnlyFault("commit", store, err)
+			return readOnlyFault("commit", w.c.unit.rt.Store, err)
 		}
-		return err
+		return w.fault("commit", err)
 	}
 	return t.Tx.Commit()
 }
 
 func (t *watchedTx) Rollback() error {
-	t.w.inTx = false
+	t.w.watching = false
 	return t.Tx.Rollback()
 }
 

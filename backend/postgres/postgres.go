@@ -22,6 +22,29 @@
 // sets search_path for this transaction only. That costs no extra round trip, relies on nothing that a pooled connection
 // was used for before, and leaves nothing to be reset. It is what makes transaction-mode PgBouncer work.
 //
+// # Whose rights tenants' work has
+//
+// By default one role without a log-in, "tenants:DATABASE", does all that is done for tenants: requests, [Backend.Maintenance]
+// handles, the SQL of scripts. It owns what is in the tenants' schemas, but not the schemas, and may read the tables in
+// public and refer to them, also those that are made later by the same log-in. So the server keeps tenants' requests and
+// migrations from changing what is shared ([backend.ErrReadOnlyShared]), and lets them do in their own store what they
+// like. For an application that means:
+//
+//   - current_user is the role, session_user the log-in.
+//   - Sequences in public are not for tenants. What tenants are to write there they write through a SECURITY DEFINER function.
+//   - Temporary tables need the TEMP privilege on the database, which PUBLIC has unless it was revoked.
+//   - Stores made before, by hand or by pg_restore, are refused until [Backend.EnsureRoles] has given them to the role.
+//   - The log-in makes the role, so it needs CREATEROLE once; or a superuser makes it (CREATE ROLE … NOLOGIN; GRANT … TO
+//     the log-in). Its attribute is to be INHERIT. Where it cannot be had, roles are off, with a warning.
+//
+// A direct connection takes the role once, when it is made, and the prefix only verifies it; behind a pooler, and on a
+// pool that was lent, the prefix sets it.
+//
+// The role stops mistakes and injected identifiers. It does not stop SQL that sets out to assume the log-in's rights (SET
+// ROLE, RESET ROLE, set_config('role', …)): the log-in may become the role, and back. What a unit of work does to its role
+// ends with it. It does not keep tenants from each other's schemas either, if they are named: for that there is
+// tenant_role=each. [Config.TenantRole] has the choices.
+//
 // # What a connection may carry on
 //
 // A connection on which a statement made or changed something that outlives its transaction (SET, LISTEN, PREPARE, CREATE
@@ -89,6 +112,7 @@ type Backend struct {
 		oid map[backend.Route]uint32
 	}
 	locks locks
+	code  code // in the database; see leftover.go
 	roles roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
@@ -101,6 +125,7 @@ var (
 	_ backend.ScriptRunner = (*Backend)(nil)
 	_ backend.Locker       = (*Backend)(nil)
 	_ backend.Sweeper      = (*Backend)(nil)
+	_ backend.Advisor      = (*Backend)(nil)
 )
 
 // Open connects to the database that url names, a URL or keyword DSN, and checks that it answers. It returns an error that
@@ -156,7 +181,7 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}
 	be.identities.oid = make(map[backend.Route]uint32)
-	be.native = PGX{be: be, access: driver.AccessTenant}
+	be.native = PGX{be: be, binding: bound(backend.Route{})}
 	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
 	be.shared = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessShared)
 	return be, nil
@@ -167,6 +192,12 @@ func (be *Backend) start(ctx context.Context) (*Backend, error) {
 	err := be.check(ctx)
 	if err == nil {
 		err = be.prepareRoles(ctx)
+	}
+	if err == nil {
+		err = be.lend(ctx, "open", backend.Route{}, func(c *conn) error {
+			c.askCode(ctx)
+			return nil
+		})
 	}
 	if err != nil {
 		_ = be.Close()
@@ -268,7 +299,7 @@ func (be *Backend) PGX() *PGX { return &be.native }
 
 // PGXFor returns a handle that speaks pgx and is bound to rt, as [Backend.DBFor]. It needs no closing.
 func (be *Backend) PGXFor(rt backend.Route) *PGX {
-	return &PGX{be: be, fixed: rt, access: driver.AccessTenant}
+	return &PGX{be: be, binding: bound(rt)}
 }
 
 // Close closes the handles, and the pool when it is the backend's own. See [backend.Backend].

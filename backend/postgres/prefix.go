@@ -1,13 +1,11 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenement-go/tenement/backend"
@@ -348,13 +346,4 @@ func literal(s string) string {
 	var b strings.Builder
 	writeLiteral(&b, s)
 	return b.String()
-}
-
-// refusedByPrefix reports whether err, known to come from the prefix, says that there is no such store for the route.
-func refusedByPrefix(err error) bool {
-	var pe *pgconn.PgError
-	if !errors.As(err, &pe) {
-		return false
-	}
-	return pe.Code == codeNoSchema || pe.Code == codeNoStore
 }

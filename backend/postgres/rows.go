@@ -199,9 +199,12 @@ func (r *sqlRows) ColumnTypeLength(i int) (int64, bool) {
 	case pgtype.TextOID, pgtype.ByteaOID:
 		return math.MaxInt64, true
 	case pgtype.VarcharOID, pgtype.BPCharOID:
+		if f.TypeModifier < typmodHeader {
+			return 0, false // as long as one likes
+		}
 		return int64(f.TypeModifier - typmodHeader), true
 	case pgtype.VarbitOID:
-		return int64(f.TypeModifier), true
+		return int64(f.TypeModifier), f.TypeModifier >= 0
 	}
 	return 0, false
 }
@@ -211,7 +214,7 @@ const typmodHeader = 4 // what Postgres adds to the type modifier of types of va
 // ColumnTypePrecisionScale returns those of numeric.
 func (r *sqlRows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
 	f := &r.fields[i]
-	if f.DataTypeOID != pgtype.NumericOID {
+	if f.DataTypeOID != pgtype.NumericOID || f.TypeModifier < typmodHeader {
 		return 0, 0, false
 	}
 	mod := f.TypeModifier - typmodHeader

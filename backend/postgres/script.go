@@ -7,13 +7,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 const (
@@ -36,9 +36,15 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
+	var shared *names
 	for next := 0; next < len(scripts); {
-		err := be.withConn(ctx, "run scripts", backend.Route{}, func(c *pgx.Conn) error {
-			next = be.runOn(ctx, c, scripts, next, opt, faults)
+		err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) (err error) {
+			if shared == nil {
+				if shared, err = c.sharedNames(ctx); err != nil {
+					return err
+				}
+			}
+			next = be.runOn(ctx, c, scripts, next, opt, shared, faults)
 			return nil
 		})
 		if err != nil {
@@ -55,6 +61,9 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
+	if shared != nil && shared.code {
+		be.code.asked.Store(0)
+	}
 	return faults
 }
 
@@ -66,8 +75,8 @@ func failFrom(scripts []backend.Script, faults []error, from int, err error) {
 
 // runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
 // more. It returns which is the next.
-func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
-	refused, err := be.identifyAll(ctx, c, scripts[next:])
+func (be *Backend) runOn(ctx context.Context, c *conn, scripts []backend.Script, next int, opt backend.ScriptOptions, shared *names, faults []error) int {
+	refused, err := be.identifyAll(ctx, c.pg, scripts[next:])
 	if err != nil {
 		failFrom(scripts, faults, next, err)
 		return len(scripts)
@@ -78,7 +87,7 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			failFrom(scripts, faults, next, err)
 			return len(scripts)
 		}
-		end, size, changed := next, 0, false
+		end, size := next, 0
 		if err := refuseScript(&scripts[next], refused); err != nil {
 			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
 			next++
@@ -88,41 +97,41 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
 			// than its transaction would change them for those after it.
 			t := classify(scripts[end].SQL)
-			lone := t&(control|sticky) != 0 || refused[scripts[end].Route]
+			lone := t&(control|taints|dooms) != 0 || refused[scripts[end].Route]
 			if lone && end > next { // one that is refused, too
 				break
 			}
 			size += len(scripts[end].SQL)
 			end++
 			if lone {
-				changed = t&sticky != 0
+				c.tainted, c.doomed = c.tainted || t&taints != 0, c.doomed || t&dooms != 0
 				break
 			}
 		}
-		done, ours, err := be.runMessage(ctx, c, scripts[next:end], opt)
+		done, ours, err := c.runMessage(ctx, scripts[next:end], opt, shared)
 		next += done
 		if err != nil {
 			// The script at next failed, and its transaction with it.
 			var pe *pgconn.PgError
-			if c.IsClosed() || !errors.As(err, &pe) {
+			if c.pc.IsClosed() || !errors.As(err, &pe) {
 				unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err)
 				if pgconn.SafeToRetry(err) {
 					unknown = err
 				}
 				faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: unknown}
 				failFrom(scripts, faults, next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
-				closeConn(c)
+				c.close()
 				return len(scripts)
 			}
 			failed := next
 			next++
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			err := c.PgConn().Exec(rctx, "rollback").Close()
+			err := c.texts(rctx, "rollback", nil)
 			cancel()
 			if s := scripts[failed]; ours && pe.Code == codeNoStore && failed != again && err == nil {
 				// Not the schema that was remembered as this owner's. Another one may be by now.
 				be.forget(s.Route)
-				if _, err := be.identifyAll(ctx, c, scripts[failed:next]); err == nil {
+				if _, err := be.identifyAll(ctx, c.pg, scripts[failed:next]); err == nil {
 					if _, known := be.identity(s.Route); known {
 						next, again = failed, failed
 						continue
@@ -131,13 +140,12 @@ func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Scr
 			}
 			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
 			if err != nil {
-				closeConn(c)
+				c.close()
 				return next
 			}
 		}
-		if changed {
-			closeConn(c)
-			return next
+		if c.tainted || c.doomed {
+			return next // on a connection that is clean
 		}
 	}
 	return next
@@ -206,38 +214,30 @@ func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backe
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
 // was a statement of ours, ahead of the script's own text, that failed.
-func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backend.Script, opt backend.ScriptOptions) (done int, ours bool, err error) {
+func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, shared *names) (done int, ours bool, err error) {
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i], preambles[i] = be.writeScript(ctx, &b, &scripts[i], opt)
+		starts[i], preambles[i] = c.be.writeScript(ctx, &b, &scripts[i], opt, shared)
 	}
 	message := b.String()
-	mrr := c.PgConn().Exec(ctx, message)
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
-	var results, since, commits int
-	for mrr.NextResult() {
-		results++
-		tag, err := mrr.ResultReader().Close()
-		if err != nil {
-			continue
-		}
-		since++
-		if tag.String() == "COMMIT" {
+	var since, commits int
+	results, err := c.commands(ctx, message, func() {
+		if since++; c.wire.tagged("COMMIT") {
 			commits++
 			since = 0
 		}
-	}
-	err = mrr.Close()
+	})
 	var pe *pgconn.PgError
 	switch {
 	case err == nil && commits == len(scripts):
 		return commits, false, nil
-	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.IsClosed():
+	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.pc.IsClosed():
 		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
 		for i := range scripts {
-			if _, ours, err := be.runMessage(ctx, c, scripts[i:i+1], opt); err != nil {
+			if _, ours, err := c.runMessage(ctx, scripts[i:i+1], opt, shared); err != nil {
 				return i, ours, err
 			}
 		}
@@ -252,7 +252,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 	ours = results > 0 && since < preambles[done]
 	if errors.As(err, &pe) && pe.Position > 0 {
 		// Characters, of the message: make it of the script's text.
-		if before := int32(utf8.RuneCountInString(message[:starts[done]])); pe.Position > before {
+		if before := int32(sqltext.Characters(message, starts[done])); pe.Position > before {
 			pe.Position -= before
 		} else {
 			pe.Position = 0
@@ -263,7 +263,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
-func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
+func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions, shared *names) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
@@ -302,12 +302,15 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 		}
 	}
 	if be.roles.mode == rolesOff {
-		b.WriteString(beforeSQL(s.Head != ""))
+		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
 	}
 	b.WriteString(be.roles.assumeSQL(s.Route.Store))
 	start = b.Len()
 	b.WriteString(s.SQL)
 	b.WriteString("\n;")
+	if !s.Create && (makes(s.Head) && shared.hidden(s.Head) || shared.hidden(s.SQL)) {
+		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
+	}
 	if be.roles.mode == rolesOff {
 		b.WriteString(lookSQL(s.Route.Store))
 	}
