@@ -270,7 +270,7 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 	}
 	// SET LOCAL is cheap, a SELECT is not: there is one.
 	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
-	if be.roles.mode != rolesOff {
+	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
 		ours = append(ours, "set local role none")
 	}
 	if opt.Async {
