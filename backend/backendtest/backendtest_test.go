@@ -111,6 +111,8 @@ var faultsFor = map[string][]fault{
 	"lock/one key at a time":                                                          {locksAll},
 	"lock/fences what is done under it":                                               {fencesNothing},
 	"sweep/removes what is left over and nothing else":                                {sweepsNothing},
+	"backup/writes a new file or nothing":                                             {backsUpAny, ownerUnchecked},
+	"sql/times":                                                                       {timesAsPrinted},
 	"sql/values round-trip":                                                           {valuesAsText},
 	"sql/results of a statement":                                                      {countsNothing},
 	"sql/no rows":                                                                     {errorsAsText},

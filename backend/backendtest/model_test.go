@@ -74,6 +74,7 @@ const (
 	planCached      fault = "a query's columns are remembered for all tenants"
 	vacuumRefused   fault = "VACUUM runs in a transaction"
 	readsOutside    fault = "queries run outside the transaction"
+	timesAsPrinted  fault = "times are stored as Go prints them"
 	valuesAsText    fault = "values come back as text"
 	countsNothing   fault = "RowsAffected is always 0"
 	errorsAsText    fault = "the driver's errors are turned into text"
@@ -104,6 +105,7 @@ const (
 	fencesNothing fault = "a fence keeps nothing out"
 	locksAll      fault = "there is one lock for all keys"
 	sweepsNothing fault = "sweeping removes nothing"
+	backsUpAny    fault = "a backup replaces what is there"
 )
 
 // place is where the model's stores are: a directory, and what its processes would keep on disk beside it.
@@ -484,6 +486,18 @@ func (m *model) CreateFrom(ctx context.Context, rt backend.Route, key string, bu
 	return os.WriteFile(m.stores[m.key(rt.Store)].path, text, 0o600)
 }
 
+func (m *model) Backup(ctx context.Context, rt backend.Route, path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		if !m.faults[backsUpAny] {
+			return os.ErrExist
+		}
+		_ = os.Remove(path)
+	}
+	db := m.Maintenance(rt)
+	_, err := db.ExecContext(ctx, "VACUUM INTO ?", path)
+	return errors.Join(err, db.Close())
+}
+
 func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	if m.faults[locksAll] {
 		key = ""
@@ -759,6 +773,11 @@ func (s *modelSession) after(query string, err error) error {
 func (s *modelSession) args(query string, args []sqldriver.NamedValue) []sqldriver.NamedValue {
 	if s.m.faults[argumentsPadded] && len(args) == 0 && strings.Contains(query, "$1") {
 		return []sqldriver.NamedValue{{Ordinal: 1}}
+	}
+	for i, a := range args {
+		if t, ok := a.Value.(time.Time); ok && !s.m.faults[timesAsPrinted] {
+			args[i].Value = t.UTC().Format("2006-01-02 15:04:05.000000")
+		}
 	}
 	return args
 }

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"slices"
 	"strings"
 
 	driver "modernc.org/sqlite"
@@ -8,7 +9,7 @@ import (
 
 // effect is what a statement does beyond reading, as SQLite's compiler announces it to the authorizer. It is exact
 // where looking at the text would be a guess (a CTE before an INSERT, a pragma behind a table-valued function).
-type effect uint8
+type effect uint16
 
 const (
 	// writes: it changes a database, so it needs the writer's turn.
@@ -16,13 +17,21 @@ const (
 	// taints: it leaves something on the connection (a setting, a temporary table, a transaction of its own), which
 	// must not serve anyone else afterwards.
 	taints
-	// begins and ends: it opens (or may open) or ends a transaction by text.
+	// begins and ends: it may open or end a transaction.
 	begins
 	ends
 	// looksUp: it asks about tables by name without failing where there is none (pragmas, and the functions made of them).
 	looksUp
 	// sharedRead: it reads a shared table. Its compilation went by the tables that the tenant had then.
 	sharedRead
+	// defines: it makes or alters tables.
+	defines
+	// setsKeys: it is PRAGMA foreign_keys with a value.
+	setsKeys
+	// reachesAll: a pragma that does something to all attached databases when it names none.
+	reachesAll
+	// varies: what it does is not the same each time it is done: it asks for the time, or for something random.
+	varies
 )
 
 const (
@@ -35,16 +44,24 @@ const (
 
 // authorize is SQLite's authorizer callback. It runs while a statement is compiled, on the goroutine that uses c.
 func (c *conn) authorize(action driver.AuthorizerActionCode, arg1, arg2, schema, _ string) driver.AuthorizerReturnCode {
+	if c.own {
+		return driver.AuthorizerOK
+	}
 	e, allowed := c.judge(action, arg1, arg2, schema)
 	switch {
 	case !allowed:
 		c.denied = deniedForGood
+	case action == driver.AuthPragma && e&reachesAll != 0 && schema == "" && c.attached:
+		c.denied = deniedEverywhere
 	case c.readOnly && e&writes != 0:
 		c.denied = deniedInReadOnlyTx
 	case c.script && action == driver.AuthTransaction:
 		c.denied = deniedInScript
 	default:
 		c.effects |= e
+		if c.st != nil && c.st.seen != nil {
+			c.st.seen.note(e)
+		}
 		return driver.AuthorizerOK
 	}
 	return driver.AuthorizerDeny
@@ -58,16 +75,20 @@ const (
 	deniedForGood
 	deniedInReadOnlyTx
 	deniedInScript
+	deniedEverywhere
 )
 
 // judge says what an action does and whether it may be done at all.
 func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema string) (effect, bool) {
 	switch action {
 	case driver.AuthSelect, driver.AuthRecursive:
-		return 0, true
+		// CREATE TABLE AS SELECT names the functions before it says that it selects.
+		e := c.deferred
+		c.defining, c.deferred = false, 0
+		return e, true
 	case driver.AuthFunction:
 		// arg2 is the function. The driver has extension loading off; this holds even if it were turned on.
-		return 0, !strings.EqualFold(arg2, "load_extension")
+		return c.judgeFunction(arg2), !strings.EqualFold(arg2, "load_extension")
 	case driver.AuthRead:
 		if schema == sharedSchema {
 			return sharedRead, true
@@ -81,12 +102,15 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 			return 0, true // VACUUM's own, over when it is
 		}
 		if arg1 == "BEGIN" {
-			return begins | taints | writes, true
+			return begins | writes, true
 		}
-		return ends | taints, true
+		return ends, true
 	case driver.AuthSavepoint:
-		if arg1 == "BEGIN" {
+		switch arg1 {
+		case "BEGIN":
 			return begins, true // outside of a transaction it opens one
+		case "RELEASE":
+			return ends, true // the outermost one, when there is no BEGIN around it
 		}
 		return 0, true
 	case driver.AuthPragma:
@@ -95,18 +119,26 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 	case driver.AuthAttach:
 		// VACUUM attaches a database without a name. So could a statement whose file name is an expression, hence
 		// the flag, which is set while a VACUUM runs and nothing else.
-		if c.attaching {
-			return 0, true
-		}
 		return writes, c.vacuum && arg1 == ""
 	case driver.AuthDetach:
 		return 0, false
 	case driver.AuthAlterTable:
-		return writes, !c.protected(arg1, arg2) // arg1 is the schema, arg2 the table
+		c.defining = true
+		return writes | defines, !c.protected(arg1, arg2) // arg1 is the schema, arg2 the table
 	case driver.AuthCreateTempIndex, driver.AuthCreateTempTable, driver.AuthCreateTempTrigger, driver.AuthCreateTempView,
 		driver.AuthDropTempIndex, driver.AuthDropTempTable, driver.AuthDropTempTrigger, driver.AuthDropTempView:
 		return writes | taints, true
-	case driver.AuthInsert, driver.AuthUpdate, driver.AuthDelete, driver.AuthDropTable, driver.AuthCreateTable:
+	case driver.AuthCreateTable:
+		c.defining = true
+		e, allowed := c.judgeWrite(arg1, schema)
+		return e | defines, allowed
+	case driver.AuthInsert, driver.AuthUpdate, driver.AuthDelete, driver.AuthDropTable:
+		switch {
+		case action == driver.AuthUpdate && arg1 == "sqlite_master":
+			c.defining, c.deferred = false, 0 // the last of what making a table does
+		case action == driver.AuthInsert && strings.HasPrefix(arg1, "goose_"):
+			c.forgive = true // goose's version tables say when the migrations were run, which is when the template was made
+		}
 		return c.judgeWrite(arg1, schema)
 	case driver.AuthCreateTrigger, driver.AuthCreateIndex, driver.AuthDropTrigger, driver.AuthDropIndex:
 		return c.judgeWrite(arg2, schema) // arg1 is the trigger or the index
@@ -114,6 +146,28 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		// Views, virtual tables, REINDEX, ANALYZE, and whatever a later SQLite invents: changes to its schema.
 		return c.judgeWrite("", schema)
 	}
+}
+
+// varying are the functions whose result is not determined by their arguments (or need not be: strftime('%s','now')).
+var varying = []string{
+	"current_timestamp", "current_time", "current_date", "date", "time", "datetime", "julianday", "unixepoch", "strftime",
+	"timediff", "random", "randomblob",
+}
+
+// judgeFunction looks for functions that a template may not have run. Those named where a table is defined (DEFAULT
+// CURRENT_TIMESTAMP) run later, when a row is made.
+func (c *conn) judgeFunction(name string) effect {
+	switch {
+	case !slices.Contains(varying, strings.ToLower(name)):
+		return 0
+	case c.forgive:
+		c.forgive = false
+		return 0
+	case c.defining:
+		c.deferred = varies
+		return 0
+	}
+	return varies
 }
 
 func (c *conn) judgeWrite(table, schema string) (effect, bool) {
@@ -160,8 +214,13 @@ func (c *conn) judgePragma(name, value, schema string) (effect, bool) {
 		if name == "writable_schema" || name == "schema_version" || schema == sharedSchema {
 			return 0, false
 		}
+		if name == "foreign_keys" {
+			return writes | taints | setsKeys, true
+		}
 		return writes | taints, true
-	case "optimize", "wal_checkpoint", "incremental_vacuum", "shrink_memory":
+	case "optimize", "wal_checkpoint":
+		return writes | taints | reachesAll, schema != sharedSchema
+	case "incremental_vacuum", "shrink_memory":
 		return writes | taints, schema != sharedSchema
 	}
 	return 0, false

@@ -135,7 +135,7 @@ func build20(ctx context.Context, db *sql.DB) error {
 
 func BenchmarkRandomTenant(b *testing.B) {
 	const stores, kept = 2000, 256
-	be := open(b, func(o *sqlite.Options) { o.MaxOpenStores = kept; o.Synchronous = sqlite.Off })
+	be := open(b, func(o *sqlite.Config) { o.MaxOpenStores = kept; o.Synchronous = sqlite.Off })
 	exec(b, b.Context(), be.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY, name TEXT)")
 	var routes []backend.Route
 	var paths []string

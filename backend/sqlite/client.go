@@ -22,7 +22,7 @@ func (b *Backend) ClientCommand(ctx context.Context, rt backend.Route) (backend.
 	return backend.ClientCommand{
 		Name: "sqlite3",
 		Args: []string{
-			"-cmd", ".timeout " + strconv.FormatInt(b.opts.BusyTimeout.Milliseconds(), 10),
+			"-cmd", ".timeout " + strconv.FormatInt(b.cfg.BusyTimeout.Milliseconds(), 10),
 			"-cmd", "PRAGMA foreign_keys=ON",
 			"-cmd", b.attach, // read-only
 			"-cmd", ".prompt '" + rt.Store.String() + "> ' '   ...> '",

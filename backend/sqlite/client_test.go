@@ -18,7 +18,7 @@ func TestClientCommandOpensTheStore(t *testing.T) {
 	if err != nil {
 		t.Skip("sqlite3 is not installed")
 	}
-	be, err := sqlite.Open(t.Context(), sqlite.Options{Dir: t.TempDir() + "/it's here"})
+	be, err := sqlite.Open(t.Context(), t.TempDir()+"/it's here", sqlite.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, be.Close()) })
 	_, err = be.Shared().ExecContext(t.Context(), "CREATE TABLE plans (name TEXT); INSERT INTO plans VALUES ('pro')")

@@ -26,7 +26,7 @@ func TestConformance(t *testing.T) {
 					maxConns = 40
 				}
 				// What is tested does not survive a power failure anyway; syncing would cost most of the time.
-				b, err := sqlite.Open(t.Context(), sqlite.Options{Dir: dir, MaxOpenStores: maxConns, Synchronous: sqlite.Off})
+				b, err := sqlite.Open(t.Context(), dir, sqlite.Config{MaxOpenStores: maxConns, Synchronous: sqlite.Off})
 				require.NoError(t, err)
 				t.Cleanup(func() { require.NoError(t, b.Close()) })
 				return b

@@ -7,14 +7,15 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 // raw is what the driver underneath gives: everything this package uses of it.
@@ -25,6 +26,8 @@ type raw interface {
 	driver.QueryerContext
 	driver.Validator
 	sqlite.AuthorizerRegisterer
+	sqlite.DBStatus
+	NewBackup(dst string) (*sqlite.Backup, error)
 }
 
 // conn is a real connection to one store. One unit of work uses it at a time; Drop, Rename and Close may take it away
@@ -35,22 +38,24 @@ type conn struct {
 
 	mu    sync.Mutex // held during each call into SQLite
 	raw   raw        // nil: closed
-	stmts map[string]*stmt
+	stmts *simplelru.LRU[string, *stmt]
 	open  []*rows // those not closed yet
-	clock uint64  // counts uses of statements, to find the one unused for longest
 
 	// What the authorizer saw, and how it is to judge. Only touched by the goroutine that is in SQLite.
 	effects  effect
 	denied   denial
+	own      bool // a statement of this package's own: nothing is judged, nothing is noted
 	readOnly bool // within a read-only transaction
 	script   bool // within a script, which has no business with transactions of its own
 	vacuum   bool // a VACUUM runs, alone
+	defining bool // what is compiled defines a table; the functions it names do not run
+	deferred effect // what they would do if it runs a query too
+	forgive  bool   // the next function that varies does not matter
 
-	attached  bool // the shared store is
-	attaching bool
-
-	tainted bool  // not to be used by anyone else
-	schema  int64 // the tenant's schema version that the statements which read shared tables were compiled for
+	attached bool  // the shared store is
+	lenient  bool  // foreign keys are off
+	tainted  bool  // not to be used by anyone else
+	schema   int64 // the tenant's schema version that the statements which read shared tables were compiled for
 }
 
 // dsn returns the driver's name for the file at path.
@@ -58,10 +63,10 @@ func dsn(path, mode string) string { return uri(path, mode) + "&_error_rc=1&_def
 
 // settings returns the text that readies a connection. It is cheaper than parameters of the DSN, which the driver parses
 // several times over.
-func (o Options) settings() string {
-	return "PRAGMA busy_timeout=" + strconv.FormatInt(o.BusyTimeout.Milliseconds(), 10) +
-		"; PRAGMA trusted_schema=0; PRAGMA foreign_keys=1; PRAGMA cache_size=-" + strconv.Itoa(o.CacheSize) +
-		"; PRAGMA synchronous=" + string(o.Synchronous)
+func (cfg Config) settings() string {
+	return "PRAGMA busy_timeout=" + strconv.FormatInt(cfg.BusyTimeout.Milliseconds(), 10) +
+		"; PRAGMA trusted_schema=0; PRAGMA foreign_keys=1; PRAGMA cache_size=-" + strconv.Itoa(cfg.CacheSize) +
+		"; PRAGMA synchronous=" + string(cfg.Synchronous)
 }
 
 // uri returns SQLite's URI for an absolute path.
@@ -73,7 +78,7 @@ func uri(path, mode string) string {
 	return (&url.URL{Scheme: "file", Path: path}).String() + "?mode=" + mode
 }
 
-// dial opens a connection to the file at path, which must be there unless mode is rwc.
+// dial opens a connection to the file that dsn names, which must be there unless its mode is rwc.
 func dial(ctx context.Context, dsn string) (raw, error) {
 	connector, err := sqlite.NewConnector(dsn)
 	if err != nil {
@@ -103,145 +108,91 @@ func ask(ctx context.Context, r raw, query string) (int64, error) {
 	return n, errors.Join(err, rs.Close())
 }
 
-// stmt is a prepared statement in a connection's cache, and the rows of its execution.
+// stmt is a statement, or a text of several, and the rows of its execution.
 type stmt struct {
 	driver interface {
 		driver.Stmt
 		driver.StmtExecContext
 		driver.StmtQueryContext
-	}
+	} // nil: a text of several statements, which the driver compiles one by one as they run
 	query   string
 	effects effect
-	used    uint64
-	cached  bool
+	kept    bool // in its connection's cache
 	vacuum  bool
 	rows    rows // in use while rows.in is set
 }
 
-// alone reports whether query is one statement at most. A semicolon with something after it counts as a second one,
-// wherever it stands; only literals and comments are skipped. When in doubt the answer is no.
-func alone(query string) bool {
-	for i := 0; i < len(query); i++ {
-		switch c := query[i]; c {
-		case '\'', '"', '`':
-			end := strings.IndexByte(query[i+1:], c)
-			if end < 0 {
-				return false
-			}
-			i += 1 + end
-		case '[':
-			end := strings.IndexByte(query[i+1:], ']')
-			if end < 0 {
-				return false
-			}
-			i += 1 + end
-		case '-', '/':
-			if n := commentLen(query[i:]); n > 0 {
-				i += n - 1
-			}
-		case '$', '@', ':', '#':
-			// A parameter may be named $a(…), and what is within the parentheses is no literal, whatever it looks like.
-			for i+1 < len(query) && (query[i+1] == ':' || query[i+1] == '$' || query[i+1] >= 0x80 || isNameByte(query[i+1])) {
-				i++
-			}
-			if i+1 < len(query) && query[i+1] == '(' {
-				return false
-			}
-		case ';':
-			return skipBlank(query[i+1:]) == ""
+// newStatements returns a cache of prepared statements. One that has to go while it is in use is closed when it is done.
+func newStatements(size int) *simplelru.LRU[string, *stmt] {
+	cache, _ := simplelru.NewLRU(size, func(_ string, st *stmt) { // it fails for a size below 1
+		st.kept = false
+		if st.rows.in == nil {
+			_ = st.driver.Close()
 		}
-	}
-	return true
+	})
+	return cache
 }
 
-func isNameByte(c byte) bool {
-	return c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c == '_'
+// done lets go of a statement that is not in the cache.
+func (st *stmt) done() error {
+	if st.kept || st.driver == nil {
+		return nil
+	}
+	return st.driver.Close()
 }
 
-// commentLen returns the length of the comment that s begins with, or 0.
-func commentLen(s string) int {
-	switch {
-	case strings.HasPrefix(s, "--"):
-		if end := strings.IndexByte(s, '\n'); end >= 0 {
-			return end + 1
-		}
-		return len(s)
-	case strings.HasPrefix(s, "/*"):
-		if end := strings.Index(s[2:], "*/"); end >= 0 {
-			return end + 4
-		}
-		return len(s)
-	}
-	return 0
-}
-
-// skipBlank returns s without the white space, comments and semicolons it begins with.
-func skipBlank(s string) string {
-	for s != "" {
-		switch s[0] {
-		case ' ', '\t', '\n', '\r', '\f', ';':
-			s = s[1:]
-		default:
-			n := commentLen(s)
-			if n == 0 {
-				return s
-			}
-			s = s[n:]
-		}
-	}
-	return s
-}
-
-// keyword reports whether s begins with word (in upper case) and no longer one.
-func keyword(s, word string) bool {
-	if len(s) < len(word) || !strings.EqualFold(s[:len(word)], word) {
-		return false
-	}
-	if len(s) == len(word) {
-		return true
-	}
-	c := s[len(word)] | 0x20
-	return !(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && s[len(word)] != '_'
-}
-
-// likelyWrite guesses from the first letter whether a statement writes. A wrong guess costs a detour, nothing else.
-func likelyWrite(query string) bool {
-	query = skipBlank(query)
-	if query == "" {
-		return false
-	}
-	switch query[0] | 0x20 {
-	case 'i', 'u', 'd', 'r', 'c', 'a', 'b': // INSERT, UPDATE, DELETE, DROP, REPLACE, CREATE, ALTER, BEGIN, …
-		return true
-	}
-	return false
-}
-
-// prepare returns the statement of a text that is a single one, from the cache when it is there and free. The caller
-// holds c.mu.
-func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
-	c.clock++
-	cached := c.stmts[query]
-	if cached != nil && cached.rows.in == nil {
-		if cached.effects&sharedRead == 0 {
-			cached.used = c.clock
-			return cached, nil
-		}
+// compile returns the statement of a text, from the cache when it is there and free. The caller holds c.mu.
+func (c *conn) compile(ctx context.Context, query string) (*stmt, error) {
+	cached, hit := c.stmts.Get(query)
+	if hit && cached.effects&sharedRead != 0 {
 		if err := c.checkSchema(ctx); err != nil {
 			return nil, err
 		}
-		if cached = c.stmts[query]; cached != nil {
-			cached.used = c.clock
-			return cached, nil
+		cached, hit = c.stmts.Get(query)
+	}
+	switch {
+	case hit && cached.rows.in == nil:
+		return cached, nil
+	case !hit && !alone(query):
+		// It is not known what it does; the authorizer looks at each of its statements as they come.
+		return &stmt{query: query, effects: writes}, c.attach(ctx)
+	}
+	st, err := c.prepare(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if st.effects&sharedRead != 0 && !hit {
+		// Compiled by what this connection believes the tenant's tables to be: a table that another connection made
+		// since would have to win over the shared one of its name.
+		if fresh, err := c.schemaChanged(ctx); err != nil || fresh {
+			_ = st.driver.Close()
+			if err != nil {
+				return nil, err
+			}
+			return c.compile(ctx, query)
 		}
 	}
-	if !c.attached && attachFirst(query) {
+	// A statement in use (nested rows of one text) and one that taints are not worth keeping.
+	if !hit && st.effects&taints == 0 {
+		st.kept = true
+		c.stmts.Add(query, st)
+	}
+	return st, nil
+}
+
+// prepare compiles one statement, with the shared store attached where that may matter: attaching it is a fair part of
+// what opening a store costs, and most connections of a store that comes and goes see but a few statements. A name that
+// the tenant has is the tenant's whether or not the shared store is attached; one that it has not fails to compile, and is
+// compiled again with it.
+func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
+	text := mainOnly(query)
+	if attachFirst(text) {
 		if err := c.attach(ctx); err != nil {
 			return nil, err
 		}
 	}
-	c.effects, c.denied = 0, notDenied
-	ds, err := c.raw.PrepareContext(ctx, query)
+	c.effects, c.denied, c.defining, c.deferred, c.forgive = 0, notDenied, false, 0, false
+	ds, err := c.raw.PrepareContext(ctx, text)
 	if !c.attached && (code(err) == sqlite3.SQLITE_ERROR || (err == nil && c.effects&looksUp != 0)) {
 		// It may mean a shared table.
 		if err == nil {
@@ -251,12 +202,12 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 			return nil, err
 		}
 		c.effects, c.denied = 0, notDenied
-		ds, err = c.raw.PrepareContext(ctx, query)
+		ds, err = c.raw.PrepareContext(ctx, text)
 	}
 	if err != nil {
 		return nil, err
 	}
-	st := &stmt{query: query, effects: c.effects, used: c.clock}
+	st := &stmt{query: query, effects: c.effects}
 	if keyword(skipBlank(query), "VACUUM") {
 		st.effects |= writes // compiled without a word to the authorizer
 		st.vacuum = true
@@ -266,45 +217,70 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 		driver.StmtExecContext
 		driver.StmtQueryContext
 	})
-	if st.effects&sharedRead != 0 && cached == nil {
-		// Compiled by what this connection believes the tenant's tables to be: a table that another connection made
-		// since would have to win over the shared one of its name.
-		if fresh, err := c.schemaChanged(ctx); err != nil || fresh {
-			_ = ds.Close()
-			if err != nil {
-				return nil, err
-			}
-			return c.prepare(ctx, query)
-		}
-	}
-	// A statement in use (nested rows of one text) and one that taints are not worth keeping.
-	if cached == nil && st.effects&taints == 0 {
-		c.keep(st)
-	}
 	return st, nil
 }
 
-// attach attaches the shared store. It is put off until a statement needs it, since it is a fair part of what opening a
-// store costs, and most connections of a store that comes and goes see but a few statements. A name that the tenant has
-// is the tenant's whether or not the shared store is attached; one that it has not fails to compile, and is compiled
-// again with it.
-func (c *conn) attach(ctx context.Context) error {
-	saved := c.effects
-	c.attaching = true
-	_, err := c.raw.ExecContext(ctx, c.st.b.attach, nil)
-	c.attaching, c.effects, c.denied = false, saved, notDenied
-	if err != nil {
-		return err
-	}
-	c.attached = true
-	return nil
+// run executes a statement of this package's own, of which the authorizer is not to know. The caller holds c.mu.
+func (c *conn) run(ctx context.Context, query string) error {
+	c.own = true
+	_, err := c.raw.ExecContext(ctx, query, nil)
+	c.own = false
+	return err
 }
 
-// attachFirst reports whether a statement does something else, rather than fail, where a name is unknown: DROP … IF EXISTS,
-// and ANALYZE.
-func attachFirst(query string) bool {
-	query = skipBlank(query)
-	return keyword(query, "DROP") || keyword(query, "ANALYZE") || keyword(query, "EXPLAIN")
+// control executes BEGIN, COMMIT or ROLLBACK. The caller holds c.mu.
+func (c *conn) control(ctx context.Context, query string) error {
+	effects := c.effects
+	st, err := c.compile(ctx, query)
+	if err == nil {
+		_, err = st.driver.ExecContext(ctx, nil)
+	}
+	c.effects = effects // SQLite compiles again, and tells the authorizer, whenever it sees fit
+	return err
+}
+
+// inTransaction asks SQLite whether a transaction is open (what sqlite3_get_autocommit says, which the driver does not
+// pass on): PRAGMA synchronous with a value does not compile within one, and for the temporary database it does nothing
+// else (pragma.c, PragTyp_SYNCHRONOUS). The caller holds c.mu.
+func (c *conn) inTransaction() bool {
+	if c.raw == nil {
+		return false
+	}
+	c.own = true
+	ds, err := c.raw.PrepareContext(context.Background(), "PRAGMA temp.synchronous=1")
+	c.own = false
+	if err != nil {
+		c.tainted = c.tainted || code(err) != sqlite3.SQLITE_ERROR // it could not tell
+		return true
+	}
+	_ = ds.Close()
+	return false
+}
+
+// attach attaches the shared store. The caller holds c.mu.
+func (c *conn) attach(ctx context.Context) error {
+	if c.attached {
+		return nil
+	}
+	err := c.st.b.withDescriptors(func() error { return c.run(ctx, c.st.b.attach) })
+	c.attached = err == nil
+	return err
+}
+
+// setForeignKeys has foreign keys enforced, or not. It does nothing within a transaction. The caller holds c.mu.
+func (c *conn) setForeignKeys(ctx context.Context, on bool) error {
+	if c.lenient == !on {
+		return nil
+	}
+	text := "PRAGMA foreign_keys=0"
+	if on {
+		text = "PRAGMA foreign_keys=1"
+	}
+	err := c.run(ctx, text)
+	if err == nil {
+		c.lenient = !on
+	}
+	return err
 }
 
 // schemaProbe makes SQLite compare the schema it has in memory with the file's, which it does for the files that a
@@ -317,8 +293,6 @@ const (
 // schemaChanged reports whether the tenant's schema is another than when it was last asked, and has SQLite read it
 // again if so.
 func (c *conn) schemaChanged(ctx context.Context) (bool, error) {
-	saved := c.effects
-	defer func() { c.effects = saved }()
 	version, err := c.number(ctx, schemaVersion)
 	if err != nil || version == c.schema {
 		return false, err
@@ -336,18 +310,18 @@ func (c *conn) checkSchema(ctx context.Context) error {
 	if err != nil || !changed {
 		return err
 	}
-	for query, st := range c.stmts {
-		if st.effects&sharedRead != 0 && st.rows.in == nil {
-			_ = st.driver.Close()
-			delete(c.stmts, query)
+	for _, query := range c.stmts.Keys() {
+		if st, ok := c.stmts.Peek(query); ok && st.effects&sharedRead != 0 && st.rows.in == nil {
+			c.stmts.Remove(query)
 		}
 	}
 	return nil
 }
 
-// number runs a query of this package's own and returns its first value, or io.EOF.
+// number runs a query of this package's own, compiled once, and returns its first value, or io.EOF.
 func (c *conn) number(ctx context.Context, query string) (int64, error) {
-	st, err := c.prepare(ctx, query)
+	effects := c.effects
+	st, err := c.compile(ctx, query)
 	if err != nil {
 		return 0, err
 	}
@@ -360,67 +334,21 @@ func (c *conn) number(ctx context.Context, query string) (int64, error) {
 	if cerr := in.Close(); err == nil {
 		err = cerr
 	}
+	c.effects = effects
 	n, _ := dest[0].(int64)
 	return n, err
 }
 
-// keep puts a statement into the cache, at the cost of the one unused for longest when it is full.
-func (c *conn) keep(st *stmt) {
-	if len(c.stmts) >= c.st.b.opts.Statements {
-		var oldest *stmt
-		for _, s := range c.stmts {
-			if s.rows.in == nil && (oldest == nil || s.used < oldest.used) {
-				oldest = s
-			}
-		}
-		if oldest == nil {
-			return
-		}
-		_ = oldest.driver.Close()
-		delete(c.stmts, oldest.query)
+// usable reports why the connection cannot be used any more. The caller holds c.mu.
+func (c *conn) usable(op string) error {
+	if err := c.st.fate(); err != nil {
+		_ = c.close()
+		return &backend.Error{Op: op, Store: c.st.name, Err: err}
 	}
-	st.cached = true
-	c.stmts[st.query] = st
-}
-
-// done lets go of a statement that is not in the cache.
-func (st *stmt) done() error {
-	if st.cached {
-		return nil
+	if c.raw == nil {
+		return &backend.Error{Op: op, Store: c.st.name, Err: errors.New("the connection was closed")}
 	}
-	return st.driver.Close()
-}
-
-// run executes a statement of this package's own (BEGIN, COMMIT, …). The caller holds c.mu.
-func (c *conn) run(ctx context.Context, query string) error {
-	st, err := c.prepareOwn(ctx, query)
-	if err != nil {
-		return err
-	}
-	saved := c.effects
-	_, err = st.driver.ExecContext(ctx, nil)
-	c.effects = saved // SQLite compiles again, and tells the authorizer, whenever it sees fit
-	return err
-}
-
-// prepareOwn is prepare for statements whose effects are ours to know, so that they are cached whatever they do.
-func (c *conn) prepareOwn(ctx context.Context, query string) (*stmt, error) {
-	if st := c.stmts[query]; st != nil {
-		c.clock++
-		st.used = c.clock
-		return st, nil
-	}
-	saved, script := c.effects, c.script
-	c.script = false
-	st, err := c.prepare(ctx, query)
-	c.effects, c.script = saved, script
-	if err != nil {
-		return nil, err
-	}
-	if !st.cached {
-		c.keep(st)
-	}
-	return st, nil
+	return nil
 }
 
 // close closes the connection and all that it holds, and empties the rows that are open on it. The caller holds c.mu.
@@ -432,12 +360,10 @@ func (c *conn) close() error {
 		_ = r.finish()
 	}
 	c.open = nil
-	for _, st := range c.stmts {
-		_ = st.driver.Close()
-	}
-	c.stmts = nil
+	c.stmts.Purge()
 	err := c.raw.Close()
 	c.raw = nil
+	c.st.b.descriptors.conns.Add(-1)
 	return err
 }
 
@@ -448,130 +374,6 @@ func code(err error) int {
 		return e.Code()
 	}
 	return 0
-}
-
-// rows are the rows of one execution. They live in their statement, so that reading costs no allocation more.
-type rows struct {
-	in   driver.Rows // nil: closed
-	s    *session
-	c    *conn
-	st   *stmt // nil: of a text with several statements
-	turn bool  // the writer's turn is given back with them
-}
-
-var (
-	_ driver.RowsColumnTypeDatabaseTypeName = (*rows)(nil)
-	_ driver.RowsColumnTypeLength           = (*rows)(nil)
-	_ driver.RowsColumnTypeNullable         = (*rows)(nil)
-	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
-	_ driver.RowsColumnTypeScanType         = (*rows)(nil)
-)
-
-func (r *rows) Columns() []string {
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	if r.in == nil {
-		return nil
-	}
-	return r.in.Columns()
-}
-
-func (r *rows) Next(dest []driver.Value) error {
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	if err := r.c.usable("query"); err != nil {
-		return err
-	}
-	if r.in == nil {
-		return io.EOF
-	}
-	if err := r.in.Next(dest); err != nil {
-		if err == io.EOF {
-			return err
-		}
-		return r.s.failed("query", err)
-	}
-	for i := range dest {
-		// The driver makes no difference between no bytes and NULL.
-		if v, ok := dest[i].([]byte); ok && v == nil {
-			dest[i] = []byte{}
-		}
-	}
-	return nil
-}
-
-// finish closes the rows underneath. The caller holds c.mu.
-func (r *rows) finish() error {
-	in := r.in
-	if in == nil {
-		return nil
-	}
-	r.in = nil
-	err := in.Close()
-	if r.st != nil {
-		err = errors.Join(err, r.st.done())
-	}
-	return err
-}
-
-func (r *rows) Close() error {
-	r.c.mu.Lock()
-	err := r.finish()
-	if i := slices.Index(r.c.open, r); i >= 0 {
-		r.c.open = slices.Delete(r.c.open, i, i+1)
-	}
-	if err != nil {
-		err = r.s.explain("query", err)
-	}
-	r.s.noteEffects()
-	r.c.mu.Unlock()
-	if r.turn {
-		r.turn = false
-		r.s.endTurn()
-		if err == nil {
-			err = r.s.st.stillThere("query")
-		}
-	}
-	return err
-}
-
-func (r *rows) ColumnTypeDatabaseTypeName(i int) string {
-	if in, ok := r.in.(driver.RowsColumnTypeDatabaseTypeName); ok {
-		return in.ColumnTypeDatabaseTypeName(i)
-	}
-	return ""
-}
-
-func (r *rows) ColumnTypeLength(i int) (int64, bool) {
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	if in, ok := r.in.(driver.RowsColumnTypeLength); ok {
-		return in.ColumnTypeLength(i)
-	}
-	return 0, false
-}
-
-func (r *rows) ColumnTypeNullable(i int) (nullable, ok bool) {
-	if in, ok := r.in.(driver.RowsColumnTypeNullable); ok {
-		return in.ColumnTypeNullable(i)
-	}
-	return false, false
-}
-
-func (r *rows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
-	if in, ok := r.in.(driver.RowsColumnTypePrecisionScale); ok {
-		return in.ColumnTypePrecisionScale(i)
-	}
-	return 0, 0, false
-}
-
-func (r *rows) ColumnTypeScanType(i int) reflect.Type {
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	if in, ok := r.in.(driver.RowsColumnTypeScanType); ok {
-		return in.ColumnTypeScanType(i)
-	}
-	return reflect.TypeFor[any]()
 }
 
 // busy reports whether an error means that somebody else has the file.

@@ -57,7 +57,7 @@ func (b *Backend) CreateFrom(ctx context.Context, rt backend.Route, key string, 
 	return b.create(ctx, rt, "t/"+key, build)
 }
 
-func (b *Backend) create(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error) error {
+func (b *Backend) create(ctx context.Context, rt backend.Route, key string, build buildFunc) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "create", Err: backend.ErrNoTenant}
 	}
@@ -67,8 +67,8 @@ func (b *Backend) create(ctx context.Context, rt backend.Route, key string, buil
 	return nil
 }
 
-// createFile makes a store of a template. fill, when it is given, has its way with the file before it gets its name.
-func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, build func(ctx context.Context, db *sql.DB) error, fill func(temp string) error) error {
+// createFile makes a store of a template. fill, when it is given, changes the file before that gets the store's name.
+func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, build buildFunc, fill func(temp string) error) error {
 	stamp, err := encodeStamp(rt.Owner)
 	if err != nil {
 		return err
@@ -83,21 +83,9 @@ func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, 
 		return err
 	}
 	temp := b.hidden(rt.Store, tempExt)
-	for try := 0; ; try++ {
-		t, err := b.template(ctx, key, build)
-		if err != nil {
-			return err
-		}
-		err = t.copyTo(temp, stamp)
-		if err == nil {
-			break
-		}
-		_ = remove(temp)
-		// Somebody swept the templates: build it again, once.
-		if !errors.Is(err, fs.ErrNotExist) || try > 0 {
-			return err
-		}
-		b.templates.forget(key)
+	if err := b.plant(ctx, key, build, temp, stamp); err != nil {
+		b.clearBuild(temp)
+		return err
 	}
 	err = ctx.Err()
 	if err == nil && fill != nil {
@@ -110,10 +98,7 @@ func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, 
 		err = os.Rename(temp, path)
 	}
 	if err != nil {
-		_ = remove(temp)
-		if fill != nil {
-			_ = removeSideFiles(temp)
-		}
+		b.clearBuild(temp)
 		return err
 	}
 	return syncDir(b.tenants())
@@ -143,27 +128,6 @@ func (b *Backend) check(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-// block keeps this process from opening the store; those who want to wait until unblock.
-func (b *Backend) block(s backend.Store) (unblock func()) {
-	wait := make(chan struct{})
-	b.mu.Lock()
-	b.blocked[s] = wait
-	st := b.stores[s]
-	b.mu.Unlock()
-	if st != nil {
-		<-st.ready
-		if st.err == nil {
-			st.seize(backend.ErrStoreMissing)
-		}
-	}
-	return func() {
-		b.mu.Lock()
-		delete(b.blocked, s)
-		b.mu.Unlock()
-		close(wait)
-	}
-}
-
 // Drop implements [backend.Backend].
 func (b *Backend) Drop(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
@@ -188,7 +152,11 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 		}
 		return err
 	}
-	defer b.block(rt.Store)()
+	unblock, err := b.stores.block(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
+	defer unblock()
 	// From here on nobody opens it; those who have it open find, at their next write or within noticeWithin, that the
 	// name stands for nothing. The file is kept until its -wal is gone, so that it cannot come back half.
 	tombstone := b.hidden(rt.Store, tombstoneExt)
@@ -199,7 +167,7 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 }
 
 // Rename implements [backend.Backend]. When another process has the store open it is asked to let go, which takes a
-// fraction of a second; when a unit of work there goes on for longer than Options.BusyTimeout (or ctx allows), Rename
+// fraction of a second; when a unit of work there goes on for longer than Config.BusyTimeout (or ctx allows), Rename
 // fails and nothing is changed.
 func (b *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
 	if rt.IsZero() || to.IsZero() {
@@ -233,7 +201,11 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 		return err
 	}
 	defer func() { _ = remove(marker) }()
-	defer b.block(rt.Store)()
+	unblock, err := b.stores.block(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
+	defer unblock()
 	if err := b.fold(ctx, from); err != nil {
 		return err
 	}
@@ -256,7 +228,7 @@ func (b *Backend) fold(ctx context.Context, path string) error {
 	defer r.Close()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.NewTimer(b.opts.BusyTimeout)
+	limit := time.NewTimer(b.cfg.BusyTimeout)
 	defer limit.Stop()
 	for {
 		_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
@@ -272,7 +244,7 @@ func (b *Backend) fold(ctx context.Context, path string) error {
 			return fmt.Errorf("%w: it is in use: %w", ErrBusy, ctx.Err())
 		case <-limit.C:
 			return fmt.Errorf("%w: a transaction or another process has been using it for longer than %v; try again: %w",
-				ErrBusy, b.opts.BusyTimeout, err)
+				ErrBusy, b.cfg.BusyTimeout, err)
 		}
 	}
 }
@@ -319,14 +291,15 @@ func (b *Backend) stat(ctx context.Context, s backend.Store) (backend.StoreInfo,
 
 // owner returns the owner of a store, whose file was as described: as it is known where the store is open here.
 func (b *Backend) owner(ctx context.Context, s backend.Store, file os.FileInfo) (string, error) {
-	b.mu.Lock()
-	st := b.stores[s]
-	if st != nil && st.opened && os.SameFile(st.file, file) {
-		defer b.mu.Unlock()
+	if st := b.stores.peek(s); st != nil && os.SameFile(st.file, file) {
 		return st.owner, nil
 	}
-	b.mu.Unlock()
-	return ownerOf(ctx, b.path(s))
+	var owner string
+	err := b.withDescriptors(func() (err error) {
+		owner, err = ownerOf(ctx, b.path(s))
+		return err
+	})
+	return owner, err
 }
 
 // Stores implements [backend.Backend].

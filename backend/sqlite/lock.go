@@ -12,22 +12,16 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // locks excludes callers in this process, in order of arrival, and other processes by locking a file per key. The
 // operating system lets go of the file when the process ends.
 type locks struct {
-	dir string
-	mu  sync.Mutex
-	m   map[string]*keyLock
-}
-
-type keyLock struct {
-	sem  *semaphore.Weighted
-	refs int // those who hold it or wait for it
+	dir    string
+	queues driver.Queues
+	retry  func(func() error) error // when descriptors are short
 }
 
 // errLocked is what tryLockFile returns when another process (or another Backend of this one) has the lock.
@@ -65,44 +59,30 @@ func (b *Backend) tryLock(ctx context.Context, key string) (unlock func(), err e
 }
 
 func (l *locks) lock(ctx context.Context, key string, wait bool) (unlock func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	k := l.m[key]
-	if k == nil {
-		k = &keyLock{sem: semaphore.NewWeighted(1)}
-		l.m[key] = k
-	}
-	k.refs++
-	l.mu.Unlock()
-	leave := func() {
-		l.mu.Lock()
-		if k.refs--; k.refs == 0 {
-			delete(l.m, key)
-		}
-		l.mu.Unlock()
-	}
-	if wait {
-		err = k.sem.Acquire(ctx, 1)
-	} else if !k.sem.TryAcquire(1) {
-		err = errLocked
-	}
+	leave, err := l.enter(ctx, key, wait)
 	if err != nil {
-		leave()
 		return nil, err
 	}
 	free, err := l.lockFile(ctx, key, wait)
 	if err != nil {
-		k.sem.Release(1)
 		leave()
 		return nil, err
 	}
 	return sync.OnceFunc(func() {
 		free()
-		k.sem.Release(1)
 		leave()
 	}), nil
+}
+
+func (l *locks) enter(ctx context.Context, key string, wait bool) (leave func(), err error) {
+	if wait {
+		return l.queues.Enter(ctx, key)
+	}
+	leave, ok := l.queues.TryEnter(key)
+	if !ok {
+		return nil, errLocked
+	}
+	return leave, ctx.Err()
 }
 
 // lockFile locks the key's file. The file is removed by whoever unlocks it, so those who wait look again whether what
@@ -112,7 +92,11 @@ func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock fun
 	path := filepath.Join(l.dir, hex.EncodeToString(sum[:16])+".lock")
 	pause := time.Millisecond
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		var f *os.File
+		err := l.retry(func() (err error) {
+			f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("lock file: %w", err)
 		}

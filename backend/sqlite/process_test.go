@@ -24,12 +24,12 @@ import (
 	"github.com/tenement-go/tenement/backend/sqlite"
 )
 
-// childEnv has this test program run as another process over a directory: "MODE DIR".
+// childEnv has this test program run as another process over a directory: "MODE: DIR".
 const childEnv = "TENEMENT_SQLITE_CHILD"
 
 func TestMain(m *testing.M) {
 	if what := os.Getenv(childEnv); what != "" {
-		mode, dir, _ := strings.Cut(what, " ")
+		mode, dir, _ := strings.Cut(what, ": ")
 		if err := child(mode, dir); err != nil {
 			fmt.Println("error", err)
 			os.Exit(1)
@@ -45,7 +45,10 @@ const marks = `CREATE TABLE marks (mark TEXT NOT NULL);
 // child is the other process. "visit" opens each store, reads and leaves; "serve" writes until its input ends.
 func child(mode, dir string) error {
 	ctx := context.Background()
-	b, err := sqlite.Open(ctx, sqlite.Options{Dir: dir, MaxOpenStores: 2, Synchronous: sqlite.Off})
+	if few, ok := strings.CutPrefix(mode, "few"); ok {
+		return manyStores(ctx, dir, few != "")
+	}
+	b, err := sqlite.Open(ctx, dir, sqlite.Config{MaxOpenStores: 2, Synchronous: sqlite.Off})
 	if err != nil {
 		return err
 	}
@@ -133,14 +136,14 @@ func mark(ctx context.Context, b *sqlite.Backend, name, row string) error {
 func another(t *testing.T, mode, dir string) *osexec.Cmd {
 	t.Helper()
 	cmd := osexec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+mode+" "+dir)
+	cmd.Env = append(os.Environ(), childEnv+"="+mode+": "+dir)
 	cmd.Stderr = os.Stderr
 	return cmd
 }
 
 func served(t *testing.T, dir string, maxOpen int) *sqlite.Backend {
 	t.Helper()
-	b, err := sqlite.Open(t.Context(), sqlite.Options{Dir: dir, MaxOpenStores: maxOpen, Synchronous: sqlite.Off})
+	b, err := sqlite.Open(t.Context(), dir, sqlite.Config{MaxOpenStores: maxOpen, Synchronous: sqlite.Off})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	for _, name := range stores {
@@ -276,7 +279,7 @@ func TestTwoProcessesLoseNothing(t *testing.T) { // S72
 	cancel()
 	here.Wait()
 	require.NoError(t, b.Close())
-	b, err := sqlite.Open(t.Context(), sqlite.Options{Dir: dir})
+	b, err := sqlite.Open(t.Context(), dir, sqlite.Config{})
 	require.NoError(t, err)
 	defer b.Close()
 	for _, name := range stores {

@@ -90,18 +90,14 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 
 // scriptTurn takes the writer's turn of a store that is open in this process.
 func (b *Backend) scriptTurn(ctx context.Context, name backend.Store, opt backend.ScriptOptions) (end func(), err error) {
-	b.mu.Lock()
-	st := b.stores[name]
-	if st == nil || !st.opened {
-		b.mu.Unlock()
+	st := b.stores.use(name)
+	if st == nil {
 		return func() {}, nil
 	}
-	b.ref(st)
-	b.mu.Unlock()
 	limited, cancel := context.WithTimeout(ctx, b.lockTimeout(opt))
 	defer cancel()
 	if err := st.turn.Acquire(limited, 1); err != nil {
-		b.release(st)
+		b.stores.release(st)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -109,7 +105,7 @@ func (b *Backend) scriptTurn(ctx context.Context, name backend.Store, opt backen
 	}
 	return func() {
 		st.turn.Release(1)
-		b.release(st)
+		b.stores.release(st)
 	}, nil
 }
 
@@ -117,28 +113,40 @@ func (b *Backend) lockTimeout(opt backend.ScriptOptions) time.Duration {
 	if opt.LockTimeout > 0 {
 		return max(opt.LockTimeout, time.Millisecond)
 	}
-	return b.opts.BusyTimeout
+	return b.cfg.BusyTimeout
 }
 
 // runScript opens the file, runs the text in a transaction and closes it.
 func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, opt backend.ScriptOptions) error {
-	mode := b.opts.Synchronous
-	if opt.Async && (mode == Full || mode == Extra) {
-		mode = Normal
+	terms := b.cfg
+	terms.BusyTimeout = b.lockTimeout(opt)
+	if opt.Async && (terms.Synchronous == Full || terms.Synchronous == Extra) {
+		terms.Synchronous = Normal
 	}
-	r, err := dial(ctx, dsn(path, "rw"))
+	name := dsn(path, "rw")
+	var r raw
+	var owner string
+	err := b.withDescriptors(func() (err error) {
+		if r, err = dial(ctx, name); err != nil {
+			return err
+		}
+		if owner, err = askOwner(ctx, r, terms.settings()+"; PRAGMA foreign_keys=0; "); err != nil {
+			_ = r.Close()
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	c := &conn{raw: r, tenant: true}
-	terms := b.opts
-	terms.Synchronous, terms.BusyTimeout = mode, b.lockTimeout(opt)
-	owner, err := c.askOwner(ctx, terms.settings()+"; ")
-	if err == nil && s.Route.Owner != "" && s.Route.Owner != owner {
+	if s.Route.Owner != "" && s.Route.Owner != owner {
 		err = errOtherOwner
 	}
 	if err == nil {
-		err = c.inTransaction(ctx, s.Head+s.SQL)
+		err = r.RegisterAuthorizer(c.authorize)
+	}
+	if err == nil {
+		err = b.inTransaction(ctx, c, name, s.Head+s.SQL)
 	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
@@ -147,11 +155,8 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 }
 
 // inTransaction is BEGIN, the text, COMMIT. What fails is rolled back when the connection is closed.
-func (c *conn) inTransaction(ctx context.Context, text string) error {
-	if err := c.raw.RegisterAuthorizer(c.authorize); err != nil {
-		return err
-	}
-	if _, err := c.raw.ExecContext(ctx, "BEGIN IMMEDIATE", nil); err != nil {
+func (b *Backend) inTransaction(ctx context.Context, c *conn, dsn, text string) error {
+	if err := c.run(ctx, "BEGIN IMMEDIATE"); err != nil {
 		if busy(err) {
 			return fmt.Errorf("%w: %w", ErrBusy, err)
 		}
@@ -159,17 +164,24 @@ func (c *conn) inTransaction(ctx context.Context, text string) error {
 	}
 	c.script = true
 	_, err := c.raw.ExecContext(ctx, text, nil)
-	c.script = false
 	if err != nil {
-		switch c.denied {
-		case deniedInScript:
-			return fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err)
-		case deniedForGood:
-			return fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err)
-		}
+		return explainDenial(c.denied, err)
+	}
+	c.own = true // the rest is ours
+	if err := b.checkKeys(ctx, c.raw, dsn, c.effects&defines != 0); err != nil {
 		return err
 	}
-	_, err = c.raw.ExecContext(context.WithoutCancel(ctx), "COMMIT", nil)
+	return c.run(context.WithoutCancel(ctx), "COMMIT")
+}
+
+// explainDenial says what to do about a script that the authorizer refused.
+func explainDenial(why denial, err error) error {
+	switch why {
+	case deniedInScript:
+		return fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err)
+	case deniedForGood:
+		return fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err)
+	}
 	return err
 }
 
@@ -220,7 +232,7 @@ func (b *Backend) Flush(ctx context.Context) error {
 func (b *Backend) syncWAL(ctx context.Context, path string) error {
 	r, err := dial(ctx, dsn(path, "rw"))
 	if err == nil {
-		terms := b.opts
+		terms := b.cfg
 		terms.Synchronous = Full
 		// Setting a number in the header to what it is writes a page all the same.
 		_, err = r.ExecContext(ctx, terms.settings()+"; BEGIN IMMEDIATE", nil)

@@ -8,11 +8,12 @@ import (
 	"sync"
 
 	"golang.org/x/sync/semaphore"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/tenement-go/tenement/backend"
 )
 
-// ErrBusy: the wait for the store's writer, or for a free reader, lasted longer than Options.BusyTimeout on a call whose
+// ErrBusy: the wait for the store's writer, or for a free reader, lasted longer than Config.BusyTimeout on a call whose
 // context has no deadline. Usually one goroutine holds a transaction and waits for a call outside of it.
 var ErrBusy = fmt.Errorf("%w", backend.ErrBusy)
 
@@ -23,18 +24,30 @@ type session struct {
 	st *store
 	c  *conn
 
-	slot     bool // counted as a reader
-	turn     bool // is the store's writer
-	inTx     bool
-	readOnly bool
-	lost     bool // SQLite rolled the transaction back by itself
-	textTx   bool // a transaction was begun by text
+	keys   *keys // a handle's memory of PRAGMA foreign_keys; nil: it has none
+	upkeep bool  // migrations are at work: see [session.checkUpkeep]
+
+	slot bool // counted as a reader
+	turn bool // is the store's writer
+
+	tx       txState
+	readOnly bool // the transaction is
+	defined  bool // the transaction made or altered tables
+	ended    bool // a statement may have ended a transaction, and nobody has looked yet whether the store is still there
 }
 
 var sessions = sync.Pool{New: func() any { return new(session) }}
 
-// Ping implements [driver.Session].
-func (s *session) Ping(ctx context.Context) error { return s.b.Ping(ctx) }
+// Ping implements [driver.Session]. It looks at the disk: the store must still be there.
+func (s *session) Ping(ctx context.Context) error {
+	if err := s.b.Ping(ctx); err != nil {
+		return err
+	}
+	if err := s.st.fate(); err != nil {
+		return s.fail("ping", err)
+	}
+	return s.st.stillThere("ping")
+}
 
 // fail wraps an error of ours.
 func (s *session) fail(op string, err error) error {
@@ -55,14 +68,14 @@ func (s *session) wait(ctx context.Context, sem *semaphore.Weighted, op, what st
 		}
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, s.b.opts.BusyTimeout)
+	limited, cancel := context.WithTimeout(ctx, s.b.cfg.BusyTimeout)
 	defer cancel()
 	if err := sem.Acquire(limited, 1); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		return s.fail(op, fmt.Errorf("%w: no %s within %v; end transactions and close rows before working outside of "+
-			"them, or give the call a context with a later deadline", ErrBusy, what, s.b.opts.BusyTimeout))
+			"them, or give the call a context with a later deadline", ErrBusy, what, s.b.cfg.BusyTimeout))
 	}
 	return nil
 }
@@ -81,7 +94,7 @@ func (s *session) takeTurn(ctx context.Context, op string) error {
 
 // endTurn lets the next one write, unless a transaction goes on.
 func (s *session) endTurn() {
-	if s.turn && !s.inTx && !s.textTx {
+	if s.turn && (s.tx == none || s.tx == lost) {
 		s.turn = false
 		s.st.turn.Release(1)
 	}
@@ -109,41 +122,18 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 		return s.explain(op, err)
 	}
 	s.c = c
-	return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.usable(op); err != nil {
+		return err
+	}
+	return s.explain(op, c.setForeignKeys(ctx, !s.upkeep && !s.keys.off()))
 }
 
 func (s *session) endSlot() {
 	if s.slot {
 		s.slot = false
 		s.st.slots.Release(1)
-	}
-}
-
-// usable reports why the connection cannot be used any more. The caller holds c.mu.
-func (c *conn) usable(op string) error {
-	if err := c.st.fate(); err != nil {
-		_ = c.close()
-		return &backend.Error{Op: op, Store: c.st.name, Err: err}
-	}
-	if c.raw == nil {
-		return &backend.Error{Op: op, Store: c.st.name, Err: errors.New("the connection was closed")}
-	}
-	return nil
-}
-
-// noteEffects draws the conclusions from what the connection did last. The caller holds c.mu.
-func (s *session) noteEffects() {
-	e := s.c.effects
-	s.c.effects = 0
-	if e&begins != 0 && !s.inTx {
-		s.textTx = true
-		e |= taints
-	}
-	if e&ends != 0 {
-		s.textTx = false
-	}
-	if e&taints != 0 {
-		s.c.tainted = true
 	}
 }
 
@@ -164,7 +154,10 @@ func (s *session) explain(op string, err error) error {
 			return s.fail(op, fmt.Errorf("on the shared handle name the tables to be written unqualified; ATTACH, DETACH and "+
 				"settings that reach other stores or the process are refused: %w", err))
 		case deniedInReadOnlyTx:
-			return s.fail(op, fmt.Errorf("the transaction is read-only; begin it without sql.TxOptions.ReadOnly: %w", err))
+			return s.fail(op, fmt.Errorf("%w: %w", errReadOnlyTx, err))
+		case deniedEverywhere:
+			return s.fail(op, fmt.Errorf("in a text of several statements say which database is meant: PRAGMA main.wal_checkpoint, "+
+				"PRAGMA main.optimize: %w", err))
 		case deniedInScript:
 			return s.fail(op, fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err))
 		}
@@ -175,99 +168,85 @@ func (s *session) explain(op string, err error) error {
 	return err
 }
 
-// statement brings the session to where query can run: bound, prepared, and the writer if need be. It returns with
-// c.mu held when err is nil. st is nil for a text with several statements.
-func (s *session) statement(ctx context.Context, op, query string) (st *stmt, err error) {
+// ready brings the session to where query can run: bound, compiled, and the writer if need be.
+func (s *session) ready(ctx context.Context, op, query string) (*stmt, error) {
 	if err := s.bind(ctx, op, likelyWrite(query)); err != nil {
 		return nil, err
 	}
-	c := s.c
 	for {
-		c.mu.Lock()
-		if err := c.usable(op); err != nil {
-			c.mu.Unlock()
+		st, err := s.compile(ctx, op, query)
+		if err != nil || st.effects&writes == 0 || s.turn || s.readOnly {
+			return st, err
+		}
+		if err := st.done(); err != nil {
 			return nil, err
 		}
-		if s.lost {
-			c.mu.Unlock()
-			return nil, s.fail(op, errors.New("SQLite rolled the transaction back after an earlier error; begin it again"))
-		}
-		single := c.stmts[query] != nil || alone(query)
-		need := writes
-		if !single && !c.attached {
-			if err := c.attach(ctx); err != nil {
-				err = s.failed(op, err)
-				c.mu.Unlock()
-				return nil, err
-			}
-		}
-		if single {
-			if st, err = c.prepare(ctx, query); err != nil {
-				err = s.failed(op, err)
-				c.mu.Unlock()
-				return nil, err
-			}
-			need = st.effects
-			if need&taints != 0 {
-				c.tainted = true // some pragmas take effect when they are compiled
-			}
-		}
-		switch {
-		case need&sharedRead != 0 && s.inTx && !s.readOnly && !c.tenant:
-			// The shared store, attached to itself for the sake of its name, is another snapshot: it would not
-			// show what the transaction wrote.
-			err = s.fail(op, errors.New("within a transaction on the shared handle, name tables without public"))
-		case need&writes == 0 || s.turn:
-			c.effects, c.denied = need&^writes, notDenied
-			return st, nil
-		case s.readOnly && single:
-			err = s.fail(op, errors.New("the transaction is read-only; begin it without sql.TxOptions.ReadOnly"))
-		case s.readOnly:
-			c.effects, c.denied = need&^writes, notDenied
-			return nil, nil // the authorizer looks at each statement as it comes
-		}
-		if st != nil {
-			_ = st.done()
-			st = nil
-		}
-		c.mu.Unlock()
-		if err != nil {
-			return nil, err
-		}
+		// Those who wait to write hold no statement that reads.
 		if err := s.takeTurn(ctx, op); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// failed deals with an error of a statement: it may have cost the transaction. The caller holds c.mu.
-func (s *session) failed(op string, err error) error {
+// compile has query compiled and says whether it may run.
+func (s *session) compile(ctx context.Context, op, query string) (*stmt, error) {
 	c := s.c
-	explained := s.explain(op, err)
-	if s.inTx && c.raw != nil {
-		// SQLite rolls back by itself when a write is interrupted, when the disk is full, and ON CONFLICT ROLLBACK.
-		// What came next would then be committed on its own. BEGIN tells: it fails within a transaction.
-		if c.run(context.Background(), "BEGIN") == nil {
-			_ = c.run(context.Background(), "ROLLBACK")
-			s.lost = true
-		}
-		c.denied = notDenied
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.usable(op); err != nil {
+		return nil, err
 	}
-	s.st.noteFault(err)
-	return explained
+	if s.tx == lost {
+		return nil, s.fail(op, errLostTx)
+	}
+	c.effects, c.denied = 0, notDenied
+	st, err := c.compile(ctx, query)
+	if err != nil {
+		return nil, s.settle(op, err)
+	}
+	c.tainted = c.tainted || st.effects&taints != 0 // some pragmas take effect when they are compiled
+	switch {
+	case st.effects&sharedRead != 0 && s.tx == begun && !s.readOnly && !c.tenant:
+		// The shared store, attached to itself for the sake of its name, is another snapshot: it would not show what
+		// the transaction wrote.
+		err = errors.New("within a transaction on the shared handle, name tables without public")
+	case st.effects&writes != 0 && s.readOnly && st.driver != nil:
+		err = errReadOnlyTx
+	}
+	if err != nil {
+		_ = st.done()
+		return nil, s.fail(op, err)
+	}
+	return st, nil
 }
 
+var errReadOnlyTx = errors.New("the transaction is read-only; begin it without sql.TxOptions.ReadOnly")
+
 func (s *session) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	st, err := s.statement(ctx, "exec", query)
+	if err := formatTimes(args); err != nil {
+		return nil, err
+	}
+	st, err := s.ready(ctx, "exec", query)
 	if err != nil {
 		s.endTurn()
 		return nil, err
 	}
+	res, err := s.exec(ctx, st, args)
+	if err = s.end("exec", err); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) (res driver.Result, err error) {
 	c := s.c
-	var res driver.Result
-	if st == nil {
-		res, err = c.raw.ExecContext(ctx, query, args)
-		if res == nil && err == nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := s.enter(ctx, "exec", st); err != nil {
+		return nil, err
+	}
+	if st.driver == nil {
+		if res, err = c.raw.ExecContext(ctx, st.query, args); res == nil {
 			res = driver.ResultNoRows // a text without a statement
 		}
 	} else {
@@ -278,148 +257,146 @@ func (s *session) ExecContext(ctx context.Context, query string, args []driver.N
 			err = cerr
 		}
 	}
-	if err != nil {
-		err = s.failed("exec", err)
-	}
-	s.noteEffects()
-	c.mu.Unlock()
-	wrote := s.turn
-	s.endTurn()
-	if err == nil && wrote && !s.turn {
-		err = s.st.stillThere("exec")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return res, nil
+	return res, s.settle("exec", err)
 }
 
 func (s *session) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	st, err := s.statement(ctx, "query", query)
+	if err := formatTimes(args); err != nil {
+		return nil, err
+	}
+	st, err := s.ready(ctx, "query", query)
 	if err != nil {
 		s.endTurn()
 		return nil, err
 	}
+	r, err := s.query(ctx, st, args)
+	if err != nil {
+		return nil, s.end("query", err)
+	}
+	if s.turn && s.tx == none {
+		r.last = true // what they read is still to be written (RETURNING)
+		return r, nil
+	}
+	if err := s.end("query", nil); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue) (*rows, error) {
 	c := s.c
-	var r *rows
-	if st == nil {
-		r = new(rows)
-		r.in, err = c.raw.QueryContext(ctx, query, args)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := s.enter(ctx, "query", st); err != nil {
+		return nil, err
+	}
+	r := &st.rows
+	var err error
+	if st.driver == nil {
+		r.in, err = c.raw.QueryContext(ctx, st.query, args)
 	} else {
-		r = &st.rows
 		c.vacuum = st.vacuum
 		r.in, err = st.driver.QueryContext(ctx, args)
 		c.vacuum = false
 	}
-	if err != nil {
+	if err = s.settle("query", err); err != nil {
 		r.in = nil
-		if st != nil {
-			_ = st.done()
-		}
-		err = s.failed("query", err)
-		s.noteEffects()
-		c.mu.Unlock()
-		s.endTurn()
+		_ = st.done()
 		return nil, err
 	}
-	r.s, r.c, r.st = s, c, st
-	s.noteEffects()
-	r.turn = s.turn && !s.inTx && !s.textTx
+	r.s, r.c, r.st, r.last = s, c, st, false
 	c.open = append(c.open, r)
-	c.mu.Unlock()
 	return r, nil
 }
 
-func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	if s.textTx {
-		return nil, s.fail("begin", errors.New("a transaction that was begun by text is still open on this connection"))
+// enter is called ahead of a statement's execution. The caller holds c.mu.
+func (s *session) enter(ctx context.Context, op string, st *stmt) error {
+	if err := s.c.usable(op); err != nil {
+		return err
 	}
-	if err := s.bind(ctx, "begin", !opts.ReadOnly); err != nil {
-		return nil, err
-	}
-	begin := "BEGIN"
-	if !opts.ReadOnly {
-		begin = "BEGIN IMMEDIATE"
-		if err := s.takeTurn(ctx, "begin"); err != nil {
-			return nil, err
+	if s.upkeep && s.tx == text && st.effects&ends != 0 && s.turn {
+		if err := s.checkUpkeep(ctx); err != nil {
+			return s.fail(op, err)
 		}
 	}
+	s.c.effects, s.c.denied = st.effects, notDenied
+	if st.driver == nil {
+		s.c.effects = 0
+	}
+	return nil
+}
+
+// settle draws the conclusions from what the connection did last: whether a transaction is open is asked, when that may
+// have changed, and an error is explained. The caller holds c.mu.
+func (s *session) settle(op string, err error) error {
 	c := s.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	err := c.usable("begin")
-	if err == nil {
-		if err = c.run(ctx, begin); err != nil {
-			_ = c.run(context.Background(), "ROLLBACK") // it may have begun when ctx ended
-			err = s.explain("begin", err)
-			s.st.noteFault(err)
-		}
+	did := c.effects
+	c.effects = 0
+	c.tainted = c.tainted || did&taints != 0
+	s.defined = s.defined || did&defines != 0
+	if did&setsKeys != 0 && err == nil {
+		s.noteKeys()
 	}
+	s.ended = s.ended || did&ends != 0
 	if err != nil {
-		s.endTurn()
-		return nil, err
+		c.tainted = c.tainted || code(err)&0xff == sqlite3.SQLITE_READONLY // it may be the connection's fault alone
+		err = s.explain(op, err)
+		s.st.noteFault(err)
 	}
-	s.inTx, s.readOnly, s.lost = true, opts.ReadOnly, false
-	c.readOnly = opts.ReadOnly
-	return s, nil
-}
-
-// Commit ends the transaction. It is not cut short by a context: what was asked for is then known to have happened.
-func (s *session) Commit() error {
-	return s.endTx("commit", "COMMIT")
-}
-
-// Rollback undoes the transaction.
-func (s *session) Rollback() error {
-	return s.endTx("rollback", "ROLLBACK")
-}
-
-func (s *session) endTx(op, text string) error {
-	c := s.c
-	c.mu.Lock()
-	c.readOnly = false
-	err := c.usable(op)
-	switch {
-	case err != nil:
-		if op == "rollback" {
-			err = nil // it went with the connection
-		}
-	case s.lost:
-		if op == "commit" {
-			err = s.fail(op, errors.New("SQLite rolled the transaction back after an earlier error; nothing of it was kept"))
-		}
-	default:
-		if err = c.run(context.Background(), text); err != nil {
-			err = s.explain(op, err)
-			s.st.noteFault(err)
-			if c.run(context.Background(), "ROLLBACK") != nil {
-				c.tainted = true
-			}
-			c.denied = notDenied
-		}
+	// SQLite rolls back by itself when a write is interrupted, when the disk is full, and ON CONFLICT ROLLBACK. What came
+	// next would then be committed on its own.
+	if did&(begins|ends) == 0 && (err == nil || s.tx == none) {
+		return err
 	}
-	c.mu.Unlock()
-	wrote := s.turn && op == "commit"
-	s.inTx, s.readOnly, s.lost = false, false, false
+	switch open := c.inTransaction(); {
+	case open && s.tx == none:
+		s.tx = text
+	case !open && s.tx == text:
+		s.tx = none
+	case !open && s.tx == begun:
+		s.tx = lost
+	}
+	return err
+}
+
+// noteKeys asks what came of PRAGMA foreign_keys (nothing, within a transaction). The caller holds c.mu.
+func (s *session) noteKeys() {
+	on, err := s.c.number(context.Background(), "PRAGMA foreign_keys")
+	if err != nil {
+		return // the connection is tainted and goes
+	}
+	s.c.lenient = on == 0
+	if s.keys != nil {
+		s.keys.disabled.Store(on == 0)
+	}
+}
+
+// end is called after a statement, or when its rows are closed: the next one may write, unless a transaction goes on, and
+// what was written must still be there. A file that is gone from its name took along what was written to it, whichever
+// statement it was that ended the transaction.
+func (s *session) end(op string, err error) error {
+	look := s.ended || s.turn && s.tx == none
+	s.ended = false
 	s.endTurn()
-	if err == nil && wrote {
+	if err == nil && look {
 		err = s.st.stillThere(op)
 	}
 	return err
 }
 
+// Release implements [driver.Session].
 func (s *session) Release() {
-	if s.inTx {
+	if s.tx == begun || s.tx == lost {
 		_ = s.Rollback()
 	}
 	if c := s.c; c != nil {
-		s.st.put(c, s.textTx)
+		s.st.put(c, s.tx == text)
 	}
-	s.textTx = false
+	s.tx = none
 	s.endTurn()
 	s.endSlot()
 	b, st := s.b, s.st
 	*s = session{}
 	sessions.Put(s)
-	b.release(st)
+	b.stores.release(st)
 }

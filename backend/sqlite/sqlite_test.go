@@ -11,13 +11,13 @@ import (
 	"github.com/tenement-go/tenement/backend/sqlite"
 )
 
-func open(t testing.TB, change ...func(*sqlite.Options)) *sqlite.Backend {
+func open(t testing.TB, change ...func(*sqlite.Config)) *sqlite.Backend {
 	t.Helper()
-	opts := sqlite.Options{Dir: t.TempDir()}
+	var cfg sqlite.Config
 	for _, f := range change {
-		f(&opts)
+		f(&cfg)
 	}
-	b, err := sqlite.Open(t.Context(), opts)
+	b, err := sqlite.Open(t.Context(), t.TempDir(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b

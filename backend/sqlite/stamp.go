@@ -47,9 +47,9 @@ func decodeStamp(stamp []byte) (owner string, ok bool) {
 }
 
 // askOwner runs settings and returns the owner that the database carries. It returns ErrStoreMissing when it carries none: such a file is not
-// this package's, whatever its name. The caller has c to itself.
-func (c *conn) askOwner(ctx context.Context, settings string) (string, error) {
-	rs, err := c.raw.QueryContext(ctx, settings+"SELECT owner FROM main."+stampTable+" LIMIT 2", nil)
+// this package's, whatever its name. The caller has r to itself.
+func askOwner(ctx context.Context, r raw, settings string) (string, error) {
+	rs, err := r.QueryContext(ctx, settings+"SELECT owner FROM main."+stampTable+" LIMIT 2", nil)
 	if err != nil {
 		if code(err) == sqlite3.SQLITE_ERROR { // no such table
 			return "", errUnstamped
@@ -95,6 +95,6 @@ func askFile(ctx context.Context, dsn string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	owner, err := (&conn{raw: r}).askOwner(ctx, "")
+	owner, err := askOwner(ctx, r, "")
 	return owner, errors.Join(err, r.Close())
 }

@@ -21,13 +21,13 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-func openIn(t testing.TB, dir string, change ...func(*Options)) *Backend {
+func openIn(t testing.TB, dir string, change ...func(*Config)) *Backend {
 	t.Helper()
-	opts := Options{Dir: dir}
+	var cfg Config
 	for _, f := range change {
-		f(&opts)
+		f(&cfg)
 	}
-	b, err := Open(t.Context(), opts)
+	b, err := Open(t.Context(), dir, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b
@@ -74,7 +74,7 @@ func openFiles(t *testing.T, dir string) (n int) {
 func TestOpenStoresAreBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openIn(t, dir, func(o *Options) { o.MaxOpenStores = 3 })
+	b := openIn(t, dir, func(o *Config) { o.MaxOpenStores = 3 })
 	var all []context.Context
 	for i := range 10 {
 		ctx, _ := withTable(t, b, fmt.Sprintf("s%d", i))
@@ -123,10 +123,7 @@ func TestOpenIsSingleFlight(t *testing.T) {
 	t.Parallel()
 	b := openIn(t, t.TempDir())
 	ctx, rt := withTable(t, b, "a")
-	b.mu.Lock()
-	done := b.unmap(b.stores[rt.Store])
-	b.mu.Unlock()
-	done()
+	b.stores.retireName(rt.Store)
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() {
@@ -135,9 +132,9 @@ func TestOpenIsSingleFlight(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	require.Equal(t, 1, b.count)
+	b.stores.mu.Lock()
+	defer b.stores.mu.Unlock()
+	require.Equal(t, 1, b.stores.count)
 }
 
 func TestMissingStoreIsNotMade(t *testing.T) {
@@ -193,7 +190,6 @@ func TestAnotherTenantsFileIsRefused(t *testing.T) {
 	info, err := b.Stat(t.Context(), art.Store)
 	require.NoError(t, err)
 	require.Equal(t, "id-c", info.Owner)
-
 }
 
 // A file that was not made as a store is none, whoever asks: routing, Stat and the list agree.
@@ -230,10 +226,7 @@ func TestUnstampedFileIsNoStore(t *testing.T) {
 // fresh has the backend close the store, and returns its path.
 func fresh(t *testing.T, b *Backend, rt backend.Route) string {
 	t.Helper()
-	b.mu.Lock()
-	done := b.unmap(b.stores[rt.Store])
-	b.mu.Unlock()
-	done()
+	b.stores.retireName(rt.Store)
 	return b.path(rt.Store)
 }
 
@@ -261,7 +254,7 @@ func TestCorruptFileIsTheStoresFault(t *testing.T) {
 
 func TestCorruptPageIsNoticedWhileOpen(t *testing.T) {
 	t.Parallel()
-	b := openIn(t, t.TempDir(), func(o *Options) { o.CacheSize = 1 })
+	b := openIn(t, t.TempDir(), func(o *Config) { o.CacheSize = 1 })
 	a, art := withTable(t, b, "a")
 	mustExec(t, a, b.DB(), "INSERT INTO notes (mark) SELECT hex(randomblob(500)) FROM pragma_function_list LIMIT 100")
 	path := fresh(t, b, art)
@@ -343,9 +336,7 @@ func TestWritersAreServedInOrder(t *testing.T) {
 	a, rt := withTable(t, b, "a")
 	tx, err := b.DB().BeginTx(a, nil)
 	require.NoError(t, err)
-	b.mu.Lock()
-	st := b.stores[rt.Store]
-	b.mu.Unlock()
+	st := b.stores.peek(rt.Store)
 	var wg sync.WaitGroup
 	for i := range 10 {
 		ready := make(chan struct{})
@@ -373,15 +364,14 @@ func TestWritersAreServedInOrder(t *testing.T) {
 
 // waiters counts sessions that wait for the store's turn: they have no connection.
 func waiters(st *store) int {
-	st.b.mu.Lock()
-	refs := st.refs
-	st.b.mu.Unlock()
-	return refs - 1 // the transaction's
+	st.b.stores.mu.Lock()
+	defer st.b.stores.mu.Unlock()
+	return st.users - 1 // the transaction's
 }
 
 func TestNestedWriteFailsInsteadOfHanging(t *testing.T) {
 	t.Parallel()
-	b := openIn(t, t.TempDir(), func(o *Options) { o.BusyTimeout = 30 * time.Millisecond })
+	b := openIn(t, t.TempDir(), func(o *Config) { o.BusyTimeout = 30 * time.Millisecond })
 	a, _ := withTable(t, b, "a")
 	tx, err := b.DB().BeginTx(a, nil)
 	require.NoError(t, err)
@@ -714,11 +704,11 @@ func TestDirectoryThatCannotBeMade(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	_, err := Open(t.Context(), Options{Dir: filepath.Join(file, "data")})
+	_, err := Open(t.Context(), filepath.Join(file, "data"), Config{})
 	require.ErrorContains(t, err, file)
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "shared.db"), []byte("not a database, not at all"), 0o600))
-	_, err = Open(t.Context(), Options{Dir: dir})
+	_, err = Open(t.Context(), dir, Config{})
 	require.ErrorContains(t, err, "shared.db")
 }
 
@@ -757,16 +747,14 @@ func TestPointReadAllocations(t *testing.T) {
 
 func TestStatementCacheIsBounded(t *testing.T) {
 	t.Parallel()
-	b := openIn(t, t.TempDir(), func(o *Options) { o.Statements = 4 })
+	b := openIn(t, t.TempDir(), func(o *Config) { o.Statements = 4 })
 	a, rt := withTable(t, b, "a")
 	for i := range 50 {
 		require.Equal(t, i, count(t, a, b.DB(), fmt.Sprintf("SELECT %d FROM (SELECT 1)", i)))
 	}
-	b.mu.Lock()
-	st := b.stores[rt.Store]
-	b.mu.Unlock()
+	st := b.stores.peek(rt.Store)
 	for _, c := range st.conns {
-		require.LessOrEqual(t, len(c.stmts), 4)
+		require.LessOrEqual(t, c.stmts.Len(), 4)
 	}
 }
 
@@ -787,34 +775,35 @@ func FuzzParseURL(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		o, err := ParseURL(s)
+		dir, cfg, err := parseURL(s, Config{})
 		if err != nil {
 			require.ErrorIs(t, err, backend.ErrInvalidURL)
 			return
 		}
-		require.NotEmpty(t, o.Dir)
-		_, err = o.withDefaults()
+		require.NotEmpty(t, dir)
+		_, err = cfg.withDefaults()
 		require.NoError(t, err)
 	})
 }
 
 func TestParseURL(t *testing.T) {
 	t.Parallel()
-	o, err := ParseURL("sqlite:///var/a%3Fb?max_open=3&max_readers=4&busy_timeout=70ms&synchronous=off&cache_size=9&statements=5")
+	dir, cfg, err := parseURL("sqlite:///var/a%3Fb?max_open=3&max_readers=4&busy_timeout=70ms&synchronous=off&cache_size=9&statements=5", Config{MaxOpenStores: 7})
 	require.NoError(t, err)
-	require.Equal(t, Options{Dir: "/var/a?b", MaxOpenStores: 3, MaxReaders: 4, BusyTimeout: 70 * time.Millisecond, Synchronous: Off, CacheSize: 9, Statements: 5}, o)
+	require.Equal(t, "/var/a?b", dir)
+	require.Equal(t, Config{MaxOpenStores: 3, MaxReaders: 4, BusyTimeout: 70 * time.Millisecond, Synchronous: Off, CacheSize: 9, Statements: 5}, cfg, "a parameter wins over a field")
 	for url, names := range map[string]string{
 		"sqlite:": "directory", "sqlite:?max_open=1": "directory", "sqlite:d?max_opn=1": "max_opn", "sqlite:d?max_open=0": "max_open",
 		"sqlite:d?max_open=1&max_open=2": "max_open", "sqlite:d?synchronous=maybe": "synchronous", "sqlite:d?busy_timeout=5": "busy_timeout",
 		"sqlite://host/d": "host", "sqlite:%zz": "escape", "sqlite:a%00": "NUL", "postgres:x": "sqlite:",
 	} {
-		_, err := ParseURL(url)
+		_, _, err := parseURL(url, Config{})
 		require.ErrorIs(t, err, backend.ErrInvalidURL, url)
 		require.ErrorContains(t, err, names, url)
 		_, err = backend.Open(t.Context(), url)
 		require.Error(t, err, url)
 	}
-	_, err = Open(t.Context(), Options{Dir: t.TempDir(), MaxOpenStores: -1})
+	_, err = Open(t.Context(), t.TempDir(), Config{MaxOpenStores: -1})
 	require.ErrorIs(t, err, backend.ErrInvalidURL)
 }
 

@@ -8,9 +8,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -49,49 +51,114 @@ func (t *templates) forget(key string) {
 
 // template is a whole store in one file, without an owner, that nobody ever opens.
 type template struct {
-	path  string
-	stamp int64 // where the owner goes
+	path   string
+	stamp  int64 // where the owner goes
+	direct bool  // there is none: what build does varies, so it is done for each store
 }
 
 func (b *Backend) templateDir() string { return filepath.Join(b.dir, "templates") }
 
-// template returns the template of a key, from this process, from the disk, or built now.
-func (b *Backend) template(ctx context.Context, key string, build func(ctx context.Context, db *sql.DB) error) (*template, error) {
+// buildFunc fills a store; see [backend.Templater].
+type buildFunc = func(ctx context.Context, db *sql.DB) error
+
+// plant makes the file of a new store at temp: a copy of the template of a key, which comes from this process, from the
+// disk, or is built now.
+func (b *Backend) plant(ctx context.Context, key string, build buildFunc, temp string, stamp []byte) error {
 	if t := b.templates.get(key); t != nil {
-		return t, nil
+		err := b.use(ctx, t, build, temp, stamp)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		b.templates.forget(key) // somebody swept the templates: it is built again
 	}
 	sum := sha256.Sum256([]byte(key))
 	name := hexName(sum[:])
 	unlock, err := b.lock(ctx, templateKey(name))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
-	if t := b.templates.get(key); t != nil {
-		return t, nil
+	t := b.templates.get(key)
+	if t == nil {
+		if t, err = b.findTemplate(ctx, name, build); err != nil {
+			return err
+		}
+		if t.direct {
+			defer b.clearBuild(t.path)
+			b.templates.put(key, &template{direct: true})
+			return t.copyTo(temp, stamp) // what was built is good for one
+		}
+		b.templates.put(key, t)
 	}
+	return b.use(ctx, t, build, temp, stamp)
+}
+
+// use makes a store of the template.
+func (b *Backend) use(ctx context.Context, t *template, build buildFunc, temp string, stamp []byte) error {
+	if !t.direct {
+		return b.withDescriptors(func() error { return t.copyTo(temp, stamp) })
+	}
+	if _, err := b.buildFile(ctx, temp, build); err != nil {
+		b.clearBuild(temp)
+		return err
+	}
+	at, err := blankStamp(temp)
+	if err != nil || at == 0 {
+		return errors.Join(errNotWhole, err)
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(stamp, at)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+var errNotWhole = errors.New("the template that was just built is not a whole store; does build replace the file?")
+
+// findTemplate returns the template of a name from the disk, or builds it. The caller holds its lock.
+func (b *Backend) findTemplate(ctx context.Context, name string, build buildFunc) (*template, error) {
 	path := filepath.Join(b.templateDir(), name+storeExt)
 	t, err := readTemplate(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	if t == nil {
-		if err := b.buildTemplate(ctx, name, path, build); err != nil {
-			return nil, err
-		}
-		if t, err = readTemplate(ctx, path); err != nil {
-			return nil, err
-		}
-		if t == nil {
-			return nil, errors.New("the template that was just built is not a whole store; does build replace the file?")
-		}
-	} else {
+	if t != nil {
 		now := time.Now()
 		_ = os.Chtimes(path, now, now) // tells Leftovers of other processes that it is in use
+		return t, nil
 	}
-	b.templates.put(key, t)
+	temp := filepath.Join(b.templateDir(), "."+name+tempExt)
+	b.clearBuild(temp) // of a build that died; the lock says that it is not under way
+	varies, err := b.buildFile(ctx, temp, build)
+	if err != nil {
+		b.clearBuild(temp)
+		return nil, err
+	}
+	at := path
+	if varies {
+		at = temp
+	} else if err = os.Rename(temp, path); err == nil {
+		err = syncDir(b.templateDir())
+	}
+	if err != nil {
+		b.clearBuild(temp)
+		return nil, err
+	}
+	if t, err = readTemplate(ctx, at); err == nil && t == nil {
+		err = errNotWhole
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.direct = varies
 	return t, nil
 }
+
+func (b *Backend) clearBuild(temp string) { _ = errors.Join(remove(temp), removeSideFiles(temp)) }
 
 func templateKey(name string) string { return "template/" + name }
 
@@ -155,35 +222,38 @@ func blankStamp(path string) (int64, error) {
 	return size + int64(at), nil
 }
 
-// buildTemplate has a template made in a temporary file and puts it in its place when it is whole and on disk.
-func (b *Backend) buildTemplate(ctx context.Context, name, path string, build func(ctx context.Context, db *sql.DB) error) error {
-	temp := filepath.Join(b.templateDir(), "."+name+tempExt)
-	clear := func() error { return errors.Join(remove(temp), removeSideFiles(temp)) }
-	if err := clear(); err != nil { // of a build that died; the lock says that it is not under way
-		return err
-	}
-	err := b.fillTemplate(ctx, temp, build)
+// buildFile makes a whole store without an owner at temp and puts it on disk. varies says that it may be kept for no other
+// store: what was done to it depends on the time, on chance, or on rows of shared tables.
+func (b *Backend) buildFile(ctx context.Context, temp string, build buildFunc) (varies bool, err error) {
+	varies, err = b.fillTemplate(ctx, temp, build)
 	if err == nil {
 		err = b.fold(ctx, temp)
 	}
 	if err == nil {
 		err = b.finishTemplate(ctx, temp)
 	}
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err == nil {
-		return syncDir(b.templateDir())
-	}
-	_ = clear()
-	return err
+	return varies, err
 }
 
+// unrepeatable is what a template must not have seen.
+const unrepeatable = varies | sharedRead
+
+// witness gathers what is done in a store.
+type witness struct{ seen atomic.Uint32 }
+
+func (w *witness) note(e effect) {
+	if w.seen.Load()&uint32(e) != uint32(e) {
+		w.seen.Or(uint32(e))
+	}
+}
+
+func (w *witness) saw(e effect) bool { return w.seen.Load()&uint32(e) != 0 }
+
 // fillTemplate makes the file and runs build on it.
-func (b *Backend) fillTemplate(ctx context.Context, temp string, build func(ctx context.Context, db *sql.DB) error) error {
+func (b *Backend) fillTemplate(ctx context.Context, temp string, build buildFunc) (varies bool, err error) {
 	r, err := dial(ctx, uri(temp, "rwc")+"&_error_rc=1&_pragma=synchronous(OFF)")
 	if err != nil {
-		return err
+		return false, err
 	}
 	stamp, err := encodeStamp("")
 	if err == nil {
@@ -191,19 +261,20 @@ func (b *Backend) fillTemplate(ctx context.Context, temp string, build func(ctx 
 			stampSchema, stampTable, stamp), nil)
 	}
 	if err = errors.Join(err, r.Close()); err != nil || build == nil {
-		return err
+		return false, err
 	}
 	st := b.newStore(backend.Store{}, temp)
-	opts := b.opts
-	opts.Synchronous = Off // it is synced once, when it is whole
-	st.setup = opts.settings()
-	st.refs = 1 // keeps its connections between two calls of build
-	defer st.seize(errors.New("the template is finished"))
+	cfg := b.cfg
+	cfg.Synchronous = Off // it is synced once, when it is whole
+	st.setup = cfg.settings()
+	st.seen = new(witness)
+	defer st.lose(errors.New("the template is finished"))
 	db := driver.OpenDB(storeSource{b, st}, backend.Route{}, driver.AccessMaintenance)
-	return errors.Join(build(ctx, db), db.Close())
+	err = errors.Join(build(ctx, db), db.Close())
+	return st.seen.saw(unrepeatable), err
 }
 
-// storeSource gives out sessions on one store that is in no map.
+// storeSource gives out sessions on one store that is not on the shelf.
 type storeSource struct {
 	*Backend
 	st *store
@@ -213,11 +284,8 @@ func (s storeSource) Session(context.Context, backend.Route, driver.Access) (dri
 	if err := s.st.fate(); err != nil {
 		return nil, &backend.Error{Op: "open", Err: err}
 	}
-	s.mu.Lock()
-	s.st.refs++
-	s.mu.Unlock()
 	ses := sessions.Get().(*session)
-	ses.b, ses.st = s.Backend, s.st
+	ses.b, ses.st, ses.upkeep = s.Backend, s.st, true
 	return ses, nil
 }
 
@@ -254,5 +322,8 @@ func (t *template) copyTo(path string, stamp []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = remove(path)
+	}
+	return err
 }

@@ -1,0 +1,6 @@
+package sqlite
+
+import "math"
+
+// descriptorLimit returns how many files the process may have open: there is no limit to speak of.
+func descriptorLimit() int64 { return math.MaxInt32 }

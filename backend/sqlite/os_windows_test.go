@@ -1,0 +1,10 @@
+package sqlite_test
+
+import (
+	"errors"
+	"testing"
+)
+
+func inodeOf(*testing.T, string) string { return "" }
+
+func limitDescriptors(int) error { return errors.New("there is no limit") }

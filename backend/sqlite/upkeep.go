@@ -1,0 +1,154 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// What migrations do with foreign keys. SQLite's own procedure for changing a table (lang_altertable.html, "Making Other
+// Kinds Of Table Schema Changes") is to turn them off, to make the table anew, and to look with foreign_key_check, before
+// the commit, whether all of them still hold; with them on, dropping the old table deletes or refuses its children. It
+// cannot be done from within the transaction that a migration runs in, so it is done around it.
+
+// ForeignKeyError says that a migration would leave rows behind whose parents are missing. It is not committed.
+type ForeignKeyError struct {
+	Table  string // the table with the foreign key
+	Parent string // the table that it refers to
+	Rows   int    // how many rows of Table are concerned
+}
+
+// Error says what is wrong and what to do.
+func (e *ForeignKeyError) Error() string {
+	return fmt.Sprintf("FOREIGN KEY constraint failed: %d rows of table %q refer to rows of table %q that are not there; "+
+		"delete or mend them in the same migration", e.Rows, e.Table, e.Parent)
+}
+
+// SharedParentError says that a migration makes a foreign key to a shared table. It is not committed.
+type SharedParentError struct {
+	Table  string // the tenant's table
+	Parent string // the shared table that it refers to
+}
+
+// Error says what is wrong and what to do.
+func (e *SharedParentError) Error() string {
+	return fmt.Sprintf("table %q has a foreign key to the shared table %q: SQLite has none between files, and each insert would "+
+		"fail with \"no such table: main.%s\"; leave REFERENCES out on SQLite (a file named NAME.sqlite.sql is for SQLite alone)",
+		e.Table, e.Parent, e.Parent)
+}
+
+// broken is a foreign key that does not hold.
+type broken struct {
+	table, parent string
+	row           any // nil: of a table without row numbers
+}
+
+// brokenKeys lists the foreign keys of the store that do not hold, as its connection r sees them.
+func brokenKeys(ctx context.Context, r raw) ([]broken, error) {
+	var all []broken
+	err := each(ctx, r, "PRAGMA main.foreign_key_check", func(row []driver.Value) {
+		table, _ := row[0].(string)
+		parent, _ := row[2].(string)
+		all = append(all, broken{table: table, parent: parent, row: row[1]})
+	})
+	return all, err
+}
+
+// each calls fn for each row of a query on a connection that nobody else uses.
+func each(ctx context.Context, r raw, query string, fn func(row []driver.Value)) error {
+	rs, err := r.QueryContext(ctx, query, nil)
+	if err != nil {
+		return err
+	}
+	row := make([]driver.Value, len(rs.Columns()))
+	for err == nil {
+		if err = rs.Next(row); err == nil {
+			fn(row)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, rs.Close())
+}
+
+// checkUpkeep is called before a migration's commit. The caller holds c.mu.
+func (s *session) checkUpkeep(ctx context.Context) error {
+	c := s.c
+	c.own = true
+	defer func() { c.own = false }()
+	return s.b.checkKeys(ctx, c.raw, s.st.dsn, s.defined)
+}
+
+// checkKeys looks, before the transaction that is open on r is committed, whether all foreign keys hold that held before.
+// defined says that the transaction made or altered tables.
+func (b *Backend) checkKeys(ctx context.Context, r raw, dsn string, defined bool) error {
+	if defined {
+		if err := b.checkParents(ctx, r); err != nil {
+			return err
+		}
+	}
+	after, err := brokenKeys(ctx, r)
+	if err == nil && len(after) == 0 {
+		return nil
+	}
+	// What did not hold before is not this migration's doing, and must not keep all later ones from being applied.
+	other, derr := dial(ctx, dsn)
+	if derr != nil {
+		return errors.Join(err, derr)
+	}
+	before, berr := brokenKeys(ctx, other)
+	_ = other.Close()
+	if err != nil { // a key that cannot be looked at, since it refers to columns that are not unique
+		if berr != nil {
+			return nil
+		}
+		return err
+	}
+	known := map[broken]bool{}
+	for _, k := range before {
+		known[k] = true
+	}
+	var failure *ForeignKeyError
+	for _, k := range after {
+		switch {
+		case known[k]:
+		case failure == nil:
+			failure = &ForeignKeyError{Table: k.table, Parent: k.parent, Rows: 1}
+		case failure.Table == k.table && failure.Parent == k.parent:
+			failure.Rows++
+		}
+	}
+	if failure == nil {
+		return nil
+	}
+	return failure
+}
+
+// orphans are the foreign keys to tables that the store does not have.
+const orphans = `SELECT m.name, f."table" FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name, 'main') AS f
+	WHERE m.type = 'table' AND lower(f."table") NOT IN (SELECT lower(name) FROM main.sqlite_schema WHERE type = 'table')`
+
+// checkParents refuses foreign keys to shared tables. Those to tables that are nowhere are SQLite's to judge: the table may
+// be made later.
+func (b *Backend) checkParents(ctx context.Context, r raw) error {
+	var found []*SharedParentError
+	err := each(ctx, r, orphans, func(row []driver.Value) {
+		table, _ := row[0].(string)
+		parent, _ := row[1].(string)
+		found = append(found, &SharedParentError{Table: table, Parent: parent})
+	})
+	for _, f := range found {
+		var n int
+		err := b.sharedDB.QueryRowContext(ctx, "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", f.Parent).Scan(&n)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return f
+		}
+	}
+	return err
+}

@@ -1,0 +1,174 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// family makes a parent and children that go with it.
+const family = `CREATE TABLE parent (id INTEGER PRIMARY KEY, name TEXT);
+	CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent (id) ON DELETE CASCADE);
+	INSERT INTO parent VALUES (1, 'a'), (2, 'b'); INSERT INTO child VALUES (1, 1), (2, 2), (3, 2)`
+
+// rebuild is how a table is changed in a way that ALTER TABLE cannot.
+var rebuild = []string{
+	"CREATE TABLE parent_new (id INTEGER PRIMARY KEY, name TEXT NOT NULL)", "INSERT INTO parent_new SELECT id, name FROM parent",
+	"DROP TABLE parent", "ALTER TABLE parent_new RENAME TO parent",
+}
+
+// ways are the ways in which a migration is run.
+func ways(b *Backend, rt backend.Route) map[string]func(statements []string) error {
+	return map[string]func([]string) error{
+		"script": func(statements []string) error {
+			return b.RunScripts(context.Background(), []backend.Script{{Route: rt, SQL: strings.Join(statements, ";")}}, backend.ScriptOptions{})[0]
+		},
+		"transaction": func(statements []string) error {
+			db := b.Maintenance(rt)
+			defer db.Close()
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback() }()
+			for _, s := range statements {
+				if _, err := tx.Exec(s); err != nil {
+					return err
+				}
+			}
+			return tx.Commit()
+		},
+		"transaction in text": func(statements []string) error {
+			db := b.Maintenance(rt)
+			defer db.Close()
+			conn, err := db.Conn(context.Background())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			for _, s := range append(append([]string{"BEGIN"}, statements...), "COMMIT") {
+				if _, err := conn.ExecContext(context.Background(), s); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// A table that a migration rebuilds keeps its children, and a migration that leaves children without parents fails.
+func TestMigrationsAndForeignKeys(t *testing.T) { // S78
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY)")
+	for i, way := range []string{"script", "transaction", "transaction in text"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			rt := backend.Route{Store: backend.MustParseStore(string(rune('a' + i)))}
+			require.NoError(t, b.Create(t.Context(), rt))
+			in := backend.WithRoute(t.Context(), rt)
+			run := ways(b, rt)[way]
+			mustExec(t, in, b.DB(), family)
+			children := func() int { return count(t, in, b.DB(), "SELECT count(*) FROM child") }
+
+			require.NoError(t, run(rebuild))
+			require.Equal(t, 3, children())
+			require.NoError(t, run(append([]string{"PRAGMA foreign_keys = OFF"}, rebuild...)), "as goose files have it")
+			require.Equal(t, 3, children())
+
+			var failure *ForeignKeyError
+			require.ErrorAs(t, run([]string{"CREATE TABLE mark (a)", "DELETE FROM parent WHERE id = 2"}), &failure)
+			require.Equal(t, &ForeignKeyError{Table: "child", Parent: "parent", Rows: 2}, failure)
+			require.Equal(t, 2, count(t, in, b.DB(), "SELECT count(*) FROM parent"), "nothing is kept")
+			require.Equal(t, 0, count(t, in, b.DB(), "SELECT count(*) FROM sqlite_schema WHERE name = 'mark'"))
+
+			var shared *SharedParentError
+			require.ErrorAs(t, run([]string{"CREATE TABLE subs (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES Plans (id))"}), &shared)
+			require.Equal(t, "Plans", shared.Parent)
+			require.ErrorAs(t, run([]string{"ALTER TABLE child ADD COLUMN plan INTEGER REFERENCES plans (id)"}), &shared)
+			require.NoError(t, run([]string{"CREATE TABLE later (id INTEGER PRIMARY KEY, other INTEGER REFERENCES not_yet (id))"}))
+			require.NoError(t, run([]string{"CREATE TABLE plans (id INTEGER PRIMARY KEY)", "CREATE TABLE own (plan INTEGER REFERENCES plans (id))"}))
+
+			// Requests have them enforced, before and after.
+			_, err := b.DB().ExecContext(in, "INSERT INTO child VALUES (9, 99)")
+			require.ErrorContains(t, err, "FOREIGN KEY")
+
+			// What was broken before is not the migration's doing.
+			db := b.Maintenance(rt)
+			mustExec(t, t.Context(), db, "INSERT INTO child VALUES (9, 99)")
+			require.NoError(t, db.Close())
+			require.NoError(t, run([]string{"CREATE TABLE mark (a)"}))
+			require.ErrorAs(t, run([]string{"INSERT INTO child VALUES (10, 100)"}), &failure)
+			require.Equal(t, 1, failure.Rows)
+		})
+	}
+}
+
+// A pinned handle remembers PRAGMA foreign_keys; every other one forgets it with the unit of work.
+func TestPinnedHandleRemembersForeignKeys(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	mustExec(t, a, b.DB(), family)
+	mine, theirs := b.DBFor(rt), b.DBFor(rt)
+	defer mine.Close()
+	defer theirs.Close()
+	ctx := t.Context()
+	mustExec(t, ctx, mine, "PRAGMA foreign_keys = OFF")
+	mustExec(t, ctx, mine, "INSERT INTO child VALUES (9, 99)")
+	tx, err := mine.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("PRAGMA foreign_keys = ON") // does nothing within a transaction
+	require.NoError(t, err)
+	_, err = tx.Exec("INSERT INTO child VALUES (10, 100)")
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	for name, db := range map[string]*sql.DB{"another pinned one": theirs, "the routed one": b.DB()} {
+		_, err := db.ExecContext(a, "INSERT INTO child VALUES (11, 111)")
+		require.ErrorContains(t, err, "FOREIGN KEY", name)
+	}
+	require.Equal(t, 0, count(t, ctx, mine, "PRAGMA foreign_keys"))
+	mustExec(t, ctx, mine, "PRAGMA foreign_keys = ON")
+	_, err = mine.Exec("INSERT INTO child VALUES (11, 111)")
+	require.ErrorContains(t, err, "FOREIGN KEY")
+}
+
+// Statements that mean every attached database mean the tenant's store.
+func TestUpkeepStatementsMeanTheStore(t *testing.T) { // S78
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY); INSERT INTO plans VALUES (1)")
+	a, rt := withTable(t, b, "a")
+	upkeep := b.Maintenance(rt)
+	defer upkeep.Close()
+	for name, db := range map[string]*sql.DB{"routed": b.DB(), "upkeep": upkeep, "shared": b.Shared()} {
+		for _, attached := range []bool{false, true} {
+			conn, err := db.Conn(t.Context())
+			require.NoError(t, err)
+			if attached {
+				_, err := conn.ExecContext(a, "SELECT count(*) FROM plans")
+				require.NoError(t, err)
+			}
+			for _, query := range []string{
+				"PRAGMA wal_checkpoint", "pragma WAL_checkpoint(TRUNCATE);", "PRAGMA wal_checkpoint = PASSIVE", "ANALYZE", " analyze ; ", "VACUUM",
+				"PRAGMA optimize", "PRAGMA optimize(0x10002)", "PRAGMA integrity_check", "PRAGMA foreign_key_check", "PRAGMA main.wal_checkpoint",
+			} {
+				_, err := conn.ExecContext(a, query)
+				require.NoError(t, err, "%s, on the %s handle", query, name)
+			}
+			require.NoError(t, conn.Close())
+		}
+	}
+	_, err := b.DB().ExecContext(a, "SELECT 1 FROM plans; PRAGMA wal_checkpoint")
+	require.ErrorContains(t, err, "PRAGMA main.wal_checkpoint", "the way out is named")
+	tx, err := upkeep.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("ANALYZE")
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+}
