@@ -33,8 +33,8 @@ type countingBackend struct {
 
 func (c *countingBackend) Shared() *sql.DB { return c.shared }
 
-// Owner counts too: visiting a store would be how a run could cost more for more stores.
-func (c *countingBackend) Owner(rt backend.Route) *sql.DB {
+// Maintenance counts too: visiting a store would be how a run could cost more for more stores.
+func (c *countingBackend) Maintenance(rt backend.Route) *sql.DB {
 	c.queries.Add(1)
 	return c.Backend.Maintenance(rt)
 }

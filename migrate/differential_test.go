@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"sync"
@@ -204,15 +205,17 @@ func dump(t testing.TB, be *site, rt backend.Route) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, "versions:", query(t, be, rt, `SELECT id || ':' || version_id || ':' || is_applied FROM goose_db_version ORDER BY id`))
 	if be.Dialect() == backend.Postgres {
+		pgDump, err := pgtest.Client(t.Context(), be.url, "pg_dump")
+		require.NoError(t, err)
 		args := []string{"--no-owner", "--schema", rt.Store.String(), "--inserts", "--exclude-table-data", "*.goose_*", be.url}
-		cmd := exec.Command(pgDump(t), args...)
+		cmd := exec.Command(pgDump, args...)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
 		require.NoError(t, err, stderr.String())
 		for line := range strings.Lines(string(out)) {
 			if !strings.HasPrefix(line, `\restrict`) && !strings.HasPrefix(line, `\unrestrict`) { // a new word each time
-				b.WriteString(line)
+				b.WriteString(roleName.ReplaceAllString(line, "tenants"))
 			}
 		}
 		return b.String()
@@ -264,13 +267,5 @@ func allRows(t testing.TB, db *sql.DB, table string) []string {
 	return list
 }
 
-func pgDump(t testing.TB) string {
-	t.Helper()
-	pgtest.Shared(t)
-	if path, err := exec.LookPath("pg_dump"); err == nil {
-		return path
-	}
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
-	require.NotEmpty(t, found, "pg_dump belongs to Postgres's client tools; install them")
-	return found[len(found)-1]
-}
+// roleName is that of the tenants' role, which is another one in each database.
+var roleName = regexp.MustCompile(`"tenants:\w+"`)

@@ -8,4 +8,24 @@
 // many stores there are. Migrations that are SQL and transactional are sent as whole text, on Postgres many stores to a
 // message; Go migrations, NO TRANSACTION, and every store in which the text failed, go through a goose provider, which
 // has the last word.
+//
+// # The way of a run
+//
+// A plan says what stores with the same migrations need; it is worked out without asking anything. A queue hands stores to
+// workers: canaries first, those whose tables are locked again later, none any more when too many have failed. A worker
+// sends the scripts of a batch, in which a lane (one for each dialect) has ledger and store agree, and takes the stores
+// that are left through goose, one at a time: claim the store, ask what it has, work, write down what it has now.
+//
+// # What is held while waiting
+//
+// Whoever works on a store (a run, a Provision, a Ready that migrates) has one of a few slots, half as many as the pool has
+// connections, and uses one connection at a time; the right on a store is a lock outside of the pool. So nothing here
+// holds a connection while it waits for another, and a pool of one is enough. Every wait ends with its context: at most five
+// seconds after, when something that was done is still being written down, or with the migration that goose is at.
+//
+// # Rights
+//
+// The tenant set's text runs with the rights of [backend.Backend.Maintenance]: it changes its own store and nothing else,
+// or fails with [backend.ErrReadOnlyShared] in a [*StoreError] that names file and line. Only the ledger's row, ahead of
+// it in the same transaction, is written with the log-in's.
 package migrate

@@ -2,6 +2,8 @@ package migrate_test
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -72,5 +74,213 @@ func TestFleetIsBroughtUp(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 0, res.Total)
 		assert.Equal(t, 40, res.Current)
+	})
+}
+
+// fillLedger enters n stores that look like the one that is there, without making them.
+func fillLedger(t testing.TB, be *site, n int) {
+	t.Helper()
+	series := `WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < ` + strconv.Itoa(n) + `)`
+	run(t, be, backend.Route{}, series+` INSERT INTO tenement_ledger (store, owner, fingerprint, updated_at)
+		SELECT 'x' || s.n, 'o' || s.n, l.fingerprint, l.updated_at FROM s, tenement_ledger l WHERE l.store = 't0000'`)
+}
+
+// S63
+func TestNothingPendingCostsTheSameForAnyNumberOfStores(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		cfg := migrate.Config{
+			Shared: []migrate.Source{{Name: "plans", FS: files("1_plans.sql", up("CREATE TABLE plans (id TEXT);"))}},
+			Tenant: []migrate.Source{{Name: "polls", FS: version(3, polls...)}},
+		}
+		_, err := migrator(t, be, cfg).Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly})
+		require.NoError(t, err)
+		provision(t, migrator(t, be, cfg), 1)
+		cost := func(op func(*migrate.Migrator) error) int64 {
+			counting := countQueries(t, be)
+			require.NoError(t, op(migrator(t, counting, cfg)))
+			return counting.queries.Load()
+		}
+		run := func(m *migrate.Migrator) error { _, err := m.Up(ctx, migrate.UpOptions{}); return err }
+		status := func(m *migrate.Migrator) error { _, err := m.Status(ctx); return err }
+		runOne, statusOne := cost(run), cost(status)
+		fillLedger(t, be, 10_000)
+		assert.Equal(t, runOne, cost(run))
+		assert.Equal(t, statusOne, cost(status))
+		assert.LessOrEqual(t, runOne, int64(5))
+		assert.LessOrEqual(t, statusOne, int64(5))
+		st, err := migrator(t, be, cfg).Status(ctx)
+		require.NoError(t, err)
+		assert.Equal(t, migrate.TenantStatus{Total: 10_001, Current: 10_001}, st.Tenants)
+	})
+}
+
+// S64
+func TestOneStoreFails(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(1, polls...)})), 100)
+		run(t, be, route(50), "CREATE TABLE votes (x INTEGER)")
+		m := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)}))
+		res, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
+		require.Error(t, err)
+		assert.Equal(t, 99, res.Applied)
+		assert.Equal(t, 1, res.Failed)
+		assert.Equal(t, 0, res.Left)
+		var all *migrate.RunError
+		require.ErrorAs(t, err, &all)
+		assert.Same(t, res, all.Result)
+		var failure *migrate.StoreError
+		require.ErrorAs(t, err, &failure)
+		assert.Equal(t, store(50), failure.Store)
+		assert.Equal(t, "polls", failure.Source)
+		assert.EqualValues(t, 2, failure.Version)
+		assert.Equal(t, "00002_votes.sql", failure.File)
+		assert.Equal(t, 2, failure.Line)
+		assert.Equal(t, "CREATE TABLE votes (id INTEGER PRIMARY KEY, poll INTEGER);", failure.Statement)
+		assert.Contains(t, err.Error(), "votes")
+		assert.Contains(t, err.Error(), "already exists")
+		if be.Dialect() == backend.Postgres {
+			assert.Equal(t, "42P07", failure.SQLState)
+			var pgErr interface{ SQLState() string }
+			assert.ErrorAs(t, err, &pgErr, "the driver's own error is in the chain")
+		}
+		for i := range 100 {
+			want := "0,1,2,3"
+			if i == 50 {
+				want = "0,1"
+			}
+			require.Equal(t, want, versions(t, be, route(i), "goose_db_version"))
+		}
+		st, err := m.Status(ctx)
+		require.NoError(t, err)
+		assert.Equal(t, migrate.TenantStatus{Total: 100, Current: 99, Pending: 1, Failed: 1}, st.Tenants)
+		require.Len(t, st.Failures, 1)
+		assert.Equal(t, "t0050", st.Failures[0].Store)
+		assert.EqualValues(t, 2, st.Failures[0].Version)
+
+		// The second run does that store alone.
+		run(t, be, route(50), "DROP TABLE votes")
+		res, err = m.Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
+		require.NoError(t, err)
+		assert.Equal(t, 1, res.Total)
+		assert.Equal(t, 1, res.Applied)
+		st, err = m.Status(ctx)
+		require.NoError(t, err)
+		assert.Equal(t, migrate.TenantStatus{Total: 100, Current: 100}, st.Tenants)
+		assert.Empty(t, st.Failures)
+	})
+}
+
+// S70
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 50)
+		run(t, be, route(9), "CREATE TABLE b (x INTEGER)")
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(3, killed...)}))
+		var events []migrate.Event
+		_, err := tenantsUp(ctx, m, migrate.Fleet{OnEvent: func(e migrate.Event) { events = append(events, e) }})
+		require.Error(t, err)
+		require.Len(t, events, 52)
+		assert.Equal(t, migrate.EventStarted, events[0].Kind)
+		assert.Equal(t, 50, events[0].Total)
+		for i, e := range events[1:51] {
+			assert.Equal(t, i+1, e.Done)
+			assert.Equal(t, 50, e.Total)
+			if e.Store == store(9) {
+				assert.Equal(t, migrate.EventFailed, e.Kind)
+				var failure *migrate.StoreError
+				require.ErrorAs(t, e.Err, &failure)
+				assert.Contains(t, failure.Statement, "CREATE TABLE b")
+			} else {
+				assert.Equal(t, migrate.EventApplied, e.Kind)
+			}
+		}
+		last := events[51]
+		assert.Equal(t, migrate.EventDone, last.Kind)
+		assert.Equal(t, 50, last.Done)
+		assert.Equal(t, 1, last.Failed)
+		assert.Positive(t, last.Elapsed)
+	})
+}
+
+func TestWhenToStop(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
+		for i := range 40 {
+			if i%2 == 0 {
+				run(t, be, route(i), "CREATE TABLE b (x INTEGER)")
+			}
+		}
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(3, killed...)}))
+		sum := func(r *migrate.Result) int { return r.Applied + r.Skipped + r.Failed + r.Left }
+
+		res, err := tenantsUp(ctx, m, migrate.Fleet{Canary: 2, Stores: []backend.Store{store(1), store(3), store(2), store(5)}})
+		require.ErrorIs(t, err, migrate.ErrCanary)
+		assert.Equal(t, 2, res.Left)
+		assert.Equal(t, 4, sum(res))
+
+		res, err = tenantsUp(ctx, m, migrate.Fleet{StopAfter: 1, Parallel: 1})
+		require.ErrorIs(t, err, migrate.ErrStopped)
+		assert.Equal(t, 1, res.Failed)
+		assert.Positive(t, res.Left)
+		assert.Equal(t, res.Total, sum(res))
+
+		res, err = tenantsUp(ctx, m, migrate.Fleet{StopAfter: 4, Parallel: 1})
+		require.ErrorIs(t, err, migrate.ErrStopped)
+		assert.Equal(t, 4, res.Failed)
+		assert.Equal(t, res.Total, sum(res))
+
+		// Cancelled between stores; what is left is said, and a second call does it.
+		cancelled, cancel := context.WithCancel(ctx)
+		res, err = tenantsUp(cancelled, m, migrate.Fleet{Parallel: 1, OnEvent: func(e migrate.Event) {
+			if e.Kind == migrate.EventFailed {
+				cancel()
+			}
+		}})
+		require.ErrorIs(t, err, context.Canceled)
+		assert.Positive(t, res.Left)
+		assert.Equal(t, res.Total, sum(res))
+		for i := range 40 {
+			if i%2 == 0 {
+				run(t, be, route(i), "DROP TABLE b")
+			}
+		}
+		_, err = tenantsUp(ctx, m, migrate.Fleet{Canary: 5})
+		require.NoError(t, err)
+		for i := range 40 {
+			require.Equal(t, 1, checkWhole(t, be, route(i), 3))
+		}
+	})
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		cfg := migrate.Config{
+			Shared: []migrate.Source{{Name: "plans", FS: files("1_plans.sqlite.sql", up("CREATE TABLE plans (id TEXT); -- sqlite"), "1_plans.postgres.sql", up("CREATE TABLE plans (id TEXT); -- postgres"))}},
+			Tenant: []migrate.Source{{Name: "polls", FS: version(3, polls...)}},
+		}
+		var out strings.Builder
+		_, err := migrator(t, be, cfg).Up(ctx, migrate.UpOptions{DryRun: &out})
+		require.NoError(t, err)
+		assert.Contains(t, out.String(), "CREATE TABLE plans (id TEXT); -- "+string(be.Dialect()))
+		assert.Empty(t, tables(t, be, backend.Route{}))
+
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(1, polls...)})), 5)
+		out.Reset()
+		_, err = migrator(t, be, cfg).Up(ctx, migrate.UpOptions{DryRun: &out})
+		require.NoError(t, err)
+		assert.Contains(t, out.String(), "CREATE TABLE plans")
+		assert.Contains(t, out.String(), "5 stores")
+		assert.Equal(t, 1, strings.Count(out.String(), "ALTER TABLE polls ADD COLUMN closed"))
+		assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"))
 	})
 }

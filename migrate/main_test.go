@@ -124,10 +124,13 @@ func query(t testing.TB, be backend.Backend, rt backend.Route, text string) stri
 	return column(t, db, text)
 }
 
-// column is query on what is at hand.
-func column(t testing.TB, db interface {
+// queryer is a *sql.DB or a *sql.Tx.
+type queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}, text string) string {
+}
+
+// column is query on what is at hand.
+func column(t testing.TB, db queryer, text string) string {
 	t.Helper()
 	rows, err := db.QueryContext(context.Background(), text)
 	require.NoError(t, err)

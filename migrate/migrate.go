@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // Policy says what becomes of a tenant whose store is behind the binary when it is asked for; see [Migrator.Ready].
@@ -71,7 +72,7 @@ type Migrator struct {
 	gate           gate
 	slots          slots
 	runs           ownRuns
-	local          keyedLocks // where be is no Locker
+	local          driver.Queues // where be is no Locker
 
 	// The optional abilities of be; nil when it has not got them.
 	scripts   backend.ScriptRunner

@@ -117,6 +117,9 @@ func (e *RunError) Error() string {
 	r := e.Result
 	var b strings.Builder
 	fmt.Fprintf(&b, "tenement: migrate: %s set: %d applied, %d skipped, %d failed, %d left", r.Set, r.Applied, r.Skipped, r.Failed, r.Left)
+	if r.Missing > 0 {
+		fmt.Fprintf(&b, ", %d missing", r.Missing)
+	}
 	if e.Err != nil {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}

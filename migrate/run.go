@@ -173,6 +173,9 @@ func (f *fleet) phase(ctx context.Context) error {
 		g.Go(func() error { return f.worker(gctx) })
 	}
 	err := g.Wait()
+	if err == nil && f.queue.exhausted() {
+		err = ErrStopped
+	}
 	// What was done is written down, and on disk, before anyone is told.
 	ctx, cancel := outlasting(ctx)
 	defer cancel()
@@ -183,6 +186,8 @@ func (f *fleet) worker(ctx context.Context) error {
 	for {
 		tasks, wait, err := f.queue.take(ctx)
 		switch {
+		case errors.Is(err, ErrStopped):
+			return nil // the others finish what they are at
 		case err != nil:
 			return err
 		case wait > 0:
@@ -213,7 +218,7 @@ func (f *fleet) batch(ctx context.Context, tasks []task) error {
 	}
 	for _, t := range slow {
 		if f.queue.exhausted() {
-			return ErrStopped
+			return nil
 		}
 		if err := f.one(ctx, t); err != nil {
 			return err

@@ -3,7 +3,6 @@ package migrate
 import (
 	"context"
 	"runtime"
-	"sync"
 
 	"golang.org/x/sync/semaphore"
 
@@ -42,59 +41,23 @@ func (m *Migrator) lock(ctx context.Context, key string) (backend.Lock, error) {
 	if m.locks != nil {
 		return m.locks.Lock(ctx, "tenement/migrate/"+key)
 	}
-	return m.local.lock(ctx, key)
-}
-
-// keyedLocks is for a backend that cannot exclude other processes.
-type keyedLocks struct {
-	mu   sync.Mutex
-	held map[string]*keyedLock
-}
-
-// keyedLock is a key of keyedLocks that is held.
-type keyedLock struct {
-	of       *keyedLocks
-	key      string
-	once     sync.Once
-	released chan struct{}
-}
-
-var _ backend.Lock = (*keyedLock)(nil)
-
-func (k *keyedLocks) lock(ctx context.Context, key string) (*keyedLock, error) {
-	for {
-		k.mu.Lock()
-		held := k.held[key]
-		if held == nil {
-			if k.held == nil {
-				k.held = map[string]*keyedLock{}
-			}
-			held = &keyedLock{of: k, key: key, released: make(chan struct{})}
-			k.held[key] = held
-			k.mu.Unlock()
-			return held, nil
-		}
-		k.mu.Unlock()
-		select {
-		case <-held.released:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	leave, err := m.local.Enter(ctx, key)
+	if err != nil {
+		return nil, err
 	}
+	return localLock{leave}, nil
 }
+
+// localLock is for a backend that cannot exclude other processes.
+type localLock struct{ leave func() }
+
+var _ backend.Lock = localLock{}
 
 // Fence implements backend.Lock: a lock of this process is not lost.
-func (*keyedLock) Fence(ctx context.Context) context.Context { return ctx }
+func (localLock) Fence(ctx context.Context) context.Context { return ctx }
 
 // Check implements backend.Lock.
-func (*keyedLock) Check(context.Context) error { return nil }
+func (localLock) Check(context.Context) error { return nil }
 
 // Unlock implements backend.Lock.
-func (l *keyedLock) Unlock() {
-	l.once.Do(func() {
-		l.of.mu.Lock()
-		delete(l.of.held, l.key)
-		l.of.mu.Unlock()
-		close(l.released)
-	})
-}
+func (l localLock) Unlock() { l.leave() }

@@ -24,6 +24,15 @@ const (
 // application's role in production is, and returns the URL of that role. The role owns the schema public too. drop
 // removes the database, whoever is connected, then the role, and the roles that only it is a member of.
 func (c *Cluster) NewDatabase(ctx context.Context) (databaseURL string, drop func(context.Context) error, err error) {
+	return c.newDatabase(ctx, "")
+}
+
+// NewCollatedDatabase is NewDatabase with a collation of ICU's, such as "en-US", instead of the cluster's.
+func (c *Cluster) NewCollatedDatabase(ctx context.Context, icuLocale string) (databaseURL string, drop func(context.Context) error, err error) {
+	return c.newDatabase(ctx, fmt.Sprintf(` ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE '%s'`, icuLocale))
+}
+
+func (c *Cluster) newDatabase(ctx context.Context, terms string) (databaseURL string, drop func(context.Context) error, err error) {
 	name := randomName("t_")
 	password := randomName("p_")
 	u := *c.admin
@@ -37,7 +46,7 @@ func (c *Cluster) NewDatabase(ctx context.Context) (databaseURL string, drop fun
 		}
 		// template0, to which nobody can be connected: template1 is refused while somebody is.
 		return retry(ctx, func() error {
-			_, err := conn.Exec(ctx, fmt.Sprintf(`CREATE DATABASE %s OWNER %s TEMPLATE template0`, name, name))
+			_, err := conn.Exec(ctx, fmt.Sprintf(`CREATE DATABASE %s OWNER %s TEMPLATE template0`, name, name)+terms)
 			return err
 		})
 	})

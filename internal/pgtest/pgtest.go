@@ -245,6 +245,36 @@ candidate:
 	return "", fmt.Errorf("pgtest: Postgres is %w: install it (apt-get install postgresql) or set %s", ErrNotInstalled, EnvURL)
 }
 
+// Client returns the path of a program of Postgres's (pg_dump, psql) that is of a server's version: another may refuse to
+// work with it. The connection's URL is that of the server. It returns an error that wraps ErrNotInstalled when there is
+// none.
+func Client(ctx context.Context, databaseURL, name string) (string, error) {
+	var number string
+	err := withConn(ctx, databaseURL, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SHOW server_version_num`).Scan(&number)
+	})
+	if err != nil {
+		return "", err
+	}
+	n, _ := strconv.Atoi(number)
+	major := strconv.Itoa(n / 10000)
+	candidates := []string{filepath.Join("/usr/lib/postgresql", major, "bin", name)}
+	if bin, err := postgresBinaries(); err == nil {
+		candidates = append(candidates, filepath.Join(bin, name))
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		candidates = append(candidates, path)
+	}
+	for _, path := range candidates {
+		// "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
+		out, err := exec.CommandContext(ctx, path, "--version").Output()
+		if fields := strings.Fields(string(out)); err == nil && len(fields) > 2 && strings.HasPrefix(fields[2]+".", major+".") {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("pgtest: %s of Postgres %s is %w", name, major, ErrNotInstalled)
+}
+
 // majorVersion returns 15 for /usr/lib/postgresql/15/bin.
 func majorVersion(bin string) int {
 	version, _, _ := strings.Cut(filepath.Base(filepath.Dir(bin)), ".")

@@ -49,6 +49,15 @@ func (c *Cluster) Database(t testing.TB) string {
 	return databaseURL
 }
 
+// CollatedDatabase is Database as NewCollatedDatabase makes it.
+func (c *Cluster) CollatedDatabase(t testing.TB, icuLocale string) string {
+	t.Helper()
+	databaseURL, drop, err := c.NewCollatedDatabase(testContext(t), icuLocale)
+	check(t, err)
+	cleanup(t, drop)
+	return databaseURL
+}
+
 // Role returns the URL of another log-in role to the database of databaseURL, as NewRole makes it, and drops it, with
 // what it owns there, when the test ends.
 func (c *Cluster) Role(t testing.TB, databaseURL string) string {

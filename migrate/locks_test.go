@@ -1,0 +1,128 @@
+package migrate_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
+)
+
+// S67
+func TestLongTransactionInOneTenant(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]string{
+		"as text":       up("ALTER TABLE a ADD COLUMN z INTEGER;"),
+		"through goose": up("SET CONSTRAINTS ALL DEFERRED;\nALTER TABLE a ADD COLUMN z INTEGER;"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			be := postgresSite(t)
+			ctx := context.Background()
+			provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
+			// A report that takes its time.
+			db := be.DBFor(route(20))
+			defer func() { require.NoError(t, db.Close()) }()
+			report, err := db.BeginTx(ctx, nil)
+			require.NoError(t, err)
+			defer func() { _ = report.Rollback() }()
+			_, err = report.ExecContext(ctx, "SELECT * FROM a")
+			require.NoError(t, err)
+
+			cfg := tenants(migrate.Source{Name: "app", FS: files("1_a.sql", killed[1], "2_z.sql", last)})
+			cfg.LockTimeout = 300 * time.Millisecond
+			m := migrator(t, be, cfg)
+			retries := 0
+			res, err := tenantsUp(ctx, m, migrate.Fleet{OnEvent: func(e migrate.Event) {
+				if e.Kind != migrate.EventRetrying {
+					return
+				}
+				assert.Equal(t, store(20), e.Store)
+				retries++
+				// The tenant's traffic goes on meanwhile. The deadline is there for the day when it does not.
+				soon, cancel := context.WithTimeout(ctx, 30*time.Second)
+				defer cancel()
+				_, err := be.DB().ExecContext(backend.WithRoute(soon, route(20)), "SELECT * FROM a")
+				assert.NoError(t, err)
+				if e.Done == 39 && retries >= 2 { // the others are through
+					_ = report.Rollback()
+				}
+			}})
+			require.NoError(t, err)
+			assert.Equal(t, 40, res.Applied)
+			assert.GreaterOrEqual(t, retries, 2)
+			for i := range 40 {
+				require.Equal(t, "0,1,2", versions(t, be, route(i), "goose_db_version"))
+			}
+		})
+	}
+}
+
+// S67: on SQLite it is whoever writes that keeps others waiting.
+func TestLongWriteInOneTenant(t *testing.T) {
+	t.Parallel()
+	be := sqliteSite(t)
+	ctx := context.Background()
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 40)
+	for i, other := range []*site{be, openSite(t, be.url)} {
+		name, last := []string{"this process", "another process"}[i], i+2
+		db := other.DBFor(route(20))
+		defer func() { require.NoError(t, db.Close()) }()
+		report, err := db.BeginTx(ctx, nil)
+		require.NoError(t, err)
+		defer func() { _ = report.Rollback() }()
+		_, err = report.ExecContext(ctx, "INSERT INTO a (x) VALUES (99)")
+		require.NoError(t, err)
+		cfg := tenants(migrate.Source{Name: "app", FS: version(last, killed...)})
+		cfg.LockTimeout = 100 * time.Millisecond
+		retries := 0
+		res, err := tenantsUp(ctx, migrator(t, be, cfg), migrate.Fleet{OnEvent: func(e migrate.Event) {
+			if e.Kind == migrate.EventRetrying {
+				assert.Equal(t, store(20), e.Store)
+				retries++
+				if e.Done == 39 && retries >= 2 {
+					_ = report.Rollback()
+				}
+			}
+		}})
+		require.NoError(t, err, name)
+		assert.Equal(t, 40, res.Applied, name)
+		assert.GreaterOrEqual(t, retries, 2, name)
+	}
+}
+
+// S67: a store that stays locked fails in the end, and says why.
+func TestLockedForGood(t *testing.T) {
+	t.Parallel()
+	be := postgresSite(t)
+	ctx := context.Background()
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 3)
+	db := be.DBFor(route(1))
+	defer func() { require.NoError(t, db.Close()) }()
+	report, err := db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	defer func() { _ = report.Rollback() }()
+	_, err = report.ExecContext(ctx, "LOCK TABLE a IN ACCESS SHARE MODE")
+	require.NoError(t, err)
+	cfg := tenants(migrate.Source{Name: "app", FS: version(3, killed...)})
+	cfg.LockTimeout, cfg.LockPatience = 20*time.Millisecond, time.Nanosecond
+	m := migrator(t, be, cfg)
+	res, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
+	var failure *migrate.StoreError
+	require.ErrorAs(t, err, &failure)
+	assert.Equal(t, "55P03", failure.SQLState)
+	assert.EqualValues(t, 3, failure.Version)
+	assert.Contains(t, failure.Statement, "ALTER TABLE a")
+	assert.Equal(t, 2, res.Applied)
+	// goose keeps what succeeded before the failure, and the ledger knows.
+	assert.Equal(t, "0,1,2", versions(t, be, route(1), "goose_db_version"))
+	require.NoError(t, report.Rollback())
+	res, err = m.Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
+	require.NoError(t, err)
+	assert.Equal(t, 1, res.Applied)
+	assert.Equal(t, 1, res.Migrations)
+}

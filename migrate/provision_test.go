@@ -1,0 +1,81 @@
+package migrate_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
+)
+
+func TestProvisionFinishes(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		m := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)}))
+		// S23: died after the store was made; died before the ledger knew.
+		require.NoError(t, be.Create(ctx, route(0)))
+		for range 2 {
+			require.NoError(t, m.Provision(ctx, route(0)))
+			assert.Equal(t, "0,1,2,3", versions(t, be, route(0), "goose_db_version"))
+			require.NoError(t, m.Ready(ctx, route(0)))
+		}
+		run(t, be, backend.Route{}, "DELETE FROM tenement_ledger")
+		require.NoError(t, m.Provision(ctx, route(0)))
+		assert.Equal(t, "owner-0", query(t, be, backend.Route{}, "SELECT owner FROM tenement_ledger WHERE store = 't0000'"))
+
+		err := m.Provision(ctx, backend.Route{Store: store(0), Owner: "somebody else"})
+		require.ErrorIs(t, err, backend.ErrStoreExists)
+
+		// S22: the migration's own error, and the same call finishes once it is mended.
+		bad := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: files("00001_polls.sql", polls[1], "00002_votes.sql", up("CREATE TABLE polls (again INTEGER);"))}))
+		err = bad.Provision(ctx, route(1))
+		var failure *migrate.StoreError
+		require.ErrorAs(t, err, &failure)
+		assert.EqualValues(t, 2, failure.Version)
+		assert.Contains(t, failure.Statement, "again")
+		require.ErrorIs(t, bad.Ready(ctx, route(1)), migrate.ErrBehind)
+		require.NoError(t, m.Provision(ctx, route(1)))
+		require.NoError(t, m.Ready(ctx, route(1)))
+
+		// A row that was left by a store of the same name says nothing about the new one.
+		require.NoError(t, be.Drop(ctx, route(0)))
+		require.NoError(t, m.Provision(ctx, backend.Route{Store: store(0), Owner: "next"}))
+		assert.Equal(t, "next", query(t, be, backend.Route{}, "SELECT owner FROM tenement_ledger WHERE store = 't0000'"))
+
+		require.NoError(t, be.Rename(ctx, route(1), store(2)))
+		require.NoError(t, m.Renamed(ctx, store(1), store(2)))
+		require.NoError(t, m.Renamed(ctx, store(1), store(2)), "again")
+		require.NoError(t, m.Ready(ctx, backend.Route{Store: store(2), Owner: "owner-1"}))
+		require.ErrorIs(t, m.Ready(ctx, route(1)), migrate.ErrBehind)
+		require.NoError(t, m.Forget(ctx, store(2)))
+		require.NoError(t, m.Forget(ctx, store(2)), "again")
+		assert.Equal(t, "t0000", query(t, be, backend.Route{}, "SELECT store FROM tenement_ledger WHERE store <> ''"))
+	})
+}
+
+// What is random must not be copied from one store to the next.
+func TestSecretsAreNotShared(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		random := "lower(hex(randomblob(16)))"
+		if be.Dialect() == backend.Postgres {
+			random = "gen_random_uuid()::text"
+		}
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: files(
+			"1_a.sql", up("CREATE TABLE a (x TEXT);"),
+			"2_secret.sql", up("INSERT INTO a (x) VALUES ("+random+");"),
+			"3_c.sql", up("CREATE TABLE c (x TEXT);"),
+		)}))
+		require.NoError(t, m.Provision(ctx, route(0)))
+		require.NoError(t, m.Provision(ctx, route(1)))
+		first, second := query(t, be, route(0), "SELECT x FROM a"), query(t, be, route(1), "SELECT x FROM a")
+		assert.NotEmpty(t, first)
+		assert.NotEqual(t, first, second)
+		assert.Equal(t, "0,1,2,3", versions(t, be, route(1), "goose_db_version"))
+	})
+}
