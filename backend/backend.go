@@ -28,7 +28,7 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [Backuper], [Bounded], [ClientCommander].
+// [Backuper], [Bounded], [Adopter], [ClientCommander].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect
@@ -164,6 +164,14 @@ type Backuper interface {
 	// Backup writes a copy of rt's store to a new file at path, which must not be there yet. Writers are not held up.
 	// It returns ErrStoreMissing as Drop does. What it leaves when it fails, it removes.
 	Backup(ctx context.Context, rt Route, path string) error
+}
+
+// Adopter is the ability to take in what is there.
+type Adopter interface {
+	// Adopt stamps rt.Owner into the schema or the file that bears rt.Store's name, whoever's it was and also when it was
+	// no store before, which makes it one of rt.Owner's. Its data stays. It returns ErrStoreMissing when there is
+	// nothing of that name.
+	Adopt(ctx context.Context, rt Route) error
 }
 
 // Leftover is something that an interrupted operation left behind and that belongs to no store.

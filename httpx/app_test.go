@@ -71,13 +71,21 @@ func openApp(tb testing.TB, be backend.Backend, tenant []migrate.Source) *tenanc
 func create(tb testing.TB, app *tenancy.App, slugs ...string) {
 	tb.Helper()
 	for _, slug := range slugs {
-		_, err := app.Create(context.Background(), tenancy.Spec{Slug: slug, Domains: []string{slug + ".polls.local"}})
+		made, err := app.Create(context.Background(), tenancy.Spec{Slug: slug, Domains: []string{slug + ".polls.local"}})
 		require.NoError(tb, err)
-		require.NoError(tb, app.Run(context.Background(), slug, func(ctx context.Context) error {
+		require.NoError(tb, app.Run(context.Background(), made, tenancy.Policy{}, func(ctx context.Context, _ *tenancy.Tenant) error {
 			_, err := app.DB().ExecContext(ctx, "INSERT INTO motto VALUES ($1)", "of "+slug)
 			return err
 		}))
 	}
+}
+
+// id is that of the tenant of a slug.
+func id(tb testing.TB, app *tenancy.App, slug string) tenancy.ID {
+	tb.Helper()
+	t, err := app.BySlug(context.Background(), slug)
+	require.NoError(tb, err)
+	return t.ID
 }
 
 // motto answers with the motto of the request's tenant.
@@ -131,10 +139,11 @@ func TestTenantsByHost(t *testing.T) {
 		assert.Equal(t, http.StatusBadRequest, get(h, "thor polls").Code)
 
 		// A context that is in a tenant already: a public handler is out of it, another tenant is refused.
-		thor, err := app.Tenant(t.Context(), "thor")
+		thor, err := app.BySlug(t.Context(), "thor")
 		require.NoError(t, err)
-		inside, err := tenancy.Enter(t.Context(), &thor)
+		inside, _, leave, err := app.Enter(t.Context(), thor, tenancy.Policy{})
 		require.NoError(t, err)
+		defer leave()
 		for host, want := range map[string]string{"polls.local": "false true", "thor.polls.local": "of thor", "potter.polls.local": "The request's address is not a proper one.\n"} {
 			r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(inside)
 			r.Host = host
@@ -179,16 +188,16 @@ func TestStatuses(t *testing.T) {
 			}
 		}
 		visit(http.StatusOK)
-		_, err := app.Suspend(t.Context(), "thor", "unpaid since May")
+		_, err := app.Suspend(t.Context(), id(t, app, "thor"), "unpaid since May")
 		require.NoError(t, err)
 		visit(http.StatusForbidden)
-		_, err = app.Resume(t.Context(), "thor")
+		_, err = app.Activate(t.Context(), id(t, app, "thor"))
 		require.NoError(t, err)
 		visit(http.StatusOK)
-		_, err = app.Delete(t.Context(), "thor")
+		_, err = app.Delete(t.Context(), id(t, app, "thor"))
 		require.NoError(t, err)
 		visit(http.StatusNotFound)
-		_, err = app.Restore(t.Context(), "thor")
+		_, err = app.Restore(t.Context(), id(t, app, "thor"))
 		require.NoError(t, err)
 		visit(http.StatusOK)
 	})
@@ -200,7 +209,7 @@ func TestProvisioning(t *testing.T) {
 		var h http.Handler
 		during := make(chan *httptest.ResponseRecorder, 1)
 		app, err := tenancy.Open(context.Background(), be, tenancy.Config{Tenant: mottos(), Hooks: tenancy.Hooks{
-			OnCreate: func(context.Context, tenancy.Tenant) error {
+			OnCreate: func(context.Context, tenancy.Tenant, tenancy.Seed) error {
 				during <- get(h, "thor.polls.local")
 				return nil
 			},
@@ -311,7 +320,7 @@ func TestStream(t *testing.T) {
 			require.True(t, lines.Scan())
 			require.Equal(t, "of thor", lines.Text())
 		}
-		_, err = app.Suspend(t.Context(), "thor", "unpaid")
+		_, err = app.Suspend(t.Context(), id(t, app, "thor"), "unpaid")
 		require.NoError(t, err)
 		var inactive *tenancy.NotActiveError
 		require.ErrorAs(t, <-cause, &inactive)
@@ -359,7 +368,7 @@ func TestHijack(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "of thor\n", line)
 		}
-		_, err = app.Suspend(t.Context(), "thor", "")
+		_, err = app.Suspend(t.Context(), id(t, app, "thor"), "")
 		require.NoError(t, err)
 		_, err = from.ReadString('\n')
 		require.Error(t, err)

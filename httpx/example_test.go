@@ -31,7 +31,7 @@ func openPolls(ctx context.Context) (app *tenancy.App, closeAll func()) {
 		Tenant: []migrate.Source{{Name: "polls", FS: fstest.MapFS{"00001_polls.sql": {Data: []byte(
 			"-- +goose Up\nCREATE TABLE polls (id INTEGER PRIMARY KEY, question TEXT NOT NULL);\n",
 		)}}}},
-		Hooks: tenancy.Hooks{OnCreate: func(ctx context.Context, t tenancy.Tenant) error {
+		Hooks: tenancy.Hooks{OnCreate: func(ctx context.Context, t tenancy.Tenant, _ tenancy.Seed) error {
 			_, err := be.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ($1)", "Who is "+t.Name+"?")
 			return err
 		}},
@@ -142,7 +142,11 @@ func ExampleWithRefusal() {
 	ctx := context.Background()
 	app, closeAll := openPolls(ctx)
 	defer closeAll()
-	if _, err := app.Suspend(ctx, "thor", "unpaid since May"); err != nil {
+	thor, err := app.BySlug(ctx, "thor")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := app.Suspend(ctx, thor.ID, "unpaid since May"); err != nil {
 		log.Fatal(err)
 	}
 

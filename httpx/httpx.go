@@ -42,7 +42,7 @@ type Gate struct {
 type directory interface {
 	Resolve(ctx context.Context, host string) (*tenancy.Tenant, error)
 	ResolveSlug(ctx context.Context, slug string) (*tenancy.Tenant, error)
-	Serve(ctx context.Context, t *tenancy.Tenant) (context.Context, context.CancelFunc, error)
+	Enter(ctx context.Context, who tenancy.Referrer, p tenancy.Policy) (context.Context, *tenancy.Tenant, context.CancelFunc, error)
 }
 
 var _ directory = (*tenancy.App)(nil)
@@ -280,16 +280,14 @@ func (g *Gate) admit(r *http.Request) stay {
 		return s
 	}
 
+	found := t
 	if err == nil {
-		s.ctx, s.leave, err = g.dir.Serve(ctx, t)
+		s.ctx, t, s.leave, err = g.dir.Enter(ctx, found, tenancy.Policy{})
 	}
 	if err != nil {
 		s.ctx, s.leave = ctx, nil
-		s.decision = g.refusal(t, err)
+		s.decision = g.refusal(found, err)
 		return s
-	}
-	if latest, ok := tenancy.From(s.ctx); ok {
-		t = latest // the one that is being served may be newer than what was resolved
 	}
 	s.decision = Decision{Outcome: Tenant, Tenant: t, Prefix: r.URL.Path[:c.prefix]}
 	return s

@@ -21,7 +21,7 @@ import (
 type registry struct {
 	tenants map[string]*tenancy.Tenant // by slug
 	down    error                      // Resolve and ResolveSlug fail with it
-	serve   error                      // Serve fails with it
+	serve   error                      // Enter fails with it
 }
 
 type tenantKey struct{}
@@ -74,14 +74,15 @@ func (reg *registry) ResolveSlug(_ context.Context, slug string) (*tenancy.Tenan
 	return nil, tenancy.ErrNotFound
 }
 
-func (reg *registry) Serve(ctx context.Context, t *tenancy.Tenant) (context.Context, context.CancelFunc, error) {
+func (reg *registry) Enter(ctx context.Context, who tenancy.Referrer, _ tenancy.Policy) (context.Context, *tenancy.Tenant, context.CancelFunc, error) {
+	t := who.(*tenancy.Tenant)
 	if reg.serve != nil {
-		return nil, nil, reg.serve
+		return nil, nil, nil, reg.serve
 	}
 	if t.Status != tenancy.Active {
-		return nil, nil, &tenancy.NotActiveError{Slug: t.Slug, Status: t.Status}
+		return nil, nil, nil, &tenancy.NotActiveError{Slug: t.Slug, Status: t.Status}
 	}
-	return context.WithValue(ctx, tenantKey{}, t), func() {}, nil
+	return context.WithValue(ctx, tenantKey{}, t), t, func() {}, nil
 }
 
 func gate(t *testing.T, opts ...Option) *Gate {

@@ -92,7 +92,7 @@ func (t *tree) completeSlugHost(cmd *cobra.Command, args []string, begun string)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		tenant, err := app.Tenant(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -17,8 +17,12 @@ func (t *tree) domainCommand() *cobra.Command {
 func (t *tree) domainAdd() *cobra.Command {
 	cmd := leaf(&cobra.Command{Use: "add SLUG HOST…", Short: "Make hosts lead to a tenant", ValidArgsFunction: t.completeSlug()})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
 		for _, host := range args[1:] {
-			_, err := app.AddDomain(cmd.Context(), args[0], host)
+			_, err := app.AddDomain(cmd.Context(), tenant.ID, host)
 			if err := t.done(cmd, err, "%s leads to %s", host, args[0]); err != nil {
 				return err
 			}
@@ -31,7 +35,10 @@ func (t *tree) domainAdd() *cobra.Command {
 func (t *tree) domainRemove() *cobra.Command {
 	cmd := leaf(&cobra.Command{Use: "remove SLUG HOST", Short: "Make a host lead nowhere", ValidArgsFunction: t.completeSlugHost})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.RemoveDomain(cmd.Context(), args[0], args[1])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err == nil {
+			tenant, err = app.RemoveDomain(cmd.Context(), tenant.ID, args[1])
+		}
 		if err := t.done(cmd, err, "%s leads nowhere now", args[1]); err != nil {
 			return err
 		}
@@ -50,7 +57,10 @@ func (t *tree) domainPrimary() *cobra.Command {
 		ValidArgsFunction: t.completeSlugHost,
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		_, err := app.SetPrimaryDomain(cmd.Context(), args[0], args[1])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err == nil {
+			_, err = app.SetPrimaryDomain(cmd.Context(), tenant.ID, args[1])
+		}
 		return t.done(cmd, err, "%s is the primary domain of %s", args[1], args[0])
 	})
 	return cmd
@@ -63,7 +73,10 @@ func (t *tree) domainMove() *cobra.Command {
 		ValidArgsFunction: t.completeHostSlug,
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		_, err := app.MoveDomain(cmd.Context(), args[0], args[1])
+		tenant, err := app.BySlug(cmd.Context(), args[1])
+		if err == nil {
+			_, err = app.MoveDomain(cmd.Context(), args[0], tenant.ID)
+		}
 		return t.done(cmd, err, "%s leads to %s", args[0], args[1])
 	})
 	return cmd
@@ -103,7 +116,7 @@ func (t *tree) domainList() *cobra.Command {
 			return nil
 		}
 		if len(args) > 0 {
-			tenant, err := app.Tenant(cmd.Context(), args[0])
+			tenant, err := app.BySlug(cmd.Context(), args[0])
 			if err == nil {
 				err = show(tenant)
 			}

@@ -98,30 +98,32 @@ func (t *tree) known() string {
 }
 
 // admit enters the tenant for an operator, who may work on what is not served.
-func admit(ctx context.Context, app *tenancy.App, tenant *tenancy.Tenant, force bool) (context.Context, error) {
+func admit(ctx context.Context, app *tenancy.App, tenant *tenancy.Tenant, force bool) (_ context.Context, leave context.CancelFunc, err error) {
 	if !force {
 		switch tenant.Status {
-		case tenancy.Active, tenancy.Suspended:
+		case tenancy.Active, tenancy.ReadOnly, tenancy.Suspended:
 		default:
-			return nil, fmt.Errorf("%w; --force goes in all the same",
+			return nil, nil, fmt.Errorf("%w; --force goes in all the same",
 				&tenancy.NotActiveError{Slug: tenant.Slug, Status: tenant.Status, Reason: tenant.Reason})
 		}
-		if err := app.Migrator().Ready(ctx, tenant.Route()); err != nil {
-			return nil, fmt.Errorf("%w; --force goes in all the same", err)
-		}
 	}
-	return tenancy.Enter(tenancy.Leave(ctx), tenant)
+	ctx, _, leave, err = app.Enter(tenancy.Leave(ctx), tenant, tenancy.Policy{Operator: true, AnyVersion: force})
+	if err != nil && !force {
+		err = fmt.Errorf("%w; --force goes in all the same", err)
+	}
+	return ctx, leave, err
 }
 
 func (t *tree) execOne(cmd *cobra.Command, app *tenancy.App, slug string, force bool, c Command, args []string) error {
-	tenant, err := app.Tenant(cmd.Context(), slug)
+	tenant, err := app.BySlug(cmd.Context(), slug)
 	if err != nil {
 		return err
 	}
-	ctx, err := admit(cmd.Context(), app, &tenant, force)
+	ctx, leave, err := admit(cmd.Context(), app, &tenant, force)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	err = c.Run(ctx, args, IO{
 		In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), Terminal: t.cfg.terminal(cmd.InOrStdin()),
 	})
@@ -138,12 +140,12 @@ type fleetTerms struct {
 
 func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []string, terms fleetTerms) error {
 	var mu sync.Mutex // whole lines of several tenants
-	filter := tenancy.Filter{Status: []tenancy.Status{tenancy.Active}}
+	filter := tenancy.Filter{Status: []tenancy.Status{tenancy.Active, tenancy.ReadOnly}}
 	if terms.suspended {
 		filter.Status = append(filter.Status, tenancy.Suspended)
 	}
-	// Ungated, because admit knows which tenants an operator may enter.
-	opts := []tenancy.ForEachOption{tenancy.Where(filter), tenancy.Ungated()}
+	// Any, because admit knows which tenants an operator may enter.
+	opts := []tenancy.ForEachOption{tenancy.Where(filter), tenancy.With(tenancy.Policy{Operator: true, AnyVersion: true})}
 	if terms.parallel > 0 {
 		opts = append(opts, tenancy.Parallel(terms.parallel))
 	}
@@ -154,8 +156,9 @@ func (t *tree) execAll(cmd *cobra.Command, app *tenancy.App, c Command, args []s
 	err := app.ForEach(cmd.Context(), func(ctx context.Context, tenant tenancy.Tenant) error {
 		out := &lines{mu: &mu, w: cmd.OutOrStdout(), prefix: tenant.Slug + ": "}
 		complaints := &lines{mu: &mu, w: cmd.ErrOrStderr(), prefix: tenant.Slug + ": "}
-		ctx, err := admit(ctx, app, &tenant, terms.force)
+		ctx, leave, err := admit(ctx, app, &tenant, terms.force)
 		if err == nil {
+			defer leave()
 			err = c.Run(ctx, args, IO{In: strings.NewReader(""), Out: out, Err: complaints})
 		}
 		out.end()

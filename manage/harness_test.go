@@ -60,13 +60,12 @@ func config(old bool) tenancy.Config {
 	return tenancy.Config{
 		Shared: []migrate.Source{{Name: "plans", FS: files(plans...)}},
 		Tenant: []migrate.Source{{Name: "polls", FS: files(polls...)}, {Name: "users", FS: files(users...)}},
-		Hooks: tenancy.Hooks{OnCreate: func(_ context.Context, t tenancy.Tenant) error {
+		Hooks: tenancy.Hooks{OnCreate: func(_ context.Context, t tenancy.Tenant, _ tenancy.Seed) error {
 			if t.Slug == "cursed" {
 				return errors.New("the hook has a bad day")
 			}
 			return nil
 		}},
-		PollInterval: -1,
 	}
 }
 

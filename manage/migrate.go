@@ -61,7 +61,7 @@ func (f *fleet) check(cmd *cobra.Command, app *tenancy.App) error {
 		return usage(cmd, "--tenant names no tenant")
 	}
 	for _, slug := range f.slugs {
-		tenant, err := app.Tenant(cmd.Context(), slug)
+		tenant, err := app.BySlug(cmd.Context(), slug)
 		if err != nil {
 			return fmt.Errorf("%s: %w", slug, err)
 		}

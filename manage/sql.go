@@ -32,7 +32,7 @@ func (t *tree) sqlCommand() *cobra.Command {
 		ValidArgsFunction: t.completeSlug(),
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.Tenant(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -42,10 +42,11 @@ func (t *tree) sqlCommand() *cobra.Command {
 			}
 			return t.client(cmd, app, &tenant)
 		}
-		ctx, err := tenancy.Enter(tenancy.Leave(cmd.Context()), &tenant)
+		ctx, _, leave, err := app.Enter(tenancy.Leave(cmd.Context()), &tenant, tenancy.Policy{Operator: true, AnyVersion: true})
 		if err != nil {
 			return err
 		}
+		defer leave()
 		return printQuery(ctx, app.DB(), args[1], cmd.OutOrStdout(), asJSON)
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")

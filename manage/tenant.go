@@ -80,7 +80,8 @@ func parseMeta(pairs []string) (map[string]string, error) {
 
 // statuses are what --status takes.
 var statuses = []string{
-	string(tenancy.Active), string(tenancy.Deleted), string(tenancy.Failed), string(tenancy.Provisioning), string(tenancy.Suspended),
+	string(tenancy.Active), string(tenancy.Deleted), string(tenancy.Failed), string(tenancy.Provisioning),
+	string(tenancy.ReadOnly), string(tenancy.Suspended),
 }
 
 func (t *tree) tenantList() *cobra.Command {
@@ -132,7 +133,7 @@ func (t *tree) tenantShow() *cobra.Command {
 	var asJSON bool
 	cmd := leaf(&cobra.Command{Use: "show SLUG", Short: "Show all that is known about a tenant", ValidArgsFunction: t.completeSlug()})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.Tenant(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -191,7 +192,10 @@ func (t *tree) tenantRename() *cobra.Command {
 		ValidArgsFunction: t.completeSlug(tenancy.Active, tenancy.Suspended),
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.Rename(cmd.Context(), args[0], args[1])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err == nil {
+			tenant, err = app.Rename(cmd.Context(), tenant.ID, args[1])
+		}
 		if err != nil {
 			return err
 		}
@@ -209,7 +213,10 @@ func (t *tree) tenantSuspend() *cobra.Command {
 		ValidArgsFunction: t.completeSlug(tenancy.Active),
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		_, err := app.Suspend(cmd.Context(), args[0], reason)
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err == nil {
+			_, err = app.Suspend(cmd.Context(), tenant.ID, reason)
+		}
 		return t.done(cmd, err, "%s is suspended", args[0])
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; `TEXT` for those who ask")
@@ -223,7 +230,10 @@ func (t *tree) tenantResume() *cobra.Command {
 		ValidArgsFunction: t.completeSlug(tenancy.Suspended),
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		_, err := app.Resume(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err == nil {
+			_, err = app.Activate(cmd.Context(), tenant.ID)
+		}
 		return t.done(cmd, err, "%s is active", args[0])
 	})
 	return cmd
@@ -237,14 +247,14 @@ func (t *tree) tenantDelete() *cobra.Command {
 		ValidArgsFunction: t.completeSlug(tenancy.Active, tenancy.Suspended, tenancy.Failed, tenancy.Provisioning),
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.Tenant(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
 		if err := t.confirm(cmd, yes, tenant.Slug, "stops "+described(tenant)+" from being served"); err != nil {
 			return err
 		}
-		_, err = app.Delete(cmd.Context(), args[0])
+		_, err = app.Delete(cmd.Context(), tenant.ID)
 		return t.done(cmd, err, "%s is deleted; %s tenant restore %[1]s brings it back, until it is purged", args[0], t.root.CommandPath())
 	})
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -254,7 +264,10 @@ func (t *tree) tenantDelete() *cobra.Command {
 func (t *tree) tenantRestore() *cobra.Command {
 	cmd := leaf(&cobra.Command{Use: "restore SLUG", Short: "Undo delete", ValidArgsFunction: t.completeSlug(tenancy.Deleted)})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.Restore(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err == nil {
+			tenant, err = app.Restore(cmd.Context(), tenant.ID)
+		}
 		return t.done(cmd, err, "%s is %s", args[0], tenant.Status)
 	})
 	return cmd
@@ -268,7 +281,7 @@ func (t *tree) tenantPurge() *cobra.Command {
 		ValidArgsFunction: t.completeSlug(tenancy.Deleted),
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		tenant, err := app.Tenant(cmd.Context(), args[0])
+		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -278,7 +291,7 @@ func (t *tree) tenantPurge() *cobra.Command {
 		if err := t.confirm(cmd, yes, tenant.Slug, "removes "+described(tenant)+" with all its data, for good"); err != nil {
 			return err
 		}
-		return t.done(cmd, app.Purge(cmd.Context(), args[0]), "%s is gone", args[0])
+		return t.done(cmd, app.Purge(cmd.Context(), tenant.ID), "%s is gone", args[0])
 	})
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd

@@ -2,132 +2,43 @@ package tenancy
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/tenement-go/tenement/backend"
 )
 
-// Enter returns a context that is in t: what is done with it on the routed handle is done in t's store. It asks no one
-// whether t may be entered (see [App.Serve] for that), and the context is not cancelled when t is suspended.
-//
-// A context that is in another tenant already is refused with [ErrTenantMismatch]; [Leave] first where that is meant.
-// Entering the same tenant again is fine.
-func Enter(ctx context.Context, t *Tenant) (context.Context, error) {
-	inside, err := checkEntry(ctx, t)
-	if err != nil || inside {
-		return ctx, err
-	}
-	return backend.WithRouter(ctx, t), nil
-}
-
-// checkEntry reports whether ctx is in t already, or the reason why it may not go there.
-func checkEntry(ctx context.Context, t *Tenant) (inside bool, err error) {
-	rt := t.Route()
-	if rt.IsZero() {
-		return false, fmt.Errorf("tenement: enter: %w: the tenant given has no store", ErrNoTenant)
-	}
-	now, ok := backend.RouteFrom(ctx)
-	switch {
-	case !ok:
-		return false, nil
-	case now == rt:
-		// A bare route would do for the store, but From could not tell the tenant.
-		_, known := From(ctx)
-		return known, nil
-	case now.Owner != "" && now.Owner == rt.Owner:
-		return false, nil // the same tenant, renamed since: follow it
-	}
-	return false, &backend.Error{Op: "enter", Store: rt.Store, Err: ErrTenantMismatch}
-}
-
-// From returns the tenant that ctx is in. ok is false when it is in none. It does not allocate. The tenant must not be
-// written to.
+// From returns the tenant that ctx is in, as far as this process knows it by now: renamed, it has its new slug. ok is
+// false when ctx is in none. It does not allocate. The tenant must not be written to.
 func From(ctx context.Context) (t *Tenant, ok bool) {
-	t, _ = ctx.Value(backend.RouteKey{}).(*Tenant)
-	return t, t != nil
+	switch v := ctx.Value(backend.RouteKey{}).(type) {
+	case *Tenant:
+		t = v
+	case *operated:
+		t = v.t
+	}
+	if t == nil {
+		return nil, false
+	}
+	return t.latest(), true
 }
 
 // Leave returns a context that is in no tenant, so that another may be entered from it. It keeps the deadline, the
 // cancellation and the other values of ctx.
 func Leave(ctx context.Context) context.Context { return backend.WithoutRoute(ctx) }
 
-// Token returns the tenant of ctx as text, to be put into a job or a message and given to [App.EnterToken] where that
-// is worked on. It holds no secret and proves nothing: whoever can write into the queue can name any tenant.
-func Token(ctx context.Context) (string, error) {
-	t, ok := From(ctx)
-	if !ok {
-		return "", fmt.Errorf("tenement: token: %w", ErrNoTenant)
-	}
-	return string(t.ID), nil
+type actorKey struct{}
+
+// WithActor returns a context that says who it is that changes a tenant, such as a user's name or address: it is kept
+// with each change in the registry; see [App.History]. At most 200 bytes are kept.
+func WithActor(ctx context.Context, actor string) context.Context {
+	return context.WithValue(ctx, actorKey{}, actor)
 }
 
-// EnterToken is [Enter] for the tenant of a [Token]. It returns ErrNotFound when that tenant is gone, ErrNotActive when
-// it may not be served and ErrBehind when its store is behind: a job is then to be dropped, or tried again later.
-func (a *App) EnterToken(ctx context.Context, token string) (context.Context, error) {
-	id, err := ParseID(token)
-	if err != nil {
-		return ctx, fmt.Errorf("tenement: token %.60q: %w", token, err)
-	}
-	t, err := a.resolve(ctx, a.ids, string(id))
-	if err != nil {
-		return ctx, fmt.Errorf("tenement: token of tenant %s: %w", id, err)
-	}
-	if t, err = a.admit(ctx, t); err != nil {
-		return ctx, err
-	}
-	return Enter(ctx, t)
-}
-
-// Serve is [Enter] behind the gate that every request passes: the tenant must be active ([ErrNotActive]) and its store
-// as far as this binary's migrations ([ErrBehind]).
-//
-// The context is cancelled when the tenant stops being active, within the bound on staleness (see [App]), and then
-// context.Cause returns the [*NotActiveError]: a handler that streams for hours sees its tenant being suspended. Call
-// done when the request has been served; it cancels the context too, and must be called.
-func (a *App) Serve(ctx context.Context, t *Tenant) (_ context.Context, done context.CancelFunc, err error) {
-	t, err = a.admit(ctx, t)
-	if err != nil {
-		return ctx, func() {}, err
-	}
-	inside, err := checkEntry(ctx, t)
-	if err != nil || inside {
-		return ctx, func() {}, err
-	}
-	if t.live == nil {
-		ctx, done := context.WithCancel(backend.WithRouter(ctx, t))
-		return ctx, done, nil
-	}
-	s := &served{Context: ctx, t: t, era: t.live.era.Load()}
-	return s, s.release, nil
-}
-
-// admit returns the latest that this process knows about t when t may be served, and says why not otherwise.
-func (a *App) admit(ctx context.Context, t *Tenant) (*Tenant, error) {
-	if t == nil {
-		return nil, fmt.Errorf("tenement: serve: %w", ErrNoTenant)
-	}
-	if t.live != nil {
-		latest := t.live.cur.Load()
-		if latest == nil {
-			return nil, &NotActiveError{Slug: t.Slug, Status: Deleted}
-		}
-		t = latest
-	}
-	if t.Status != Active {
-		return nil, &NotActiveError{Slug: t.Slug, Status: t.Status, Reason: t.Reason}
-	}
-	if a.cfg.SkipVersionGate || (t.live != nil && t.live.ready.Load()) {
-		return t, nil
-	}
-	if err := a.migrator.Ready(ctx, t.Route()); err != nil {
-		return nil, opError("serve", t.Slug, err)
-	}
-	if t.live != nil {
-		t.live.ready.Store(true)
-	}
-	return t, nil
+// ActorFrom returns who [WithActor] named, or "".
+func ActorFrom(ctx context.Context) string {
+	actor, _ := ctx.Value(actorKey{}).(string)
+	return actor
 }
 
 // served is the context of a request that is being served: the parent's, in a tenant, and cancelled with it. The
@@ -214,18 +125,4 @@ type era struct {
 func newEra() *era {
 	ctx, end := context.WithCancelCause(context.Background())
 	return &era{ctx, end}
-}
-
-// Run calls fn in the tenant of that slug, behind the gate of [App.Serve].
-func (a *App) Run(ctx context.Context, slug string, fn func(ctx context.Context) error) error {
-	t, err := a.ResolveSlug(ctx, slug)
-	if err != nil {
-		return err
-	}
-	ctx, done, err := a.Serve(ctx, t)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return fn(ctx)
 }

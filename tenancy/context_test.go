@@ -3,6 +3,7 @@ package tenancy
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"slices"
@@ -30,14 +31,14 @@ func TestEnterAndLeave(t *testing.T) {
 		got, ok := From(inThor)
 		require.True(t, ok)
 		require.Equal(t, thor.ID, got.ID)
-		_, err := Enter(inThor, &odin)
+		_, err := into(a, inThor, &odin)
 		require.ErrorIs(t, err, ErrTenantMismatch)
-		_, _, err = a.Serve(inThor, &odin)
+		_, _, _, err = a.Enter(inThor, &odin, Policy{})
 		require.ErrorIs(t, err, ErrTenantMismatch)
-		require.ErrorIs(t, a.Run(inThor, "odin", func(context.Context) error { return nil }), ErrTenantMismatch)
+		require.ErrorIs(t, visit(a, inThor, "odin", func(context.Context) error { return nil }), ErrTenantMismatch)
 		require.ErrorIs(t, a.ForEach(inThor, func(context.Context, Tenant) error { return nil }), ErrTenantMismatch)
 
-		again, err := Enter(inThor, &thor)
+		again, err := into(a, inThor, &thor)
 		require.NoError(t, err)
 		require.Equal(t, inThor, again)
 		ask(t, a, again, "Hammer?")
@@ -47,56 +48,70 @@ func TestEnterAndLeave(t *testing.T) {
 		require.False(t, ok)
 		_, err = a.DB().ExecContext(outside, "SELECT 1")
 		require.ErrorIs(t, err, ErrNoTenant)
-		inOdin, err := Enter(outside, &odin)
+		inOdin, err := into(a, outside, &odin)
 		require.NoError(t, err)
 		require.Empty(t, questions(t, a, inOdin))
 
 		// A bare route counts as being inside too.
-		_, err = Enter(backend.WithStore(t.Context(), odin.Store), &thor)
+		_, err = into(a, backend.WithStore(t.Context(), odin.Store), &thor)
 		require.ErrorIs(t, err, ErrTenantMismatch)
-		inOdin, err = Enter(backend.WithRoute(t.Context(), odin.Route()), &odin)
+		inOdin, err = into(a, backend.WithRoute(t.Context(), odin.Route()), &odin)
 		require.NoError(t, err)
 		got, ok = From(inOdin)
 		require.True(t, ok, "it is known by more than its route now")
 		require.Equal(t, odin.ID, got.ID)
-		_, err = Enter(t.Context(), &Tenant{})
+		_, err = into(a, t.Context(), &Tenant{})
 		require.ErrorIs(t, err, ErrNoTenant)
-		_, err = Enter(t.Context(), nil)
+		_, err = into(a, t.Context(), nil)
 		require.ErrorIs(t, err, ErrNoTenant)
 
 		// Renamed meanwhile: the same tenant, followed to its new place.
-		donar, err := a.Rename(t.Context(), "thor", "donar")
+		donar, err := a.Rename(t.Context(), id(t, a, "thor"), "donar")
 		require.NoError(t, err)
-		followed, err := Enter(inThor, &donar)
+		followed, err := into(a, inThor, &donar)
 		require.NoError(t, err)
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, followed))
 	})
 }
 
-func TestToken(t *testing.T) {
+func TestRef(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {
 		a := open(t, p.be)
 		thor := create(t, a, "thor")
-		token, err := Token(enter(t, thor))
+		ref, err := RefFrom(enter(t, thor))
 		require.NoError(t, err)
-		_, err = Token(t.Context())
+		require.Equal(t, thor.Ref(), ref)
+		_, err = RefFrom(t.Context())
 		require.ErrorIs(t, err, ErrNoTenant)
+		text, err := json.Marshal(map[string]Ref{"tenant": ref})
+		require.NoError(t, err)
+		var job map[string]Ref
+		require.NoError(t, json.Unmarshal(text, &job))
+		require.Equal(t, ref, job["tenant"])
 
 		worker := open(t, p.backend(t)) // another process
-		ctx, err := worker.EnterToken(t.Context(), token)
+		ctx, in, leave, err := worker.Enter(t.Context(), job["tenant"], Policy{})
 		require.NoError(t, err)
+		require.Equal(t, "thor", in.Slug)
 		ask(t, worker, ctx, "Hammer?")
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, thor)))
+		leave()
+		require.Error(t, ctx.Err())
 
-		_, err = worker.EnterToken(t.Context(), "thor")
+		_, err = ParseRef("thor")
 		require.ErrorIs(t, err, ErrInvalid)
-		_, err = worker.EnterToken(t.Context(), "01900000-0000-7000-8000-000000000000")
+		_, err = into(worker, t.Context(), Ref{"thor"})
 		require.ErrorIs(t, err, ErrNotFound)
-		_, err = a.Suspend(t.Context(), "thor", "unpaid")
+		_, err = into(worker, t.Context(), ID("01900000-0000-7000-8000-000000000000"))
+		require.ErrorIs(t, err, ErrNotFound)
+		_, err = a.Suspend(t.Context(), thor.ID, "unpaid")
 		require.NoError(t, err)
 		require.NoError(t, worker.Refresh(t.Context()))
-		_, err = worker.EnterToken(t.Context(), token)
+		_, err = into(worker, t.Context(), ref)
 		require.ErrorIs(t, err, ErrNotActive)
+		_, _, leave, err = worker.Enter(t.Context(), ref, Policy{Operator: true})
+		require.NoError(t, err, "an operator may")
+		leave()
 	})
 }
 
@@ -111,7 +126,7 @@ func TestServedContextEndsWithSuspension(t *testing.T) {
 		parent, stop := context.WithCancel(context.WithValue(t.Context(), ctxKey{}, "kept"))
 		defer stop()
 		serve := func(parent context.Context) (context.Context, context.CancelFunc) {
-			ctx, done, err := a.Serve(parent, &thor)
+			ctx, _, done, err := a.Enter(parent, &thor, Policy{})
 			require.NoError(t, err)
 			return ctx, done
 		}
@@ -132,7 +147,7 @@ func TestServedContextEndsWithSuspension(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, thor.ID, got.ID)
 
-		_, err := other.Suspend(t.Context(), "thor", "unpaid")
+		_, err := other.Suspend(t.Context(), id(t, other, "thor"), "unpaid")
 		require.NoError(t, err)
 		require.NoError(t, stream.Err(), "not known here yet")
 		require.NoError(t, a.Refresh(t.Context()))
@@ -147,10 +162,10 @@ func TestServedContextEndsWithSuspension(t *testing.T) {
 			require.Equal(t, NotActiveError{Slug: "thor", Status: Suspended, Reason: "unpaid"}, *inactive)
 			require.Equal(t, "kept", ctx.Value(ctxKey{}))
 		}
-		_, _, err = a.Serve(parent, &thor)
+		_, _, _, err = a.Enter(parent, &thor, Policy{})
 		require.ErrorIs(t, err, ErrNotActive, "also with the copy from before")
 
-		_, err = other.Resume(t.Context(), "thor")
+		_, err = other.Activate(t.Context(), id(t, other, "thor"))
 		require.NoError(t, err)
 		require.NoError(t, a.Refresh(t.Context()))
 		again, againDone := serve(parent)
@@ -175,21 +190,21 @@ func TestVersionGate(t *testing.T) {
 		votes := migrate.Source{Name: "votes", FS: files("00001_votes.sql", "-- +goose Up\nCREATE TABLE votes (n INT);\n-- +goose Down\nDROP TABLE votes;\n")}
 		more := func(c *Config) { c.Tenant = append(c.Tenant, votes) }
 		newer := open(t, p.backend(t), more)
-		_, _, err := newer.Serve(t.Context(), &Tenant{ID: thor.ID, Slug: "thor", Store: thor.Store, Status: Active})
+		_, err := into(newer, t.Context(), &Tenant{ID: thor.ID, Slug: "thor", Store: thor.Store, Status: Active})
 		require.ErrorIs(t, err, ErrBehind)
-		require.ErrorIs(t, newer.Run(t.Context(), "thor", func(context.Context) error { return nil }), ErrBehind)
+		require.ErrorIs(t, visit(newer, t.Context(), "thor", func(context.Context) error { return nil }), ErrBehind)
 		var failed *ForEachError
 		require.ErrorAs(t, newer.ForEach(t.Context(), func(context.Context, Tenant) error { return nil }), &failed)
 		require.Len(t, failed.Failed, 1)
 		require.ErrorIs(t, failed, ErrBehind)
-		require.NoError(t, newer.ForEach(t.Context(), func(context.Context, Tenant) error { return nil }, Ungated()))
-		require.NoError(t, old.Run(t.Context(), "thor", func(context.Context) error { return nil }), "the old binary goes on")
-		skipping := open(t, p.backend(t), more, func(c *Config) { c.SkipVersionGate = true })
-		require.NoError(t, skipping.Run(t.Context(), "thor", func(context.Context) error { return nil }))
+		require.NoError(t, newer.ForEach(t.Context(), func(context.Context, Tenant) error { return nil }, With(Policy{Operator: true, AnyVersion: true})))
+		require.NoError(t, visit(old, t.Context(), "thor", func(context.Context) error { return nil }), "the old binary goes on")
+		skipping := open(t, p.backend(t), more, func(c *Config) { c.Behind = migrate.Serve })
+		require.NoError(t, visit(skipping, t.Context(), "thor", func(context.Context) error { return nil }))
 
 		_, err = newer.Migrator().Up(t.Context(), migrate.UpOptions{})
 		require.NoError(t, err)
-		require.NoError(t, newer.Run(t.Context(), "thor", func(ctx context.Context) error {
+		require.NoError(t, visit(newer, t.Context(), "thor", func(ctx context.Context) error {
 			_, err := newer.DB().ExecContext(ctx, "INSERT INTO votes (n) VALUES (1)")
 			return err
 		}), "without a restart")
@@ -203,7 +218,7 @@ func TestForEach(t *testing.T) {
 		for _, slug := range []string{"baldr", "freya", "loki", "odin", "thor"} {
 			create(t, a, slug)
 		}
-		_, err := a.Suspend(t.Context(), "freya", "")
+		_, err := a.Suspend(t.Context(), id(t, a, "freya"), "")
 		require.NoError(t, err)
 
 		// Two at once, and no more: each waits until the other is there.
@@ -228,7 +243,7 @@ func TestForEach(t *testing.T) {
 		slices.Sort(seen)
 		require.Equal(t, []string{"baldr", "loki", "odin", "thor"}, seen)
 		require.LessOrEqual(t, most.Load(), int32(2))
-		thor, err := a.Tenant(t.Context(), "thor")
+		thor, err := a.BySlug(t.Context(), "thor")
 		require.NoError(t, err)
 		require.Equal(t, []string{"in thor"}, questions(t, a, enter(t, thor)))
 
@@ -300,8 +315,7 @@ func TestTenantsPages(t *testing.T) {
 func TestKey(t *testing.T) {
 	t.Parallel()
 	thor := &Tenant{ID: "01900000-0000-7000-8000-000000000001", Store: backend.MustParseStore("thor")}
-	ctx, err := Enter(t.Context(), thor)
-	require.NoError(t, err)
+	ctx := enter(t, *thor)
 	seen := map[string][]string{}
 	for _, parts := range [][]string{{}, {""}, {"a", "b"}, {"a:b"}, {`a\`, "b"}, {`a\:b`}, {"a", "", "b"}} {
 		key, err := Key(ctx, parts...)
@@ -309,15 +323,14 @@ func TestKey(t *testing.T) {
 		require.NotContains(t, seen, key, "%q", parts)
 		seen[key] = parts
 	}
-	_, err = Key(t.Context(), "a")
+	_, err := Key(t.Context(), "a")
 	require.ErrorIs(t, err, ErrNoTenant)
 }
 
 func TestLogHandler(t *testing.T) {
 	t.Parallel()
 	thor := &Tenant{ID: "01900000-0000-7000-8000-000000000001", Slug: "thor", Store: backend.MustParseStore("thor")}
-	ctx, err := Enter(t.Context(), thor)
-	require.NoError(t, err)
+	ctx := enter(t, *thor)
 	var out bytes.Buffer
 	log := slog.New(NewLogHandler(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {

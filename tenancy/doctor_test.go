@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -59,13 +60,26 @@ func TestDoctor(t *testing.T) {
 				require.NoError(t, a.Repair(ctx, f), "it is not there any more")
 			}
 		}
+		// Nothing of a customer's is gone.
 		_, err = p.be.Stat(ctx, orphan)
-		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		if errors.Is(err, backend.ErrStoreMissing) {
+			aside, err := a.AsideStores(ctx)
+			require.NoError(t, err)
+			require.Len(t, aside, 1)
+			require.Equal(t, "orphan", aside[0].Was)
+		} else {
+			require.NoError(t, err)
+			adopted, err := a.BySlug(ctx, "orphan")
+			require.NoError(t, err)
+			require.Equal(t, Suspended, adopted.Status)
+		}
+		_, err = os.Stat(filepath.Join(files, "aside-"+nobody))
+		require.NoError(t, err)
 
 		// The way out of a store that is lost.
-		_, err = a.Delete(ctx, "thor")
+		_, err = a.Delete(ctx, id(t, a, "thor"))
 		require.NoError(t, err)
-		require.NoError(t, a.Purge(ctx, "thor"))
+		require.NoError(t, a.Purge(ctx, id(t, a, "thor")))
 		findings, err = a.Doctor(ctx)
 		require.NoError(t, err)
 		require.Len(t, findings, 1)
@@ -80,7 +94,7 @@ func TestDoctorWhileCreating(t *testing.T) {
 		var err error
 		other := open(t, p.backend(t))
 		a := open(t, p.be, func(c *Config) {
-			c.Hooks.OnCreate = func(ctx context.Context, _ Tenant) error {
+			c.Hooks.OnCreate = func(ctx context.Context, _ Tenant, _ Seed) error {
 				findings, err = other.Doctor(context.WithoutCancel(t.Context()))
 				return err
 			}

@@ -15,29 +15,41 @@ func (a *App) domain(host string) (string, error) {
 }
 
 // AddDomain makes host lead to a tenant. The first domain of a tenant is its primary one. It does nothing when host is
-// the tenant's already, and returns a [*ConflictError] when it is another's.
-func (a *App) AddDomain(ctx context.Context, slug, host string) (Tenant, error) {
+// the tenant's already, and returns a [*ConflictError] when it is another's. Where there is [Hooks.ApproveDomain] that is
+// asked first, and when it refuses the domain is pending: the error is a [*DomainPendingError], which says how to prove
+// whose the host is. Called again, it asks again.
+func (a *App) AddDomain(ctx context.Context, id ID, host string) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, "add domain to", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	if a.cfg.Hooks.ApproveDomain != nil {
+		if err := a.askFor(ctx, id, name); err != nil {
+			return Tenant{}, err
+		}
+	}
+	return a.addDomain(ctx, id, name)
+}
+
+func (a *App) addDomain(ctx context.Context, id ID, name string) (Tenant, error) {
+	return a.edit(ctx, "add domain to", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		if t.hasDomain(name) {
 			return nil
 		}
 		if len(t.Domains) >= maxDomains {
-			return &FieldError{Field: "domain", Value: host, Rule: "the tenant has as many domains as it may have"}
+			return &FieldError{Field: "domain", Value: name, Rule: "the tenant has as many domains as it may have"}
 		}
-		if err := tx.insertDomain(ctx, t, name); err != nil {
+		if err := tx.insertDomain(ctx, t, name, t.PrimaryDomain() == ""); err != nil {
 			return err
 		}
-		return tx.update(ctx, t, EventDomains, `name = name`)
+		return tx.update(ctx, t, EventDomains, name, `name = name`)
 	})
 }
 
-func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string) error {
+// insertDomain makes host the tenant's, which may have been pending.
+func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string, primary bool) error {
 	res, err := tx.ExecContext(ctx, `INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES ($1, $2, $3) ON CONFLICT (host) DO NOTHING`,
-		host, string(t.ID), t.PrimaryDomain() == "")
+		host, string(t.ID), primary)
 	if err != nil {
 		return err
 	}
@@ -49,19 +61,27 @@ func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string) 
 		}
 		return errRetry
 	}
-	return nil
+	_, err = tx.deletePending(ctx, t.ID, host)
+	return err
 }
 
-// RemoveDomain makes host lead nowhere. When it was the primary one, the first of those left in order of host becomes
-// primary. It returns ErrUnknownHost when host is not the tenant's.
-func (a *App) RemoveDomain(ctx context.Context, slug, host string) (Tenant, error) {
+// RemoveDomain makes host lead nowhere, or withdraws what is pending. When it was the primary one, the first of those left
+// in order of host becomes primary. It returns ErrUnknownHost when host is not the tenant's.
+func (a *App) RemoveDomain(ctx context.Context, id ID, host string) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, "remove domain from", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, "remove domain from", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		withdrawn, err := tx.deletePending(ctx, id, name)
+		if err != nil {
+			return err
+		}
 		if !t.hasDomain(name) {
-			return ErrUnknownHost
+			if !withdrawn {
+				return ErrUnknownHost
+			}
+			return tx.update(ctx, t, EventDomains, name, `name = name`)
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM tenement_domains WHERE host = $1 AND tenant_id = $2`, name, string(t.ID)); err != nil {
 			return err
@@ -69,7 +89,7 @@ func (a *App) RemoveDomain(ctx context.Context, slug, host string) (Tenant, erro
 		if err := tx.promote(ctx, t, name); err != nil {
 			return err
 		}
-		return tx.update(ctx, t, EventDomains, `name = name`)
+		return tx.update(ctx, t, EventDomains, name, `name = name`)
 	})
 }
 
@@ -89,12 +109,12 @@ func (tx *registryTx) promote(ctx context.Context, t *Tenant, lost string) error
 
 // SetPrimaryDomain makes one of a tenant's domains the one that its URLs are built with. It returns ErrUnknownHost when
 // host is not the tenant's.
-func (a *App) SetPrimaryDomain(ctx context.Context, slug, host string) (Tenant, error) {
+func (a *App) SetPrimaryDomain(ctx context.Context, id ID, host string) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
-	return a.edit(ctx, "set primary domain of", EventDomains, selectBySlug, slug, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+	return a.edit(ctx, "set primary domain of", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		switch {
 		case !t.hasDomain(name):
 			return ErrUnknownHost
@@ -109,20 +129,20 @@ func (a *App) SetPrimaryDomain(ctx context.Context, slug, host string) (Tenant, 
 				return err
 			}
 		}
-		return tx.update(ctx, t, EventDomains, `name = name`)
+		return tx.update(ctx, t, EventDomains, name, `name = name`)
 	})
 }
 
 // MoveDomain takes host from the tenant that has it and gives it to another, at once: at every moment it leads to one
 // of the two. It returns the tenant that has it now, and does nothing when that has it already. It returns
 // ErrUnknownHost when no tenant has it.
-func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, error) {
+func (a *App) MoveDomain(ctx context.Context, host string, toID ID) (Tenant, error) {
 	name, err := a.domain(host)
 	if err != nil {
 		return Tenant{}, err
 	}
 	var after *Tenant
-	err = a.write(Leave(ctx), EventDomains, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+	err = a.write(Leave(ctx), func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		from, err := one(ctx, tx, selectByHost, name)
 		if errors.Is(err, ErrNotFound) {
 			return nil, ErrUnknownHost
@@ -130,7 +150,7 @@ func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, erro
 		if err != nil {
 			return nil, err
 		}
-		to, err := one(ctx, tx, selectBySlug, toSlug)
+		to, err := one(ctx, tx, selectByID, string(toID))
 		if err != nil {
 			return nil, err
 		}
@@ -153,7 +173,7 @@ func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, erro
 			changed = []*Tenant{to, from}
 		}
 		for i, t := range changed {
-			if err := tx.update(ctx, t, EventDomains, `name = name`); err != nil {
+			if err := tx.update(ctx, t, EventDomains, name, `name = name`); err != nil {
 				return nil, err
 			}
 			if changed[i], err = one(ctx, tx, selectByID, string(t.ID)); err != nil {
@@ -166,7 +186,7 @@ func (a *App) MoveDomain(ctx context.Context, host, toSlug string) (Tenant, erro
 		return changed, nil
 	})
 	if err != nil {
-		return Tenant{}, opError("move domain to", toSlug, err)
+		return Tenant{}, opError("move domain to", string(toID), err)
 	}
 	return *after, nil
 }

@@ -17,7 +17,7 @@ var (
 	// ErrUnavailable: the registry could not be asked, and the answer is not in the cache. Trying again later may
 	// help; a server answers 503. The cause is in the chain.
 	ErrUnavailable = errors.New("the registry cannot be reached")
-	// ErrNotActive: the tenant may not be entered, being in another state than Active; see [*NotActiveError].
+	// ErrNotActive: the tenant may not be entered, not being in service; see [*NotActiveError].
 	ErrNotActive = errors.New("tenant is not active")
 	// ErrBehind: the tenant's store is behind the migrations that this binary needs. A server answers 503 until the
 	// migrator has been there.
@@ -34,6 +34,12 @@ var (
 	ErrStoreTaken = fmt.Errorf("store %w", ErrConflict)
 	// ErrStatus: the tenant is in a state in which this cannot be done to it; see [*StatusError].
 	ErrStatus = errors.New("not possible in the tenant's state")
+	// ErrChanged: the tenant was changed since it was read; see [Patch].
+	ErrChanged = errors.New("the tenant was changed meanwhile")
+	// ErrDomainPending: the domain was not approved yet; see [*DomainPendingError].
+	ErrDomainPending = errors.New("domain is not approved yet")
+	// ErrReadOnly: the tenant is read-only, and the call would have changed its store.
+	ErrReadOnly = errors.New("tenant is read-only")
 	// ErrClosed: the App was closed.
 	ErrClosed = errors.New("tenancy: the App was closed")
 	// ErrNoTenant: the context is in no tenant. It is [backend.ErrNoTenant].

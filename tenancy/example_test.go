@@ -48,7 +48,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	inThor, done, err := app.Serve(ctx, t)
+	inThor, _, done, err := app.Enter(ctx, t, tenancy.Policy{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -18,7 +18,7 @@ type forEach struct {
 	parallel int
 	stop     bool
 	filter   Filter
-	ungated  bool
+	policy   Policy
 }
 
 // Parallel sets how many tenants are worked on at once. Defaults to the number of CPUs, at most 8: each needs a
@@ -29,12 +29,12 @@ func Parallel(n int) ForEachOption { return func(f *forEach) { f.parallel = max(
 // cancelled.
 func StopOnError() ForEachOption { return func(f *forEach) { f.stop = true } }
 
-// Where limits the run to the tenants that the filter chooses. A filter without statuses means the active ones.
+// Where limits the run to the tenants that the filter chooses. A filter without statuses means those in service.
 func Where(filter Filter) ForEachOption { return func(f *forEach) { f.filter = filter } }
 
-// Ungated works on tenants that are not active or whose stores are behind too, as far as the filter chooses them,
-// instead of counting the latter as failed.
-func Ungated() ForEachOption { return func(f *forEach) { f.ungated = true } }
+// With sets the terms on which the tenants are entered. Defaults to those of a request: one that is behind counts as
+// failed.
+func With(p Policy) ForEachOption { return func(f *forEach) { f.policy = p } }
 
 // TenantError is the failure of one tenant.
 type TenantError struct {
@@ -86,7 +86,7 @@ func (e *ForEachError) Unwrap() []error {
 	return errs
 }
 
-// ForEach calls fn in the context of each active tenant, several at once, in no certain order. Tenants are read page by
+// ForEach calls fn in the context of each tenant in service, several at once, in no certain order. Tenants are read page by
 // page while it goes on; one that is made meanwhile may or may not be among them. A tenant for which fn fails does not
 // stop the others. It returns nil when all were done, and a [*ForEachError] otherwise. When ctx is done nothing more is
 // begun, and ForEach returns when what was begun has returned.
@@ -96,7 +96,7 @@ func (a *App) ForEach(ctx context.Context, fn func(ctx context.Context, t Tenant
 		opt(&run)
 	}
 	if len(run.filter.Status) == 0 {
-		run.filter.Status = []Status{Active}
+		run.filter.Status = []Status{Active, ReadOnly}
 	}
 	if t, inside := From(ctx); inside {
 		return fmt.Errorf("tenement: for each tenant: the context is in tenant %s already; Leave it first: %w", t.Slug, ErrTenantMismatch)
@@ -123,7 +123,7 @@ func (a *App) ForEach(ctx context.Context, fn func(ctx context.Context, t Tenant
 			if ctx.Err() != nil {
 				return nil
 			}
-			err := a.forOne(ctx, &t, run.ungated, fn)
+			err := a.Run(ctx, &t, run.policy, func(ctx context.Context, t *Tenant) error { return fn(ctx, *t) })
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -149,18 +149,29 @@ func (a *App) ForEach(ctx context.Context, fn func(ctx context.Context, t Tenant
 	return &result
 }
 
-func (a *App) forOne(ctx context.Context, t *Tenant, ungated bool, fn func(context.Context, Tenant) error) error {
-	if ungated {
-		ctx, err := Enter(ctx, t)
+// Value is what [Collect] found for a tenant.
+type Value[T any] struct {
+	Tenant Tenant
+	Value  T
+}
+
+// Collect is [App.ForEach] for a function that has a result: it returns the values in order of slug. With an error it
+// returns those of the tenants for which it was done.
+func Collect[T any](ctx context.Context, a *App, fn func(ctx context.Context, t Tenant) (T, error), opts ...ForEachOption) ([]Value[T], error) {
+	var (
+		mu     sync.Mutex
+		values []Value[T]
+	)
+	err := a.ForEach(ctx, func(ctx context.Context, t Tenant) error {
+		v, err := fn(ctx, t)
 		if err != nil {
 			return err
 		}
-		return fn(ctx, *t)
-	}
-	ctx, done, err := a.Serve(ctx, t)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return fn(ctx, *t)
+		mu.Lock()
+		defer mu.Unlock()
+		values = append(values, Value[T]{t, v})
+		return nil
+	}, opts...)
+	slices.SortFunc(values, func(a, b Value[T]) int { return strings.Compare(a.Tenant.Slug, b.Tenant.Slug) })
+	return values, err
 }

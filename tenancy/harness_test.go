@@ -2,10 +2,12 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -88,7 +90,7 @@ func (p place) backend(t testing.TB) backend.Backend {
 func config() Config {
 	return Config{
 		Shared: []migrate.Source{plans()}, Tenant: []migrate.Source{polls()},
-		PollInterval: -1,
+		PollInterval: time.Hour,
 	}
 }
 
@@ -128,10 +130,33 @@ func questions(t testing.TB, a *App, ctx context.Context) []string {
 	return asked
 }
 
+// enter is past the door: in whatever state the tenant is.
 func enter(t testing.TB, tenant Tenant) context.Context {
-	ctx, err := Enter(t.Context(), &tenant)
-	require.NoError(t, err)
-	return ctx
+	return backend.WithRouter(t.Context(), &tenant)
+}
+
+// into is the door for those who never leave.
+func into(a *App, ctx context.Context, who Referrer) (context.Context, error) {
+	ctx, _, _, err := a.Enter(ctx, who, Policy{KeepGoing: true})
+	return ctx, err
+}
+
+// visit is App.Run for a slug, as a request would have it.
+func visit(a *App, ctx context.Context, slug string, fn func(ctx context.Context) error) error {
+	t, err := a.ResolveSlug(Leave(ctx), slug)
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx, t, Policy{}, func(ctx context.Context, _ *Tenant) error { return fn(ctx) })
+}
+
+// id is that of the tenant of a slug, empty when there is none.
+func id(t testing.TB, a *App, slug string) ID {
+	tenant, err := a.BySlug(t.Context(), slug)
+	if !errors.Is(err, ErrNotFound) {
+		require.NoError(t, err)
+	}
+	return tenant.ID
 }
 
 func requireHealthy(t testing.TB, a *App) {

@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -205,4 +206,65 @@ func stripWWW(host string) string {
 		return rest
 	}
 	return host
+}
+
+// HostRulesError says that hosts in the registry are not spelled as they would be registered now, because the rules for
+// normalising them changed ([Config.IgnoreWWW], a new version). [Open] returns it and serves nobody: a host that is
+// looked up by another spelling than it has would be free for another tenant to take.
+type HostRulesError struct {
+	Hosts []string // as the registry has them, at most ten
+	Rule  string   // what to do
+}
+
+// Error names the hosts.
+func (e *HostRulesError) Error() string {
+	return fmt.Sprintf("tenement: open: hosts of tenants are spelled by other rules than are in force: %s; %s",
+		strings.Join(e.Hosts, ", "), e.Rule)
+}
+
+// hostRules identifies the rules by which hosts are spelled.
+func (a *App) hostRules() string {
+	return fmt.Sprintf("1 www=%t idna=%s", a.cfg.IgnoreWWW, idna.UnicodeVersion)
+}
+
+// checkHostRules makes sure that the registry's hosts are spelled as they are looked up.
+func (a *App) checkHostRules(ctx context.Context) error {
+	fault := func(err error) error { return fmt.Errorf("tenement: open: check the registry's hosts: %w", err) }
+	var known string
+	if err := a.reg.db.QueryRowContext(ctx, `SELECT host_rules FROM tenement_revision WHERE id = 1`).Scan(&known); err != nil {
+		return fault(err)
+	}
+	if known == a.hostRules() {
+		return nil
+	}
+	rows, err := a.reg.db.QueryContext(ctx, `SELECT host FROM tenement_domains ORDER BY host`)
+	if err != nil {
+		return fault(err)
+	}
+	defer rows.Close()
+	var wrong []string
+	for rows.Next() {
+		var host string
+		if err := rows.Scan(&host); err != nil {
+			return fault(err)
+		}
+		if name, err := a.domain(host); err != nil || name != host {
+			wrong = append(wrong, host)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fault(err)
+	}
+	rows.Close()
+	if len(wrong) > 0 {
+		rule := "remove them with a version that knows them, and add them again"
+		if a.cfg.IgnoreWWW {
+			rule = "switch IgnoreWWW off, replace the hosts that begin with www. by those without, and switch it on again"
+		}
+		return &HostRulesError{Hosts: wrong[:min(len(wrong), 10)], Rule: rule}
+	}
+	if _, err := a.reg.db.ExecContext(ctx, `UPDATE tenement_revision SET host_rules = $1 WHERE id = 1`, a.hostRules()); err != nil {
+		return fault(err)
+	}
+	return nil
 }

@@ -22,10 +22,10 @@ func TestCreate(t *testing.T) {
 		var inHook []string
 		var a *App
 		a = open(t, p.be, func(c *Config) {
-			c.Hooks.OnCreate = func(ctx context.Context, tenant Tenant) error {
+			c.Hooks.OnCreate = func(ctx context.Context, tenant Tenant, _ Seed) error {
 				_, err := a.ResolveSlug(ctx, "thor")
 				require.NoError(t, err)
-				_, _, err = a.Serve(Leave(ctx), &tenant)
+				_, _, _, err = a.Enter(Leave(ctx), &tenant, Policy{})
 				require.ErrorIs(t, err, ErrNotActive, "nobody is served before the tenant is whole")
 				ask(t, a, ctx, "Hammer?")
 				inHook = questions(t, a, ctx)
@@ -41,7 +41,7 @@ func TestCreate(t *testing.T) {
 		require.Equal(t, "thor.polls.example", thor.PrimaryDomain())
 		require.Equal(t, "thor", thor.Store.String())
 
-		read, err := a.Tenant(t.Context(), "thor")
+		read, err := a.BySlug(t.Context(), "thor")
 		require.NoError(t, err)
 		require.Equal(t, thor, read, "what Create returned is what the registry has")
 		meta, err := MetaAs[plan](read)
@@ -106,16 +106,16 @@ func TestCreateRefused(t *testing.T) {
 			require.NotEmpty(t, field.Rule)
 			require.ErrorIs(t, err, ErrInvalid)
 		}
-		_, err := a.Tenant(t.Context(), "odin")
+		_, err := a.BySlug(t.Context(), "odin")
 		require.ErrorIs(t, err, ErrNotFound)
 
 		// A store that no tenant knows of is nobody's to take.
 		require.NoError(t, p.be.Create(t.Context(), backend.Route{Store: backend.MustParseStore("loki"), Owner: "someone"}))
 		_, err = a.Create(t.Context(), Spec{Slug: "loki"})
 		require.ErrorIs(t, err, ErrStoreTaken)
-		_, err = a.Tenant(t.Context(), "loki")
+		_, err = a.BySlug(t.Context(), "loki")
 		require.ErrorIs(t, err, ErrNotFound, "nothing stays of the claim")
-		now, err := a.Tenant(t.Context(), "thor")
+		now, err := a.BySlug(t.Context(), "thor")
 		require.NoError(t, err)
 		require.Equal(t, thor, now)
 	})
@@ -129,7 +129,7 @@ func TestCreateFails(t *testing.T) {
 			fail := true
 			var a *App
 			a = open(t, p.be, func(c *Config) {
-				c.Hooks.OnCreate = func(ctx context.Context, tenant Tenant) error {
+				c.Hooks.OnCreate = func(ctx context.Context, tenant Tenant, _ Seed) error {
 					ask(t, a, ctx, "Hammer?") // would be there twice if what failed stayed
 					if fail {
 						return broken
@@ -144,7 +144,7 @@ func TestCreateFails(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, Failed, failed.Status)
 			require.Contains(t, failed.Reason, "no hammer")
-			_, _, err = a.Serve(t.Context(), failed)
+			_, _, _, err = a.Enter(t.Context(), failed, Policy{})
 			require.ErrorIs(t, err, ErrNotActive)
 
 			fail = false
@@ -163,7 +163,7 @@ func TestCreateFails(t *testing.T) {
 			_, err := bad.Create(t.Context(), Spec{Slug: "thor"})
 			require.Error(t, err)
 			require.ErrorContains(t, err, "nowhere")
-			thor, err := bad.Tenant(t.Context(), "thor")
+			thor, err := bad.BySlug(t.Context(), "thor")
 			require.NoError(t, err)
 			require.Equal(t, Failed, thor.Status)
 			require.Contains(t, thor.Reason, "nowhere")
@@ -216,46 +216,58 @@ func TestRename(t *testing.T) {
 		a := open(t, p.be)
 		thor := create(t, a, "thor", "thor.example")
 		create(t, a, "odin")
+		before := thor.Route()
 		old := enter(t, thor)
 		ask(t, a, old, "Hammer?")
+		other := open(t, p.backend(t)) // another process, in which a job is at work
+		there, _, leave, err := other.Enter(t.Context(), thor.Ref(), Policy{})
+		require.NoError(t, err)
+		defer leave()
 
-		_, err := a.Rename(t.Context(), "thor", "odin")
+		_, err = a.Rename(t.Context(), id(t, a, "thor"), "odin")
 		require.ErrorIs(t, err, ErrSlugTaken)
-		_, err = a.Rename(t.Context(), "thor", "Donar")
+		_, err = a.Rename(t.Context(), id(t, a, "thor"), "Donar")
 		require.ErrorIs(t, err, ErrInvalid)
-		_, err = a.Rename(t.Context(), "nobody", "donar")
+		_, err = a.Rename(t.Context(), id(t, a, "nobody"), "donar")
 		require.ErrorIs(t, err, ErrNotFound)
 
-		donar, err := a.Rename(t.Context(), "thor", "donar")
+		donar, err := a.Rename(t.Context(), id(t, a, "thor"), "donar")
 		require.NoError(t, err)
 		require.Equal(t, "donar", donar.Store.String())
 		require.Equal(t, thor.ID, donar.ID)
 		require.Equal(t, thor.Domains, donar.Domains)
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, donar)))
 
-		_, err = a.DB().ExecContext(old, "INSERT INTO polls (question) VALUES ('lost?')")
-		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		// Who is inside follows, in another process once it has heard.
+		ask(t, a, old, "And now?")
+		require.NoError(t, other.Refresh(t.Context()))
+		require.Equal(t, []string{"And now?", "Hammer?"}, questions(t, other, there))
+		now, ok := From(there)
+		require.True(t, ok)
+		require.Equal(t, "donar", now.Slug)
 
 		// The old name is free, and those who knew it do not reach the new tenant.
 		again := create(t, a, "thor")
-		_, err = a.DB().ExecContext(old, "INSERT INTO polls (question) VALUES ('lost?')")
+		ask(t, a, old, "Still?")
+		require.Empty(t, questions(t, a, enter(t, again)))
+		_, err = a.DB().ExecContext(backend.WithRoute(t.Context(), before), "INSERT INTO polls (question) VALUES ('lost?')")
 		require.ErrorIs(t, err, backend.ErrStoreMissing)
 		require.Empty(t, questions(t, a, enter(t, again)))
 
 		// A store that is not named after the slug stays.
 		_, err = a.Create(t.Context(), Spec{Slug: "loki", Store: "jotun"})
 		require.NoError(t, err)
-		asgard, err := a.Rename(t.Context(), "loki", "loptr")
+		asgard, err := a.Rename(t.Context(), id(t, a, "loki"), "loptr")
 		require.NoError(t, err)
 		require.Equal(t, "jotun", asgard.Store.String())
 
 		// A store in the way, of which the registry does not know.
 		require.NoError(t, p.be.Create(t.Context(), backend.Route{Store: backend.MustParseStore("tyr"), Owner: "someone"}))
-		_, err = a.Rename(t.Context(), "donar", "tyr")
+		_, err = a.Rename(t.Context(), id(t, a, "donar"), "tyr")
 		require.ErrorIs(t, err, ErrStoreTaken)
-		donar, err = a.Tenant(t.Context(), "donar")
+		donar, err = a.BySlug(t.Context(), "donar")
 		require.NoError(t, err, "nothing changed")
-		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, donar)))
+		require.Contains(t, questions(t, a, enter(t, donar)), "Hammer?")
 		require.NoError(t, p.be.Drop(t.Context(), backend.Route{Store: backend.MustParseStore("tyr")}))
 		requireHealthy(t, a)
 	})
@@ -281,10 +293,10 @@ func TestDeleteRestorePurge(t *testing.T) {
 		require.NoError(t, dir.WriteFile("logo", []byte("hammer"), 0o600))
 		require.NoError(t, dir.Close())
 
-		require.ErrorIs(t, a.Purge(t.Context(), "thor"), ErrStatus, "only what is deleted can be purged")
-		_, err = a.Suspend(t.Context(), "thor", "unpaid")
+		require.ErrorIs(t, a.Purge(t.Context(), id(t, a, "thor")), ErrStatus, "only what is deleted can be purged")
+		_, err = a.Suspend(t.Context(), id(t, a, "thor"), "unpaid")
 		require.NoError(t, err)
-		deleted, err := a.Delete(t.Context(), "thor")
+		deleted, err := a.Delete(t.Context(), id(t, a, "thor"))
 		require.NoError(t, err)
 		require.Equal(t, Deleted, deleted.Status)
 		_, err = a.Create(t.Context(), Spec{Slug: "thor"})
@@ -292,22 +304,22 @@ func TestDeleteRestorePurge(t *testing.T) {
 		_, err = a.Create(t.Context(), Spec{Slug: "odin", Domains: []string{"thor.example"}})
 		require.ErrorIs(t, err, ErrDomainTaken)
 
-		restored, err := a.Restore(t.Context(), "thor")
+		restored, err := a.Restore(t.Context(), id(t, a, "thor"))
 		require.NoError(t, err)
 		require.Equal(t, Suspended, restored.Status, "as it was before")
-		_, err = a.Resume(t.Context(), "thor")
+		_, err = a.Activate(t.Context(), id(t, a, "thor"))
 		require.NoError(t, err)
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, old))
 
-		_, err = a.Delete(t.Context(), "thor")
+		_, err = a.Delete(t.Context(), id(t, a, "thor"))
 		require.NoError(t, err)
-		require.NoError(t, a.Purge(t.Context(), "thor"))
-		_, err = a.Tenant(t.Context(), "thor")
+		require.NoError(t, a.Purge(t.Context(), id(t, a, "thor")))
+		_, err = a.BySlug(t.Context(), "thor")
 		require.ErrorIs(t, err, ErrNotFound)
 		_, err = a.Resolve(t.Context(), "thor.example")
 		require.ErrorIs(t, err, ErrUnknownHost)
 		requireHealthy(t, a)
-		require.ErrorIs(t, a.Purge(t.Context(), "thor"), ErrNotFound)
+		require.ErrorIs(t, a.Purge(t.Context(), id(t, a, "thor")), ErrNotFound)
 
 		again := create(t, a, "thor", "thor.example")
 		require.NotEqual(t, thor.ID, again.ID)
@@ -333,7 +345,7 @@ func TestDeleteRestorePurge(t *testing.T) {
 		_, err = dir.Stat("logo")
 		require.Error(t, err)
 		require.NoError(t, dir.Close())
-		_, err = a.EnterToken(t.Context(), string(thor.ID))
+		_, err = into(a, t.Context(), thor.Ref())
 		require.ErrorIs(t, err, ErrNotFound)
 	})
 }
@@ -342,27 +354,27 @@ func TestStatusChanges(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {
 		a := open(t, p.be)
 		create(t, a, "thor")
-		suspended, err := a.Suspend(t.Context(), "thor", "unpaid")
+		suspended, err := a.Suspend(t.Context(), id(t, a, "thor"), "unpaid")
 		require.NoError(t, err)
 		require.Equal(t, "unpaid", suspended.Reason)
-		again, err := a.Suspend(t.Context(), "thor", "unpaid")
+		again, err := a.Suspend(t.Context(), id(t, a, "thor"), "unpaid")
 		require.NoError(t, err)
 		require.Equal(t, suspended, again, "nothing changed")
-		resumed, err := a.Resume(t.Context(), "thor")
+		resumed, err := a.Activate(t.Context(), id(t, a, "thor"))
 		require.NoError(t, err)
 		require.Equal(t, Active, resumed.Status)
 		require.Empty(t, resumed.Reason)
-		_, err = a.Delete(t.Context(), "thor")
+		_, err = a.Delete(t.Context(), id(t, a, "thor"))
 		require.NoError(t, err)
-		_, err = a.Resume(t.Context(), "thor")
+		_, err = a.Activate(t.Context(), id(t, a, "thor"))
 		var status *StatusError
 		require.ErrorAs(t, err, &status)
 		require.Equal(t, Deleted, status.Status)
-		_, err = a.Suspend(t.Context(), "thor", "")
+		_, err = a.Suspend(t.Context(), id(t, a, "thor"), "")
 		require.ErrorIs(t, err, ErrStatus)
-		_, err = a.Rename(t.Context(), "thor", "odin")
+		_, err = a.Rename(t.Context(), id(t, a, "thor"), "odin")
 		require.ErrorIs(t, err, ErrStatus)
-		_, err = a.Suspend(t.Context(), "nobody", "")
+		_, err = a.Suspend(t.Context(), id(t, a, "nobody"), "")
 		require.ErrorIs(t, err, ErrNotFound)
 	})
 }
@@ -373,30 +385,30 @@ func TestDomains(t *testing.T) {
 		a := open(t, p.be)
 		create(t, a, "thor")
 		create(t, a, "odin", "odin.example")
-		thor, err := a.AddDomain(t.Context(), "thor", "Thor.example")
+		thor, err := a.AddDomain(t.Context(), id(t, a, "thor"), "Thor.example")
 		require.NoError(t, err)
 		require.Equal(t, "thor.example", thor.PrimaryDomain(), "the first is primary")
-		thor, err = a.AddDomain(t.Context(), "thor", "bücher.example")
+		thor, err = a.AddDomain(t.Context(), id(t, a, "thor"), "bücher.example")
 		require.NoError(t, err)
 		require.Equal(t, []Domain{{"thor.example", true}, {"xn--bcher-kva.example", false}}, thor.Domains)
-		again, err := a.AddDomain(t.Context(), "thor", "thor.example")
+		again, err := a.AddDomain(t.Context(), id(t, a, "thor"), "thor.example")
 		require.NoError(t, err)
 		require.Equal(t, thor, again)
-		_, err = a.AddDomain(t.Context(), "odin", "thor.example")
+		_, err = a.AddDomain(t.Context(), id(t, a, "odin"), "thor.example")
 		var conflict *ConflictError
 		require.ErrorAs(t, err, &conflict)
 		require.Equal(t, ConflictError{Field: "domain", Value: "thor.example", By: "thor"}, *conflict)
 
-		thor, err = a.SetPrimaryDomain(t.Context(), "thor", "bücher.example")
+		thor, err = a.SetPrimaryDomain(t.Context(), id(t, a, "thor"), "bücher.example")
 		require.NoError(t, err)
 		require.Equal(t, "xn--bcher-kva.example", thor.PrimaryDomain())
-		_, err = a.SetPrimaryDomain(t.Context(), "thor", "odin.example")
+		_, err = a.SetPrimaryDomain(t.Context(), id(t, a, "thor"), "odin.example")
 		require.ErrorIs(t, err, ErrUnknownHost)
 
-		thor, err = a.RemoveDomain(t.Context(), "thor", "bücher.example")
+		thor, err = a.RemoveDomain(t.Context(), id(t, a, "thor"), "bücher.example")
 		require.NoError(t, err)
 		require.Equal(t, "thor.example", thor.PrimaryDomain(), "the one that is left is promoted")
-		_, err = a.RemoveDomain(t.Context(), "thor", "odin.example")
+		_, err = a.RemoveDomain(t.Context(), id(t, a, "thor"), "odin.example")
 		require.ErrorIs(t, err, ErrUnknownHost)
 
 		// While it moves, a reader finds it with one or the other, never with none.
@@ -417,7 +429,7 @@ func TestDomains(t *testing.T) {
 		})
 		for i := range 10 {
 			to := []string{"odin", "thor"}[i%2]
-			moved, err := a.MoveDomain(t.Context(), "thor.example", to)
+			moved, err := a.MoveDomain(t.Context(), "thor.example", id(t, a, to))
 			require.NoError(t, err)
 			require.Equal(t, to, moved.Slug)
 			now, err := a.Resolve(t.Context(), "thor.example")
@@ -426,13 +438,13 @@ func TestDomains(t *testing.T) {
 		}
 		close(stop)
 		reader.Wait()
-		moved, err := a.MoveDomain(t.Context(), "odin.example", "thor")
+		moved, err := a.MoveDomain(t.Context(), "odin.example", id(t, a, "thor"))
 		require.NoError(t, err)
 		require.Equal(t, []Domain{{"odin.example", false}, {"thor.example", true}}, moved.Domains)
-		odin, err := a.Tenant(t.Context(), "odin")
+		odin, err := a.BySlug(t.Context(), "odin")
 		require.NoError(t, err)
 		require.Empty(t, odin.Domains)
-		_, err = a.MoveDomain(t.Context(), "nowhere.example", "thor")
+		_, err = a.MoveDomain(t.Context(), "nowhere.example", id(t, a, "thor"))
 		require.ErrorIs(t, err, ErrUnknownHost)
 	})
 }

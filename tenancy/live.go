@@ -10,10 +10,9 @@ import (
 // live is what this process knows about one tenant, shared by all copies of it. It is there for as long as someone
 // holds a copy: the cache, a context, the application.
 type live struct {
-	id    ID
-	cur   atomic.Pointer[Tenant] // the latest known; nil once purged
-	era   atomic.Pointer[era]
-	ready atomic.Bool // the store has been found at the version that this binary needs
+	id  ID
+	cur atomic.Pointer[Tenant] // the latest known; nil once purged
+	era atomic.Pointer[era]
 
 	mu     sync.Mutex // orders the changes of the above
 	purged bool
@@ -25,7 +24,7 @@ func (l *live) learn(t *Tenant) *Tenant {
 	defer l.mu.Unlock()
 	t.live = l
 	cur := l.cur.Load()
-	if l.purged || (cur != nil && cur.version >= t.version) {
+	if l.purged || (cur != nil && cur.Version >= t.Version) {
 		return cur
 	}
 	l.cur.Store(t)
@@ -46,6 +45,20 @@ func (l *live) forget() {
 	if cur := l.cur.Swap(nil); cur != nil {
 		l.era.Load().end(&NotActiveError{Slug: cur.Slug, Status: Deleted})
 	}
+}
+
+// replace takes t, just read from the registry, or its absence, as what is true, whatever was known: for a registry that
+// went back in time.
+func (l *live) replace(t *Tenant) {
+	if t == nil {
+		l.forget()
+		return
+	}
+	l.mu.Lock()
+	l.purged = false
+	l.cur.Store(nil)
+	l.mu.Unlock()
+	l.learn(t)
 }
 
 // lives finds the live of a tenant without keeping it alive, so that memory is bounded by what is in use.
@@ -77,6 +90,13 @@ func (ls *lives) learn(t *Tenant) *Tenant {
 	}
 	ls.mu.Unlock()
 	return l.learn(t)
+}
+
+// forget notes that the tenant was purged.
+func (ls *lives) forget(id ID) {
+	if l := ls.find(id); l != nil {
+		l.forget()
+	}
 }
 
 func (ls *lives) drop(id ID) {

@@ -46,7 +46,7 @@ func TestOpenOverExistingTables(t *testing.T) {
 		_, err = a.Migrator().Up(t.Context(), migrate.UpOptions{Scope: migrate.SharedOnly})
 		require.NoError(t, err)
 		require.True(t, hasPlans(t, a))
-		_, err = open(t, p.backend(t)).Tenant(t.Context(), "thor")
+		_, err = open(t, p.backend(t)).BySlug(t.Context(), "thor")
 		require.NoError(t, err)
 	})
 }

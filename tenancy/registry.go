@@ -4,11 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +17,10 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// registrySource is the migrations of the registry's own tables. Its version table is not one of the application's.
+// registryVersion is the newest of the migrations.
+const registryVersion = 2
+
+// registrySource is the migrations of the registry's own tables.
 func registrySource() migrate.Source {
 	root, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -28,11 +29,55 @@ func registrySource() migrate.Source {
 	return migrate.Source{Name: "tenement", FS: root, Table: "goose_tenement"}
 }
 
-// registry reads and writes the registry's tables in the shared store. The SQL is the same on both backends.
+// registry reads and writes the registry's tables in the shared store. The SQL is the same on both backends, but for what
+// is here.
 type registry struct {
 	db *sql.DB
+	d  backend.Dialect
 	// queries is called before each question of the resolver. Tests count in it.
 	queries func()
+}
+
+// now is the time of the database in timeFormat: the clocks of several machines differ.
+func (r *registry) now() string {
+	if r.d == backend.Postgres {
+		return `to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+	}
+	return `strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')`
+}
+
+// tables says what is in the shared store.
+type tables struct{ registry, others bool }
+
+func (r *registry) tables(ctx context.Context) (found tables, err error) {
+	query := `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'`
+	if r.d == backend.Postgres {
+		query = `SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace`
+	}
+	rows, err := r.db.QueryContext(ctx, query)
+	if err != nil {
+		return found, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return found, err
+		}
+		switch {
+		case name == "goose_tenement":
+			found.registry = true
+		case !strings.HasPrefix(name, "tenement_") && !strings.HasPrefix(name, "goose_"):
+			found.others = true
+		}
+	}
+	return found, rows.Err()
+}
+
+// version is the newest of the registry's migrations that is applied.
+func (r *registry) version(ctx context.Context) (version int64, err error) {
+	err = r.db.QueryRowContext(ctx, `SELECT COALESCE(max(version_id), 0) FROM goose_tenement WHERE is_applied`).Scan(&version)
+	return version, err
 }
 
 type querier interface {
@@ -40,20 +85,8 @@ type querier interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// pendingOp is an operation of several steps that was begun and not finished.
-type pendingOp struct {
-	kind  string        // "", "rename" or "purge"
-	slug  string        // the slug before a rename
-	store backend.Store // where a rename takes the store; zero when the store stays
-}
-
-const (
-	opRename = "rename"
-	opPurge  = "purge"
-)
-
-const tenantColumns = `t.id, t.slug, t.name, t.status, t.reason, t.store, t.meta, t.version, t.op, t.op_slug,
- COALESCE(t.op_store, ''), t.created_at, t.updated_at, COALESCE(d.host, ''), COALESCE(d.is_primary, FALSE)`
+const tenantColumns = `t.id, t.slug, t.name, t.status, t.reason, t.store, t.meta, t.version,
+ t.created_at, t.updated_at, COALESCE(d.host, ''), COALESCE(d.is_primary, FALSE)`
 
 const fromTenants = ` FROM tenement_tenants t LEFT JOIN tenement_domains d ON d.tenant_id = t.id`
 
@@ -67,8 +100,6 @@ const (
 // timeFormat sorts as text, and reads the same from both backends.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
-func now() string { return time.Now().UTC().Format(timeFormat) }
-
 // scanTenants yields the tenants of rows in which a tenant comes once per domain, one after the other.
 func scanTenants(rows *sql.Rows) iter.Seq2[*Tenant, error] {
 	return func(yield func(*Tenant, error) bool) {
@@ -76,13 +107,13 @@ func scanTenants(rows *sql.Rows) iter.Seq2[*Tenant, error] {
 		var last *Tenant
 		for rows.Next() {
 			var (
-				t                                Tenant
-				store, opStore, created, updated string
-				meta                             []byte
-				domain                           Domain
+				t                       Tenant
+				store, created, updated string
+				meta                    []byte
+				domain                  Domain
 			)
-			err := rows.Scan(&t.ID, &t.Slug, &t.Name, &t.Status, &t.Reason, &store, &meta, &t.version, &t.pending.kind,
-				&t.pending.slug, &opStore, &created, &updated, &domain.Host, &domain.Primary)
+			err := rows.Scan(&t.ID, &t.Slug, &t.Name, &t.Status, &t.Reason, &store, &meta, &t.Version,
+				&created, &updated, &domain.Host, &domain.Primary)
 			if err != nil {
 				yield(nil, err)
 				return
@@ -92,7 +123,7 @@ func scanTenants(rows *sql.Rows) iter.Seq2[*Tenant, error] {
 					return
 				}
 				t.Meta = Meta(meta)
-				if err := t.parse(store, opStore, created, updated); err != nil {
+				if err := t.parse(store, created, updated); err != nil {
 					yield(nil, err)
 					return
 				}
@@ -112,20 +143,13 @@ func scanTenants(rows *sql.Rows) iter.Seq2[*Tenant, error] {
 	}
 }
 
-func (t *Tenant) parse(store, opStore, created, updated string) error {
-	var err error
-	if t.Store, err = backend.ParseStore(store); err != nil {
-		return fmt.Errorf("registry entry of %s: %w", t.ID, err)
-	}
-	if opStore != "" {
-		if t.pending.store, err = backend.ParseStore(opStore); err != nil {
-			return fmt.Errorf("registry entry of %s: %w", t.ID, err)
+func (t *Tenant) parse(store, created, updated string) (err error) {
+	if t.Store, err = backend.ParseStore(store); err == nil {
+		if t.Created, err = time.Parse(timeFormat, created); err == nil {
+			t.Updated, err = time.Parse(timeFormat, updated)
 		}
 	}
-	if t.Created, err = time.Parse(timeFormat, created); err != nil {
-		return fmt.Errorf("registry entry of %s: %w", t.ID, err)
-	}
-	if t.Updated, err = time.Parse(timeFormat, updated); err != nil {
+	if err != nil {
 		return fmt.Errorf("registry entry of %s: %w", t.ID, err)
 	}
 	return nil
@@ -185,220 +209,4 @@ func placeholders(from, n int) string {
 		fmt.Fprintf(&b, "$%d", from+i)
 	}
 	return b.String()
-}
-
-// Filter chooses tenants. The zero Filter chooses all.
-type Filter struct {
-	Status     []Status // any of these; empty means any
-	SlugPrefix string
-	Store      string // the tenant of this store
-}
-
-func (f Filter) check() error {
-	for _, s := range f.Status {
-		if !s.valid() {
-			return &FieldError{Field: "status", Value: string(s), Rule: "it must be provisioning, active, suspended, deleted or failed"}
-		}
-	}
-	return nil
-}
-
-// page returns up to limit tenants with an ID after the given one, in order of ID, which is that of creation.
-func page(ctx context.Context, q querier, f Filter, after ID, limit int) ([]*Tenant, error) {
-	where := []string{"id > $1"}
-	args := []any{string(after)}
-	if len(f.Status) > 0 {
-		where = append(where, "status IN ("+placeholders(len(args)+1, len(f.Status))+")")
-		for _, s := range f.Status {
-			args = append(args, string(s))
-		}
-	}
-	if f.SlugPrefix != "" {
-		// Slugs are ASCII below '~': a range asks the index, and needs no escaping as LIKE does.
-		where = append(where, fmt.Sprintf("slug >= $%d AND slug < $%d", len(args)+1, len(args)+2))
-		args = append(args, f.SlugPrefix, f.SlugPrefix+"~")
-	}
-	if f.Store != "" {
-		where = append(where, fmt.Sprintf("store = $%d", len(args)+1))
-		args = append(args, f.Store)
-	}
-	rows, err := q.QueryContext(ctx, `SELECT `+tenantColumns+` FROM (SELECT * FROM tenement_tenants WHERE `+
-		strings.Join(where, " AND ")+fmt.Sprintf(` ORDER BY id LIMIT %d`, limit)+
-		`) t LEFT JOIN tenement_domains d ON d.tenant_id = t.id ORDER BY t.id, d.host`, args...)
-	if err != nil {
-		return nil, err
-	}
-	tenants := make([]*Tenant, 0, limit)
-	for t, err := range scanTenants(rows) {
-		if err != nil {
-			return nil, err
-		}
-		tenants = append(tenants, t)
-	}
-	return tenants, nil
-}
-
-// registryTx is a transaction that changes the registry.
-type registryTx struct {
-	*sql.Tx
-	touched []touch
-	at      string
-}
-
-type touch struct {
-	id   ID
-	kind EventKind
-}
-
-// touch notes that a tenant was changed, so that every process learns about it.
-func (tx *registryTx) touch(id ID, kind EventKind) {
-	tx.touched = append(tx.touched, touch{id, kind})
-}
-
-// errRetry: somebody else changed the tenant between reading and writing it.
-var errRetry = errors.New("the tenant was changed meanwhile")
-
-// keepChanges is how many revisions the list of changes reaches back. A process that missed more forgets all it knows.
-const keepChanges = 10_000
-
-// change runs fn in a transaction, and counts the revision up for each tenant it touched. The revision is one row that
-// all changes write, which makes revisions become visible in their order; it is written last, so that they queue for
-// no longer than a commit takes. The revisions that the change got are returned.
-func (r *registry) change(ctx context.Context, fn func(ctx context.Context, tx *registryTx) error) (first, last int64, err error) {
-	for attempt := 0; ; attempt++ {
-		first, last, err = r.tryChange(ctx, fn)
-		if !errors.Is(err, errRetry) || attempt == 10 {
-			return first, last, err
-		}
-	}
-}
-
-func (r *registry) tryChange(ctx context.Context, fn func(ctx context.Context, tx *registryTx) error) (first, last int64, err error) {
-	sqlTx, err := r.db.BeginTx(ctx, nil)
-	if err != nil {
-		return 0, 0, err
-	}
-	tx := &registryTx{Tx: sqlTx, at: now()}
-	defer sqlTx.Rollback() //nolint:errcheck // it was committed, or failed for a reason that is returned
-	if err := fn(ctx, tx); err != nil {
-		return 0, 0, err
-	}
-	n := len(tx.touched)
-	if n == 0 {
-		return 0, 0, nil
-	}
-	err = tx.QueryRowContext(ctx, `UPDATE tenement_revision SET revision = revision + $1 WHERE id = 1 RETURNING revision`, n).Scan(&last)
-	if err != nil {
-		return 0, 0, err
-	}
-	first = last - int64(n) + 1
-	values := make([]string, n)
-	args := make([]any, 0, 3*n)
-	for i, t := range tx.touched {
-		values[i] = "(" + placeholders(3*i+1, 3) + ")"
-		args = append(args, first+int64(i), string(t.id), string(t.kind))
-	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO tenement_changes (revision, tenant_id, kind) VALUES `+strings.Join(values, ","), args...)
-	if err != nil {
-		return 0, 0, err
-	}
-	if last%1024 < int64(n) {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM tenement_changes WHERE revision <= $1`, last-keepChanges); err != nil {
-			return 0, 0, err
-		}
-	}
-	return first, last, sqlTx.Commit()
-}
-
-// update writes columns of the tenant as it was read, and errRetry when it was changed since. The assignments use $4
-// and up.
-func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, set string, args ...any) error {
-	res, err := tx.ExecContext(ctx, `UPDATE tenement_tenants SET version = version + 1, updated_at = $3, `+set+` WHERE id = $1 AND version = $2`,
-		append([]any{string(t.ID), t.version, tx.at}, args...)...)
-	if err != nil {
-		return err
-	}
-	if n, err := res.RowsAffected(); err != nil {
-		return err
-	} else if n == 0 {
-		return errRetry
-	}
-	tx.touch(t.ID, kind)
-	return nil
-}
-
-// conflict returns what of p is taken by a tenant other than self, or nil.
-func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
-	rows, err := tx.QueryContext(ctx, `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
-		WHERE id <> $1 AND (slug = $2 OR store = $3 OR op_store = $3)`, string(self), slug, store.String())
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	var found *ConflictError
-	for rows.Next() {
-		c := &ConflictError{Value: slug}
-		if err := rows.Scan(&c.Field, &c.By); err != nil {
-			return err
-		}
-		if c.Field == "store" {
-			c.Value = store.String()
-		}
-		if found == nil || c.Field == "slug" {
-			found = c
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	if found != nil {
-		return found
-	}
-	return tx.domainConflict(ctx, self, hosts)
-}
-
-func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []string) error {
-	for part := range slices.Chunk(hosts, maxIn) {
-		args := []any{string(self)}
-		for _, h := range part {
-			args = append(args, h)
-		}
-		c := &ConflictError{Field: "domain"}
-		err := tx.QueryRowContext(ctx, `SELECT d.host, t.slug FROM tenement_domains d JOIN tenement_tenants t ON t.id = d.tenant_id
-			WHERE d.tenant_id <> $1 AND d.host IN (`+placeholders(2, len(part))+`) ORDER BY d.host LIMIT 1`, args...).Scan(&c.Value, &c.By)
-		if err == nil {
-			return c
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-	}
-	return nil
-}
-
-// setDomains makes hosts the tenant's domains, the first of them primary. A host that another tenant took meanwhile is
-// a *ConflictError.
-func (tx *registryTx) setDomains(ctx context.Context, id ID, hosts []string) error {
-	for part := range slices.Chunk(hosts, maxIn) {
-		values := make([]string, len(part))
-		args := []any{string(id)}
-		for i, h := range part {
-			values[i] = fmt.Sprintf("($%d, $1, %t)", i+2, h == hosts[0])
-			args = append(args, h)
-		}
-		res, err := tx.ExecContext(ctx, `INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES `+strings.Join(values, ",")+
-			` ON CONFLICT (host) DO NOTHING`, args...)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil {
-			return err
-		} else if int(n) != len(part) {
-			if err := tx.domainConflict(ctx, id, part); err != nil {
-				return err
-			}
-			return errRetry
-		}
-	}
-	return nil
 }

@@ -27,7 +27,7 @@ func insertTenants(t testing.TB, a *App, n int) {
 		for i := from; i < min(n, from+per); i++ {
 			id, err := newID()
 			require.NoError(t, err)
-			tenants = append(tenants, fmt.Sprintf("('%s', 'made-%d', 'Made', 'active', 'made-%d', '%s', '%s')", id, i, i, now(), now()))
+			tenants = append(tenants, fmt.Sprintf("('%s', 'made-%d', 'Made', 'active', 'made-%d', %s, %s)", id, i, i, a.reg.now(), a.reg.now()))
 			domains = append(domains, fmt.Sprintf("('made-%d.example', '%s', TRUE), ('made-%d.test', '%s', FALSE)", i, id, i, id))
 		}
 		_, err = tx.ExecContext(t.Context(), `INSERT INTO tenement_tenants (id, slug, name, status, store, created_at, updated_at) VALUES `+strings.Join(tenants, ","))
@@ -103,18 +103,18 @@ func TestResolveAfterOwnChange(t *testing.T) {
 		create(t, a, "thor", "thor.example")
 		leads("thor.example", "thor")
 		missing("donar.example")
-		_, err = a.AddDomain(t.Context(), "thor", "donar.example")
+		_, err = a.AddDomain(t.Context(), id(t, a, "thor"), "donar.example")
 		require.NoError(t, err)
 		leads("donar.example", "thor")
-		_, err = a.Rename(t.Context(), "thor", "donar")
+		_, err = a.Rename(t.Context(), id(t, a, "thor"), "donar")
 		require.NoError(t, err)
 		leads("donar.example", "donar")
 		_, err = a.ResolveSlug(t.Context(), "thor")
 		require.ErrorIs(t, err, ErrNotFound)
-		_, err = a.RemoveDomain(t.Context(), "donar", "donar.example")
+		_, err = a.RemoveDomain(t.Context(), id(t, a, "donar"), "donar.example")
 		require.NoError(t, err)
 		missing("donar.example")
-		_, err = a.Suspend(t.Context(), "donar", "")
+		_, err = a.Suspend(t.Context(), id(t, a, "donar"), "")
 		require.NoError(t, err)
 		got, err := a.Resolve(t.Context(), "thor.example")
 		require.NoError(t, err)
@@ -156,13 +156,22 @@ func TestChangesOfOtherProcesses(t *testing.T) {
 			want   string
 		}{
 			{func() error { return nil }, "thor active"},
-			{func() error { _, err := other.Suspend(t.Context(), "thor", ""); return err }, "thor suspended"},
-			{func() error { _, err := other.MoveDomain(t.Context(), "thor.example", "odin"); return err }, "odin active"},
-			{func() error { _, err := other.Rename(t.Context(), "odin", "wotan"); return err }, "wotan active"},
-			{func() error { _, err := other.RemoveDomain(t.Context(), "wotan", "thor.example"); return err }, ""},
-			{func() error { _, err := other.AddDomain(t.Context(), "wotan", "thor.example"); return err }, "wotan active"},
-			{func() error { _, err := other.Delete(t.Context(), "wotan"); return err }, "wotan deleted"},
-			{func() error { return other.Purge(t.Context(), "wotan") }, ""},
+			{func() error { _, err := other.Suspend(t.Context(), id(t, other, "thor"), ""); return err }, "thor suspended"},
+			{func() error {
+				_, err := other.MoveDomain(t.Context(), "thor.example", id(t, other, "odin"))
+				return err
+			}, "odin active"},
+			{func() error { _, err := other.Rename(t.Context(), id(t, other, "odin"), "wotan"); return err }, "wotan active"},
+			{func() error {
+				_, err := other.RemoveDomain(t.Context(), id(t, other, "wotan"), "thor.example")
+				return err
+			}, ""},
+			{func() error {
+				_, err := other.AddDomain(t.Context(), id(t, other, "wotan"), "thor.example")
+				return err
+			}, "wotan active"},
+			{func() error { _, err := other.Delete(t.Context(), id(t, other, "wotan")); return err }, "wotan deleted"},
+			{func() error { return other.Purge(t.Context(), id(t, other, "wotan")) }, ""},
 		} {
 			require.NoError(t, step.change())
 			require.NoError(t, a.Refresh(t.Context()))
@@ -184,9 +193,9 @@ func TestChangesOfOtherProcesses(t *testing.T) {
 		require.Equal(t, Suspended, thor.Status)
 		_, err = resolve("thor.example")
 		require.ErrorIs(t, err, ErrUnknownHost)
-		_, err = other.Resume(t.Context(), "thor")
+		_, err = other.Activate(t.Context(), id(t, other, "thor"))
 		require.NoError(t, err)
-		_, err = other.AddDomain(t.Context(), "thor", "thor.example")
+		_, err = other.AddDomain(t.Context(), id(t, other, "thor"), "thor.example")
 		require.NoError(t, err)
 		_, err = other.Shared().ExecContext(t.Context(), `DELETE FROM tenement_changes`)
 		require.NoError(t, err)
@@ -238,10 +247,10 @@ func TestStaleReadIsNotRemembered(t *testing.T) {
 			var err error
 			want := Suspended
 			if i%2 == 0 {
-				_, err = a.Suspend(t.Context(), "thor", "")
+				_, err = a.Suspend(t.Context(), id(t, a, "thor"), "")
 			} else {
 				want = Active
-				_, err = a.Resume(t.Context(), "thor")
+				_, err = a.Activate(t.Context(), id(t, a, "thor"))
 			}
 			require.NoError(t, err)
 			got, err := a.Resolve(t.Context(), "thor.example")
@@ -250,12 +259,12 @@ func TestStaleReadIsNotRemembered(t *testing.T) {
 		}
 		for i := range 10 {
 			if i%2 == 0 {
-				_, err := a.RemoveDomain(t.Context(), "thor", "thor.example")
+				_, err := a.RemoveDomain(t.Context(), id(t, a, "thor"), "thor.example")
 				require.NoError(t, err)
 				_, err = a.Resolve(t.Context(), "thor.example")
 				require.ErrorIs(t, err, ErrUnknownHost)
 			} else {
-				_, err := a.AddDomain(t.Context(), "thor", "thor.example")
+				_, err := a.AddDomain(t.Context(), id(t, a, "thor"), "thor.example")
 				require.NoError(t, err)
 				_, err = a.Resolve(t.Context(), "thor.example")
 				require.NoError(t, err)
@@ -357,11 +366,11 @@ func TestHitCostsNoAllocation(t *testing.T) {
 			}
 		}), host)
 	}
-	_, done, err := a.Serve(ctx, &thor)
+	_, _, done, err := a.Enter(ctx, &thor, Policy{})
 	require.NoError(t, err)
 	done()
 	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
-		_, done, err := a.Serve(ctx, &thor)
+		_, _, done, err := a.Enter(ctx, &thor, Policy{})
 		if err != nil {
 			panic(err)
 		}

@@ -2,11 +2,8 @@ package tenancy
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 )
 
@@ -37,36 +34,6 @@ func Key(ctx context.Context, parts ...string) (string, error) {
 }
 
 var keyEscaper = strings.NewReplacer(`\`, `\\`, `:`, `\:`)
-
-// Dir opens the directory of the tenant that ctx is in, below [Config.FilesDir], and makes it if it is not there. What
-// is done through the [os.Root] stays inside, whatever the file names. The directory is named after the tenant's ID; it
-// stays when the tenant is renamed and goes when it is purged. The caller closes it. It returns ErrNoTenant when ctx is
-// in no tenant and ErrNotFound when the tenant is gone.
-func (a *App) Dir(ctx context.Context) (*os.Root, error) {
-	t, ok := From(ctx)
-	switch {
-	case !ok:
-		return nil, fmt.Errorf("tenement: directory: %w", ErrNoTenant)
-	case a.files == nil:
-		return nil, errors.New("tenement: directory: there are none; set Config.FilesDir")
-	case t.live != nil && t.live.cur.Load() == nil:
-		return nil, fmt.Errorf("tenement: directory of tenant %s: %w", t.Slug, ErrNotFound)
-	}
-	// The ID of a tenant made by hand could be anything; the root keeps it inside, and this keeps it from being ".".
-	if _, err := ParseID(string(t.ID)); err != nil {
-		return nil, fmt.Errorf("tenement: directory: %w", err)
-	}
-	root, err := a.files.OpenRoot(string(t.ID))
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = a.files.Mkdir(string(t.ID), 0o750); err == nil || errors.Is(err, fs.ErrExist) {
-			root, err = a.files.OpenRoot(string(t.ID))
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("tenement: directory of tenant %s: %w", t.Slug, err)
-	}
-	return root, nil
-}
 
 // NewLogHandler returns a handler that adds the tenant of a record's context, as the attributes "tenant" (the slug) and
 // "tenant_id", and hands the record on to h. They stand at the top level, also under a logger with groups. Records

@@ -38,13 +38,15 @@ func newID() (ID, error) {
 // Status is where a tenant stands in its life. See [App] for the ways from one to another. A purged tenant is gone.
 type Status string
 
-// The statuses. Only an Active tenant is served.
+// The statuses. Only Active and ReadOnly tenants are served.
 const (
 	// Provisioning: its slug and domains are claimed, its store is being made. Creating it again resumes what was
 	// interrupted.
 	Provisioning Status = "provisioning"
 	// Active: served.
 	Active Status = "active"
+	// ReadOnly: served, by decision of an operator, but for what would change its store: that fails with ErrReadOnly.
+	ReadOnly Status = "read-only"
 	// Suspended: not served, by decision of an operator, until resumed. Nothing of it is lost.
 	Suspended Status = "suspended"
 	// Deleted: a tombstone. Not served; its store, slug and domains are kept until it is restored or purged.
@@ -53,8 +55,11 @@ const (
 	Failed Status = "failed"
 )
 
+// Served reports whether a tenant of that status is in service.
+func (s Status) Served() bool { return s == Active || s == ReadOnly }
+
 func (s Status) valid() bool {
-	return slices.Contains([]Status{Provisioning, Active, Suspended, Deleted, Failed}, s)
+	return slices.Contains([]Status{Provisioning, Active, ReadOnly, Suspended, Deleted, Failed}, s)
 }
 
 // Domain is a host that leads to a tenant.
@@ -73,26 +78,41 @@ type Tenant struct {
 	Slug    string        // short name, unique: a DNS label in lower case
 	Name    string        // for people
 	Status  Status        //
-	Reason  string        // why it is suspended or failed
+	Reason  string        // why it is suspended, read-only or failed
 	Store   backend.Store // where its tables are
 	Domains []Domain      // in order of host
 	Meta    Meta          // the application's own
 	Created time.Time     // UTC
 	Updated time.Time     // UTC; when the registry's entry last changed
+	Version int64         // grows with every change of this tenant; see [Patch]
 
-	version int64     // grows with every change of this tenant
-	pending pendingOp // a rename or purge that was begun
-	live    *live     // what this process knows about the tenant beyond this copy; nil for a tenant made by hand
+	live *live // what this process knows about the tenant beyond this copy; nil for a tenant made by hand
 }
 
 var _ backend.Router = (*Tenant)(nil)
 
-// Route says where the tenant's units of work go; see [backend.Route].
+// Route says where the tenant's units of work go; see [backend.Route]. It follows the tenant: of a copy that is older
+// than a rename it is the route after it, once this process has heard of that.
 func (t *Tenant) Route() backend.Route {
 	if t == nil {
 		return backend.Route{}
 	}
+	return t.latest().route()
+}
+
+// route is where this copy of the tenant says that its store is.
+func (t *Tenant) route() backend.Route {
 	return backend.Route{Store: t.Store, Owner: string(t.ID)}
+}
+
+// latest returns what this process knows of the tenant by now, or t itself when it knows no more.
+func (t *Tenant) latest() *Tenant {
+	if t.live != nil {
+		if cur := t.live.cur.Load(); cur != nil {
+			return cur
+		}
+	}
+	return t
 }
 
 // PrimaryDomain returns the host to build the tenant's URLs with, or "" when it has no domain.
@@ -145,12 +165,35 @@ type Spec struct {
 	Domains []string // hosts that lead to it, the first of them primary; may be empty
 	Store   string   // name of its store; defaults to the slug
 	Meta    any      // encoded as a JSON object; may be nil
+
+	// Seed is what [Hooks.OnCreate] is to know: any value that can be encoded as JSON, such as the founder's name and
+	// address. It is kept until the tenant is active, so that whoever finishes the creation knows it, and then
+	// forgotten. Do not put a password into it that is not hashed.
+	Seed any
+	// Reserved allows a slug that is reserved.
+	Reserved bool
+}
+
+// Seed is what [Spec.Seed] was, as JSON; nil when there was none.
+type Seed json.RawMessage
+
+// Decode decodes the seed into what v points to. It does nothing when there was none.
+func (s Seed) Decode(v any) error {
+	if len(s) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(s, v); err != nil {
+		return fmt.Errorf("tenement: seed as %T: %w", v, err)
+	}
+	return nil
 }
 
 // Patch is a change of what an application may edit freely. Fields left nil stay as they are.
 type Patch struct {
 	Name *string
-	Meta any // replaces all of the metadata
+	Meta any // replaces all of the metadata; [UpdateMeta] changes parts of it
+	// IfVersion, unless it is 0, makes the change only while [Tenant.Version] is still that, and otherwise ErrChanged.
+	IfVersion int64
 }
 
 const (
@@ -235,11 +278,21 @@ type plan struct {
 	domains    []string
 	store      backend.Store
 	meta       Meta
+	seed       json.RawMessage
+
+	// What the tenant is when it is entered into the registry.
+	status Status
+	reason string
+	event  EventKind
 }
 
-func (s Spec) check(strip bool) (plan, error) {
-	p := plan{slug: s.Slug, name: s.Name}
-	if err := ValidateSlug(s.Slug); err != nil {
+func (a *App) plan(s Spec) (plan, error) {
+	p := plan{slug: s.Slug, name: s.Name, status: Provisioning, event: EventClaimed}
+	check := a.CheckSlug
+	if s.Reserved {
+		check = ValidateSlug
+	}
+	if err := check(s.Slug); err != nil {
 		return p, err
 	}
 	if p.name == "" {
@@ -258,21 +311,24 @@ func (s Spec) check(strip bool) (plan, error) {
 		errors.As(err, &name)
 		return p, &FieldError{Field: "store", Value: s.Store, Rule: name.Reason, err: err}
 	}
+	if isAside(p.store) {
+		return p, &FieldError{Field: "store", Value: s.Store, Rule: "names that begin with " + asidePrefix + " are those of stores that were set aside"}
+	}
 	if len(s.Domains) > maxDomains {
 		return p, &FieldError{Field: "domain", Value: s.Slug, Rule: fmt.Sprintf("a tenant has at most %d domains", maxDomains)}
 	}
 	for _, d := range s.Domains {
-		host, err := parseDomain(d)
+		host, err := a.domain(d)
 		if err != nil {
 			return p, err
-		}
-		if strip {
-			host = stripWWW(host)
 		}
 		if !slices.Contains(p.domains, host) {
 			p.domains = append(p.domains, host)
 		}
 	}
-	p.meta, err = encodeMeta(s.Meta)
+	if p.meta, err = encodeMeta(s.Meta); err != nil {
+		return p, err
+	}
+	p.seed, err = encodeSeed(s.Seed)
 	return p, err
 }

@@ -23,7 +23,7 @@ func command(ctx context.Context, log *slog.Logger, args []string, stdin io.Read
 	return manage.Execute(ctx, nil, args, stdin, stdout, stderr,
 		manage.WithName("polls"),
 		manage.WithOpen(func(ctx context.Context) (*tenancy.App, error) {
-			opened, closeOpened, err := open(ctx, false, log)
+			opened, closeOpened, err := open(ctx, log)
 			if err != nil {
 				return nil, err
 			}

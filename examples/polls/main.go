@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 // open opens the backend that DATABASE_URL names, and the tenants that are in it.
-func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, closeAll func(), err error) {
+func open(ctx context.Context, log *slog.Logger) (_ *tenancy.App, closeAll func(), err error) {
 	be, err := backend.Open(ctx, cmp.Or(os.Getenv("DATABASE_URL"), "sqlite:data"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("DATABASE_URL: %w", err)
@@ -85,9 +85,6 @@ func open(ctx context.Context, poll bool, log *slog.Logger) (_ *tenancy.App, clo
 		Tenant: []migrate.Source{{Name: "auth", FS: migrations.Auth()}, {Name: "polls", FS: migrations.Polls()}},
 		Hooks:  tenancy.Hooks{OnCreate: fill(polls.NewStore(be.DB()))},
 		Logger: log,
-	}
-	if !poll {
-		cfg.PollInterval = -1 // one command, and out
 	}
 	app, err := tenancy.Open(ctx, be, cfg)
 	if err != nil {
@@ -104,7 +101,7 @@ func serve(ctx context.Context, addr string, update bool, stdout io.Writer, log 
 		return fmt.Errorf("%w; -addr HOST:PORT says where to listen instead, such as -addr 127.0.0.1:8001", err)
 	}
 	defer func() { _ = listener.Close() }()
-	app, closeApp, err := open(ctx, true, log)
+	app, closeApp, err := open(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -25,8 +25,8 @@ type founding struct {
 type foundingKey struct{}
 
 // fill is the OnCreate hook. It runs inside the new tenant; tenants made on the command line start out empty.
-func fill(store *polls.Store) func(context.Context, tenancy.Tenant) error {
-	return func(ctx context.Context, _ tenancy.Tenant) error {
+func fill(store *polls.Store) func(context.Context, tenancy.Tenant, tenancy.Seed) error {
+	return func(ctx context.Context, _ tenancy.Tenant, _ tenancy.Seed) error {
 		f, ok := ctx.Value(foundingKey{}).(founding)
 		if !ok {
 			return nil

@@ -35,9 +35,9 @@ func newApp(t *testing.T) *tenancy.App {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, app.Close()) })
 	for _, slug := range []string{"thor", "potter"} {
-		_, err = app.Create(ctx, tenancy.Spec{Slug: slug, Domains: []string{slug + ".polls.local"}})
+		made, err := app.Create(ctx, tenancy.Spec{Slug: slug, Domains: []string{slug + ".polls.local"}})
 		require.NoError(t, err)
-		require.NoError(t, app.Run(ctx, slug, func(ctx context.Context) error {
+		require.NoError(t, app.Run(ctx, made, tenancy.Policy{}, func(ctx context.Context, _ *tenancy.Tenant) error {
 			_, err := app.DB().ExecContext(ctx, "INSERT INTO motto VALUES (?)", "of "+slug)
 			return err
 		}))

@@ -61,7 +61,9 @@ func TestWebSocket(t *testing.T) {
 		require.Equal(t, "of potter", got)
 	}
 
-	_, err := app.Suspend(t.Context(), "thor", "unpaid")
+	tenant, err := app.BySlug(t.Context(), "thor")
+	require.NoError(t, err)
+	_, err = app.Suspend(t.Context(), tenant.ID, "unpaid")
 	require.NoError(t, err)
 	var inactive *tenancy.NotActiveError
 	require.ErrorAs(t, <-cause, &inactive, "the context's cause is the suspension")

@@ -55,8 +55,7 @@ func WithURL(url string) Option { return func(o *options) { o.url = url } }
 // WithBackend uses a backend that the caller closes, after the tests. Tenants are purged at the ends of their tests.
 func WithBackend(be backend.Backend) Option { return func(o *options) { o.be = be } }
 
-// New opens an App for one test and its subtests, and closes it when the test ends. Config.PollInterval defaults to
-// never: there are no other processes to hear from.
+// New opens an App for one test and its subtests, and closes it when the test ends.
 func New(tb testing.TB, cfg tenancy.Config, opts ...Option) *Tenants {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
@@ -78,9 +77,6 @@ func Open(ctx context.Context, cfg tenancy.Config, opts ...Option) (tt *Tenants,
 	var o options
 	for _, opt := range opts {
 		opt(&o)
-	}
-	if cfg.PollInterval == 0 {
-		cfg.PollInterval = -1
 	}
 	var undo []func() error
 	closeAll = func() error {
@@ -167,12 +163,10 @@ func (tt *Tenants) Tenant(tb testing.TB, change ...func(*tenancy.Spec)) *Tenant 
 	if tt.purge {
 		tb.Cleanup(func() {
 			ctx := context.WithoutCancel(tb.Context())
-			// By ID: the test may have renamed it, or have done away with it itself.
-			now, err := tt.ByID(ctx, made.ID)
+			// The test may have done away with it itself.
+			_, err := tt.Delete(ctx, made.ID)
 			if err == nil {
-				if _, err = tt.Delete(ctx, now.Slug); err == nil {
-					err = tt.Purge(ctx, now.Slug)
-				}
+				err = tt.Purge(ctx, made.ID)
 			}
 			if err != nil && !errors.Is(err, tenancy.ErrNotFound) {
 				tb.Errorf("tenancytest: remove the test's tenant: %v", err)
@@ -188,10 +182,11 @@ func (t *Tenant) Context() context.Context { return t.Enter(t.tb.Context()) }
 // Enter returns ctx in the tenant. The test fails when ctx is in another.
 func (t *Tenant) Enter(ctx context.Context) context.Context {
 	t.tb.Helper()
-	ctx, err := tenancy.Enter(ctx, &t.Tenant)
+	ctx, _, leave, err := t.app.Enter(ctx, &t.Tenant, tenancy.Policy{KeepGoing: true})
 	if err != nil {
 		t.tb.Fatal(err)
 	}
+	t.tb.Cleanup(leave)
 	return ctx
 }
 

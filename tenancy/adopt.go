@@ -1,0 +1,185 @@
+package tenancy
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
+)
+
+// Adopt makes a tenant of the store spec.Store, which is there and is no tenant's: one that was restored from a dump, or
+// a schema or a file that an application had before it had tenants. Nothing in it is changed but its stamp. Its slug
+// defaults to the store's name. A store that carries the ID of a tenant that the registry does not know keeps that ID.
+// OnCreate is not called. The tenant is active; whether its store is behind is for the migrator to say.
+//
+// It returns backend.ErrStoreMissing when there is no such store, a [*ConflictError] when it is a tenant's, or when
+// slug or a domain is taken, and an error that wraps [errors.ErrUnsupported] when the store would have to be stamped
+// and the backend is no [backend.Adopter].
+func (a *App) Adopt(ctx context.Context, spec Spec) (Tenant, error) {
+	return a.adopt(Leave(ctx), spec, Active, "")
+}
+
+func (a *App) adopt(ctx context.Context, spec Spec, status Status, reason string) (Tenant, error) {
+	spec.Slug = cmp.Or(spec.Slug, spec.Store)
+	p, err := a.plan(spec)
+	if err != nil {
+		return Tenant{}, err
+	}
+	p.status, p.reason, p.event = status, reason, EventAdopted
+	info, err := a.be.Stat(ctx, p.store)
+	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		return Tenant{}, opError("adopt", p.slug, err)
+	}
+	id, err := a.adoptedID(ctx, ID(info.Owner))
+	if err != nil {
+		return Tenant{}, opError("adopt", p.slug, err)
+	}
+	var t *Tenant
+	err = a.withTenant(ctx, "adopt", id, func(ctx context.Context, _ *held) error {
+		if claimed, err := a.isClaimed(ctx, p.store); err != nil {
+			return err
+		} else if claimed {
+			return &ConflictError{Field: "store", Value: p.store.String()}
+		}
+		if info.Owner != string(id) {
+			if err := a.stamp(ctx, backend.Route{Store: p.store, Owner: string(id)}); err != nil {
+				return err
+			}
+		}
+		err := a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+			if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
+				return nil, err
+			}
+			if t, err = tx.insertTenant(ctx, id, p); err != nil {
+				return nil, err
+			}
+			if t == nil {
+				return nil, errRetry
+			}
+			primary := ""
+			for i, host := range p.domains {
+				primary = p.domains[0]
+				t.Domains = append(t.Domains, Domain{Host: host, Primary: i == 0})
+			}
+			slices.SortFunc(t.Domains, func(a, b Domain) int { return strings.Compare(a.Host, b.Host) })
+			return []*Tenant{t}, tx.setDomains(ctx, id, p.domains, primary)
+		})
+		if err != nil {
+			return err
+		}
+		_, err = a.migrator.Verify(ctx, migrate.Fleet{Stores: []backend.Store{p.store}})
+		return err
+	})
+	if err != nil {
+		return Tenant{}, opError("adopt", p.slug, err)
+	}
+	return *t, nil
+}
+
+// adoptedID is the ID that a store of that owner is adopted under.
+func (a *App) adoptedID(ctx context.Context, owner ID) (ID, error) {
+	if _, err := ParseID(string(owner)); err != nil {
+		return newID()
+	}
+	switch _, err := one(ctx, a.reg.db, selectByID, string(owner)); {
+	case err == nil:
+		return newID() // a copy of a tenant's store
+	case !errors.Is(err, ErrNotFound):
+		return "", err
+	}
+	return owner, nil
+}
+
+func (a *App) stamp(ctx context.Context, rt backend.Route) error {
+	adopter, ok := a.be.(backend.Adopter)
+	if !ok {
+		return fmt.Errorf("stamping a store that is there: %w by this backend", errors.ErrUnsupported)
+	}
+	return adopter.Adopt(ctx, rt)
+}
+
+// asidePrefix begins the names of stores that were set aside. No slug has an underscore.
+const asidePrefix = "aside_"
+
+func isAside(s backend.Store) bool { return strings.HasPrefix(s.String(), asidePrefix) }
+
+// AsideStore is a store that [App.SetAside] put out of the way.
+type AsideStore struct {
+	Store backend.Store // its name now
+	Was   string        // the beginning of its name before
+	Owner string        // the identity stamped into it
+	Bytes int64         // size on disk, -1 when that is not known
+}
+
+func asideStore(info backend.StoreInfo) AsideStore {
+	was := strings.TrimPrefix(info.Store.String(), asidePrefix)
+	if i := strings.LastIndexByte(was, '_'); i > 0 {
+		was = was[:i]
+	}
+	return AsideStore{Store: info.Store, Was: was, Owner: info.Owner, Bytes: info.Bytes}
+}
+
+// SetAside renames a store that is no tenant's, so that its name is free and nobody is served from it. Nothing of it is
+// lost: [App.AsideStores] lists it, [App.PurgeAside] removes it for good. It returns a [*ConflictError] for a tenant's
+// store and backend.ErrStoreMissing when there is none of that name.
+func (a *App) SetAside(ctx context.Context, store backend.Store) (AsideStore, error) {
+	ctx = Leave(ctx)
+	fault := func(err error) (AsideStore, error) {
+		return AsideStore{}, fmt.Errorf("tenement: set store %s aside: %w", store, err)
+	}
+	info, err := a.be.Stat(ctx, store)
+	if err != nil {
+		return fault(err)
+	}
+	if claimed, err := a.isClaimed(ctx, store); err != nil {
+		return fault(err)
+	} else if claimed {
+		return fault(&ConflictError{Field: "store", Value: store.String()})
+	}
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails
+	was := store.String()
+	to, err := backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-9)] + "_" + hex.EncodeToString(random[:]))
+	if err != nil {
+		return fault(err)
+	}
+	// A tenant that claimed the name meanwhile has a store of another owner, which is not renamed.
+	if err := a.be.Rename(ctx, backend.Route{Store: store, Owner: info.Owner}, to); err != nil {
+		return fault(err)
+	}
+	if err := a.migrator.Forget(ctx, store); err != nil {
+		return fault(err)
+	}
+	info.Store = to
+	return asideStore(info), nil
+}
+
+// AsideStores lists the stores that were set aside, in order of name.
+func (a *App) AsideStores(ctx context.Context) ([]AsideStore, error) {
+	var aside []AsideStore
+	for info, err := range a.be.Stores(Leave(ctx)) {
+		if err != nil {
+			return nil, fmt.Errorf("tenement: list stores that were set aside: %w", err)
+		}
+		if isAside(info.Store) {
+			aside = append(aside, asideStore(info))
+		}
+	}
+	return aside, nil
+}
+
+// PurgeAside removes a store that was set aside, with all that is in it. It returns backend.ErrStoreMissing when there
+// is none of that name among those.
+func (a *App) PurgeAside(ctx context.Context, store backend.Store) error {
+	if !isAside(store) {
+		return fmt.Errorf("tenement: purge store %s: it was not set aside: %w", store, backend.ErrStoreMissing)
+	}
+	return a.be.Drop(Leave(ctx), backend.Route{Store: store})
+}

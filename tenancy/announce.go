@@ -1,0 +1,127 @@
+package tenancy
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// announcement is what an App that serves says of itself in the registry: how long it may take to hear of a change.
+// Whoever purges a tenant waits for it. It is renewed while the App runs; one that died is not waited for once its lease
+// is over.
+type announcement struct {
+	id   string
+	made atomic.Bool
+
+	mu   sync.Mutex // one at a time
+	next time.Time  // when it is to be renewed
+}
+
+// minLease is how long an App that does not renew its announcement counts as serving.
+const minLease = 30 * time.Second
+
+func (a *App) lease() time.Duration { return max(minLease, 4*a.StalenessBound()) }
+
+// announce says that this App serves, before it does for the first time. It may be called again.
+func (a *App) announce(ctx context.Context) error {
+	if a.announced.made.Load() {
+		return nil
+	}
+	a.announced.mu.Lock()
+	defer a.announced.mu.Unlock()
+	if a.announced.made.Load() {
+		return nil
+	}
+	if a.closed.Load() {
+		return ErrClosed
+	}
+	a.announced.id = rand.Text()
+	if err := a.renew(ctx); err != nil {
+		return fmt.Errorf("tenement: announce: %w: %w", ErrUnavailable, err)
+	}
+	a.announced.made.Store(true)
+	return nil
+}
+
+// renewDue renews the announcement when a third of the lease is over.
+func (a *App) renewDue(ctx context.Context) error {
+	a.announced.mu.Lock()
+	defer a.announced.mu.Unlock()
+	if !a.announced.made.Load() || time.Now().Before(a.announced.next) {
+		return nil
+	}
+	return a.renew(ctx)
+}
+
+func (a *App) renew(ctx context.Context) error {
+	now := a.reg.now()
+	_, err := a.reg.db.ExecContext(ctx, `INSERT INTO tenement_apps (id, bound_ms, lease_ms, seen_at) VALUES ($1, $2, $3, `+now+`)
+		ON CONFLICT (id) DO UPDATE SET seen_at = `+now,
+		a.announced.id, a.StalenessBound().Milliseconds(), a.lease().Milliseconds())
+	if err != nil {
+		return err
+	}
+	a.announced.next = time.Now().Add(a.lease() / 3)
+	return nil
+}
+
+// withdraw takes the announcement back.
+func (a *App) withdraw() {
+	a.announced.mu.Lock()
+	defer a.announced.mu.Unlock()
+	if !a.announced.made.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, a.announced.id); err != nil {
+		a.log.Warn("tenement: who purges a tenant will wait for this App, which is closed", "error", err)
+	}
+}
+
+// announcedBound returns the time and the greatest bound of the other Apps that serve. Announcements of Apps that died
+// are removed.
+func (a *App) announcedBound(ctx context.Context) (now time.Time, bound time.Duration, err error) {
+	rows, err := a.reg.db.QueryContext(ctx, `SELECT `+a.reg.now()+`, COALESCE(a.id, ''), COALESCE(a.bound_ms, 0), COALESCE(a.lease_ms, 0),
+		COALESCE(a.seen_at, '') FROM (SELECT 1 AS one) o LEFT JOIN tenement_apps a ON a.id <> $1`, a.announced.id)
+	if err != nil {
+		return now, 0, err
+	}
+	defer rows.Close()
+	var dead []any
+	for rows.Next() {
+		var at, id, seen string
+		var boundMS, leaseMS int64
+		if err := rows.Scan(&at, &id, &boundMS, &leaseMS, &seen); err != nil {
+			return now, 0, err
+		}
+		if now, err = time.Parse(timeFormat, at); err != nil {
+			return now, 0, err
+		}
+		if id == "" {
+			continue
+		}
+		seenAt, err := time.Parse(timeFormat, seen)
+		if err != nil {
+			return now, 0, fmt.Errorf("announcement of %s: %w", id, err)
+		}
+		if now.Sub(seenAt) > time.Duration(leaseMS)*time.Millisecond {
+			dead = append(dead, id)
+			continue
+		}
+		bound = max(bound, time.Duration(boundMS)*time.Millisecond)
+	}
+	if err := rows.Err(); err != nil {
+		return now, 0, err
+	}
+	rows.Close()
+	for _, id := range dead {
+		if _, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, id); err != nil {
+			return now, 0, err
+		}
+	}
+	return now, bound, nil
+}

@@ -1,0 +1,250 @@
+package tenancy
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// registryTx is a transaction that changes the registry.
+type registryTx struct {
+	*sql.Tx
+	reg     *registry
+	touched []touch
+}
+
+// touch is a change of a tenant.
+type touch struct {
+	id     ID
+	kind   EventKind
+	detail string
+	actor  string
+	nonce  string
+}
+
+// touch notes that a tenant was changed, so that every process learns about it.
+func (tx *registryTx) touch(id ID, kind EventKind, detail string) {
+	tx.touched = append(tx.touched, touch{id: id, kind: kind, detail: detail, nonce: rand.Text()})
+}
+
+// errRetry: somebody else changed the tenant between reading and writing it.
+var errRetry = errors.New("the tenant was changed meanwhile")
+
+const (
+	// keepChanges is how many revisions the list of changes reaches back. A process that missed more forgets all it
+	// knows.
+	keepChanges = 10_000
+	// keepHistory is how many changes of each tenant are kept for longer.
+	keepHistory = 200
+	// maxActor is the greatest length of an actor's name, in bytes.
+	maxActor = 200
+)
+
+// change runs fn in a transaction, and counts the revision up for each tenant it touched. The revision is one row that
+// all changes write, which makes revisions become visible in their order; it is written last, so that they queue for
+// no longer than a commit takes. The changes that were made are returned.
+func (r *registry) change(ctx context.Context, fn func(ctx context.Context, tx *registryTx) error) ([]touch, error) {
+	for attempt := 0; ; attempt++ {
+		touched, err := r.tryChange(ctx, fn)
+		if !errors.Is(err, errRetry) || attempt == 10 {
+			return touched, err
+		}
+	}
+}
+
+func (r *registry) tryChange(ctx context.Context, fn func(ctx context.Context, tx *registryTx) error) ([]touch, error) {
+	sqlTx, err := r.db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	tx := &registryTx{Tx: sqlTx, reg: r}
+	defer sqlTx.Rollback() //nolint:errcheck // it was committed, or failed for a reason that is returned
+	if err := fn(ctx, tx); err != nil {
+		return nil, err
+	}
+	if len(tx.touched) > 0 {
+		actor := ActorFrom(ctx)
+		if len(actor) > maxActor {
+			actor = strings.ToValidUTF8(actor[:maxActor], "")
+		}
+		for i := range tx.touched {
+			tx.touched[i].actor = strings.ReplaceAll(actor, "\x00", "")
+		}
+		if err := tx.enter(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return tx.touched, sqlTx.Commit()
+}
+
+// enter writes the list of what was touched.
+func (tx *registryTx) enter(ctx context.Context) error {
+	n := len(tx.touched)
+	var last int64
+	err := tx.QueryRowContext(ctx, `UPDATE tenement_revision SET revision = revision + $1, nonce = $2 WHERE id = 1 RETURNING revision`,
+		n, tx.touched[n-1].nonce).Scan(&last)
+	if err != nil {
+		return err
+	}
+	first := last - int64(n) + 1
+	values := make([]string, n)
+	args := make([]any, 0, 6*n)
+	for i, t := range tx.touched {
+		values[i] = "(" + placeholders(6*i+1, 6) + ", " + tx.reg.now() + ")"
+		args = append(args, first+int64(i), string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) VALUES `+
+		strings.Join(values, ","), args...)
+	if err != nil || last%64 >= int64(n) {
+		return err
+	}
+	for _, t := range tx.touched {
+		_, err := tx.ExecContext(ctx, `DELETE FROM tenement_changes WHERE tenant_id = $1 AND revision <= $2 AND revision <= COALESCE(
+			(SELECT revision FROM tenement_changes WHERE tenant_id = $1 ORDER BY revision DESC LIMIT 1 OFFSET $3), 0)`,
+			string(t.id), last-keepChanges, keepHistory)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// update writes columns of the tenant as it was read, and errRetry when it was changed since. The assignments use $3
+// and up. What it does besides is done to t too.
+func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, detail, set string, args ...any) error {
+	var updated string
+	err := tx.QueryRowContext(ctx, `UPDATE tenement_tenants SET version = version + 1, updated_at = `+tx.reg.now()+`, `+set+
+		` WHERE id = $1 AND version = $2 RETURNING updated_at`, append([]any{string(t.ID), t.Version}, args...)...).Scan(&updated)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return errRetry
+	case err != nil:
+		return err
+	}
+	t.Version++
+	t.Updated, err = time.Parse(timeFormat, updated)
+	tx.touch(t.ID, kind, detail)
+	return err
+}
+
+// conflict returns what is taken by a tenant other than self, or nil. A store may not be named after another tenant's
+// slug either: that is the name which the other one's store would have.
+func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
+	rows, err := tx.QueryContext(ctx, `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
+		WHERE id <> $1 AND (slug = $2 OR store = $3 OR slug = $3)
+		UNION ALL SELECT CASE WHEN o.slug = $2 THEN 'slug' ELSE 'store' END, t.slug FROM tenement_operations o
+		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`,
+		string(self), slug, store.String())
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var found *ConflictError
+	for rows.Next() {
+		c := &ConflictError{Value: slug}
+		if err := rows.Scan(&c.Field, &c.By); err != nil {
+			return err
+		}
+		if c.Field == "store" {
+			c.Value = store.String()
+		}
+		if found == nil || c.Field == "slug" {
+			found = c
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if found != nil {
+		return found
+	}
+	return tx.domainConflict(ctx, self, hosts)
+}
+
+func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []string) error {
+	for part := range slices.Chunk(hosts, maxIn) {
+		args := []any{string(self)}
+		for _, h := range part {
+			args = append(args, h)
+		}
+		c := &ConflictError{Field: "domain"}
+		err := tx.QueryRowContext(ctx, `SELECT d.host, t.slug FROM tenement_domains d JOIN tenement_tenants t ON t.id = d.tenant_id
+			WHERE d.tenant_id <> $1 AND d.host IN (`+placeholders(2, len(part))+`) ORDER BY d.host LIMIT 1`, args...).Scan(&c.Value, &c.By)
+		if err == nil {
+			return c
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+	}
+	return nil
+}
+
+// setDomains adds hosts to the tenant's domains; primary, unless it is empty, is the primary one. A host that another
+// tenant took meanwhile is a *ConflictError.
+func (tx *registryTx) setDomains(ctx context.Context, id ID, hosts []string, primary string) error {
+	for part := range slices.Chunk(hosts, maxIn) {
+		values := make([]string, len(part))
+		args := []any{string(id)}
+		for i, h := range part {
+			values[i] = fmt.Sprintf("($%d, $1, %t)", i+2, h == primary)
+			args = append(args, h)
+		}
+		res, err := tx.ExecContext(ctx, `INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES `+strings.Join(values, ",")+
+			` ON CONFLICT (host) DO NOTHING`, args...)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil {
+			return err
+		} else if int(n) != len(part) {
+			if err := tx.domainConflict(ctx, id, part); err != nil {
+				return err
+			}
+			return errRetry
+		}
+	}
+	return nil
+}
+
+// write changes the registry and makes this process act on it. fn returns the tenants as they are after the change.
+func (a *App) write(ctx context.Context, fn func(ctx context.Context, tx *registryTx) ([]*Tenant, error)) error {
+	var changed []*Tenant
+	touched, err := a.reg.change(ctx, func(ctx context.Context, tx *registryTx) (err error) {
+		changed, err = fn(ctx, tx)
+		return err
+	})
+	if err != nil || len(touched) == 0 {
+		return err
+	}
+	a.own.add(touched)
+	a.gen.Add(1)
+	for _, t := range changed {
+		if purged(touched, t.ID) {
+			a.lives.forget(t.ID)
+		} else {
+			a.learned(t)
+		}
+	}
+	if a.cfg.Hooks.OnChange != nil {
+		for _, c := range touched {
+			for _, t := range changed {
+				if t.ID == c.id {
+					a.cfg.Hooks.OnChange(ctx, Event{Kind: c.kind, Tenant: *t, Actor: c.actor})
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func purged(touched []touch, id ID) bool {
+	return slices.ContainsFunc(touched, func(c touch) bool { return c.id == id && c.kind == EventPurged })
+}

@@ -1,0 +1,297 @@
+package tenancy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// Create makes a tenant: it claims slug, store and domains, makes the store, brings it to the newest version, calls
+// OnCreate in the tenant's context, and only then is the tenant active and served.
+//
+// It is an [Operation]: when the process dies, another goes on. Called again for a tenant whose creation failed or was
+// interrupted, it starts over, with the new spec and the ID it had; nothing of what was half made stays. It returns a
+// [*FieldError] for a spec that is wrong and a [*ConflictError] when slug, store or a domain is another tenant's, in both
+// cases having changed nothing. A creation of the same slug that is under way elsewhere is waited for, and then is such
+// a conflict. When making the store or OnCreate fails, or ctx ends, the tenant is Failed, and the original error is in
+// the chain of the one returned.
+func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
+	p, err := a.plan(spec)
+	if err != nil {
+		return Tenant{}, err
+	}
+	id, err := newID()
+	if err != nil {
+		return Tenant{}, err
+	}
+	for {
+		t, err := a.create(Leave(ctx), id, p)
+		var other *unfinished
+		if errors.As(err, &other) {
+			id = other.id
+			continue
+		}
+		if err != nil {
+			return t, opError("create", p.slug, err)
+		}
+		return t, nil
+	}
+}
+
+// unfinished: the slug is that of a tenant whose creation is not over.
+type unfinished struct{ id ID }
+
+func (e *unfinished) Error() string { return "tenant " + string(e.id) + " is being created" }
+
+func (a *App) create(ctx context.Context, id ID, p plan) (t Tenant, err error) {
+	err = a.withTenant(ctx, "create", id, func(ctx context.Context, h *held) error {
+		r, err := a.claim(ctx, h, p)
+		if err != nil {
+			return err
+		}
+		a.step("create: claimed")
+		made, err := r.finish(ctx)
+		if made != nil {
+			t = *made
+		}
+		return err
+	})
+	return t, err
+}
+
+// claim enters the tenant into the registry, or takes up one whose creation was not finished.
+func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
+	args := opArgs{Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil}
+	live, primary := p.domains, ""
+	if a.cfg.Hooks.ApproveDomain != nil {
+		live, args.Domains = nil, p.domains
+	}
+	if len(live) > 0 {
+		primary = live[0]
+	}
+	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		r = &run{a: a, lock: h}
+		t, err := tx.insertTenant(ctx, h.id, p)
+		if err != nil {
+			return nil, err
+		}
+		if t == nil {
+			r.resumed = true
+			if t, err = tx.reclaim(ctx, h.id, p); err != nil {
+				return nil, err
+			}
+		}
+		if r.op, err = tx.begin(ctx, t.ID, OpCreate, "", args); err != nil {
+			return nil, err
+		}
+		if err := tx.setDomains(ctx, t.ID, live, primary); err != nil {
+			return nil, err
+		}
+		for _, host := range args.Domains {
+			if _, err := tx.insertPending(ctx, t.ID, host, "not looked at yet"); err != nil {
+				return nil, err
+			}
+		}
+		t.Domains = nil
+		for _, host := range live {
+			t.Domains = append(t.Domains, Domain{Host: host, Primary: host == primary})
+		}
+		slices.SortFunc(t.Domains, func(a, b Domain) int { return strings.Compare(a.Host, b.Host) })
+		r.t = t
+		return []*Tenant{t}, nil
+	})
+	return r, err
+}
+
+// insertTenant enters a new tenant. It returns nil when the registry has the ID, or the slug or the store, already.
+func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan) (*Tenant, error) {
+	if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
+		var conflict *ConflictError
+		if !errors.As(err, &conflict) || conflict.Field != "slug" {
+			return nil, err
+		}
+		return nil, nil
+	}
+	t := &Tenant{ID: id, Slug: p.slug, Name: p.name, Status: p.status, Reason: p.reason, Store: p.store, Meta: p.meta, Version: 1}
+	rows, err := tx.QueryContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, `+tx.reg.now()+`, `+tx.reg.now()+`) ON CONFLICT DO NOTHING RETURNING created_at, updated_at`,
+		string(t.ID), t.Slug, t.Name, string(t.Status), t.Reason, t.Store.String(), string(t.Meta))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		return nil, rows.Err()
+	}
+	var created, updated string
+	if err := rows.Scan(&created, &updated); err != nil {
+		return nil, err
+	}
+	if t.Created, err = time.Parse(timeFormat, created); err == nil {
+		t.Updated, err = time.Parse(timeFormat, updated)
+	}
+	if err == nil {
+		err = rows.Close()
+	}
+	tx.touch(t.ID, p.event, t.Slug)
+	return t, err
+}
+
+// reclaim takes up the unfinished tenant of that slug, without its domains and its operation, or says what stands in
+// the way.
+func (tx *registryTx) reclaim(ctx context.Context, id ID, p plan) (*Tenant, error) {
+	t, err := one(ctx, tx, selectBySlug, p.slug)
+	if errors.Is(err, ErrNotFound) {
+		if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
+			return nil, err
+		}
+		return nil, errRetry // what was in the way is gone
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case t.Status != Provisioning && t.Status != Failed:
+		return nil, &ConflictError{Field: "slug", Value: p.slug, By: t.Slug}
+	case t.ID != id:
+		return nil, &unfinished{t.ID}
+	case p.store != t.Store:
+		// The other store is this tenant's own and never was served; whoever finishes the creation removes it.
+		return nil, &ConflictError{Field: "slug", Value: p.slug, By: t.Slug}
+	}
+	if err := tx.conflict(ctx, t.ID, p.slug, p.store, p.domains); err != nil {
+		return nil, err
+	}
+	for _, query := range []string{
+		`DELETE FROM tenement_domains WHERE tenant_id = $1`,
+		`DELETE FROM tenement_pending_domains WHERE tenant_id = $1`,
+		`DELETE FROM tenement_operations WHERE tenant = $1`,
+	} {
+		if _, err := tx.ExecContext(ctx, query, string(t.ID)); err != nil {
+			return nil, err
+		}
+	}
+	err = tx.update(ctx, t, EventClaimed, p.slug, `name = $3, status = $4, reason = '', meta = $5`, p.name, string(Provisioning), string(p.meta))
+	t.Name, t.Status, t.Reason, t.Meta = p.name, Provisioning, "", p.meta
+	return t, err
+}
+
+var createSteps = []step{{name: "make", do: makeStore, commit: activate}}
+
+// makeStore makes the store of a claimed tenant and fills it.
+func makeStore(ctx context.Context, r *run) error {
+	a, t := r.a, r.t
+	if r.resumed {
+		// It was never served, so what is in it is the rest of a creation. An OnCreate that got half-way would
+		// stumble over its own rows.
+		if err := r.lock.Check(ctx); err != nil {
+			return err
+		}
+		if err := a.be.Drop(ctx, t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+			return err
+		}
+		a.step("create: dropped")
+	}
+	switch err := a.migrator.Provision(ctx, t.route()); {
+	case errors.Is(err, backend.ErrStoreExists):
+		// Another owner's: the claim was wrong, nothing of it may stay.
+		return &abandon{&ConflictError{Field: "store", Value: t.Store.String()}, erase}
+	case err != nil:
+		return err
+	}
+	a.step("create: provisioned")
+	if a.cfg.Hooks.OnCreate != nil {
+		if err := a.cfg.Hooks.OnCreate(backend.WithRouter(ctx, &operated{t}), *t, Seed(r.op.args.Seed)); err != nil {
+			return fmt.Errorf("OnCreate: %w", err)
+		}
+	}
+	a.step("create: filled")
+	if r.resumed {
+		if err := a.tidy(ctx, t.Store); err != nil {
+			return err
+		}
+	}
+	return a.approvePending(ctx, r)
+}
+
+// activate ends a creation. The seed goes with the operation.
+func activate(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
+	if err := tx.update(ctx, r.t, EventCreated, "", `status = $3, reason = ''`, string(Active)); err != nil {
+		return nil, err
+	}
+	for i, host := range r.approved {
+		switch err := tx.insertDomain(ctx, r.t, host, i == 0 && r.t.PrimaryDomain() == ""); {
+		case errors.Is(err, ErrConflict):
+			continue // somebody proved before that it is theirs; it stays pending
+		case err != nil:
+			return nil, err
+		}
+	}
+	t, err := one(ctx, tx, selectByID, string(r.t.ID))
+	r.t = t
+	return []*Tenant{t}, err
+}
+
+// erase removes a tenant from the registry.
+func erase(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
+	for _, query := range []string{
+		`DELETE FROM tenement_domains WHERE tenant_id = $1`,
+		`DELETE FROM tenement_pending_domains WHERE tenant_id = $1`,
+		`DELETE FROM tenement_tenants WHERE id = $1`,
+	} {
+		if _, err := tx.ExecContext(ctx, query, string(r.t.ID)); err != nil {
+			return nil, err
+		}
+	}
+	tx.touch(r.t.ID, EventPurged, r.t.Slug)
+	return []*Tenant{r.t}, nil
+}
+
+// tidy removes what an interrupted operation left beside stores that are the caller's to change.
+func (a *App) tidy(ctx context.Context, stores ...backend.Store) error {
+	sweeper, ok := a.be.(backend.Sweeper)
+	if !ok {
+		return nil
+	}
+	leftovers, err := sweeper.Leftovers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leftovers {
+		if !l.Store.IsZero() && slices.Contains(stores, l.Store) {
+			if err := sweeper.Sweep(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cutReason is an error as the registry can keep it.
+func cutReason(err error) string {
+	reason := strings.ReplaceAll(strings.ToValidUTF8(err.Error(), ""), "\x00", "")
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "") + "…"
+	}
+	return reason
+}
+
+// encodeSeed returns a seed as JSON; nil when there is none.
+func encodeSeed(v any) (json.RawMessage, error) {
+	if v == nil {
+		return nil, nil
+	}
+	text, err := json.Marshal(v)
+	switch {
+	case err != nil:
+		return nil, &FieldError{Field: "seed", Value: fmt.Sprintf("%T", v), Rule: "it must be encodable as JSON: " + err.Error()}
+	case len(text) > maxMetaLen:
+		return nil, &FieldError{Field: "seed", Value: fmt.Sprintf("%T", v), Rule: fmt.Sprintf("it must have at most %d bytes as JSON", maxMetaLen)}
+	}
+	return text, nil
+}

@@ -1,0 +1,139 @@
+package tenancy
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// Rename gives a tenant another slug. A store that is named after the slug is renamed with it; ID, data and domains
+// stay. It is an [Operation]: when the process dies, another goes on. While the store is being moved calls on it fail
+// with backend.ErrStoreMissing, in other processes until they have heard of it. It returns a [*ConflictError] when the
+// slug or the store is taken, and then nothing has changed.
+func (a *App) Rename(ctx context.Context, id ID, newSlug string) (Tenant, error) {
+	if err := a.CheckSlug(newSlug); err != nil {
+		return Tenant{}, err
+	}
+	var t *Tenant
+	subject := string(id)
+	err := a.withTenant(Leave(ctx), "rename", id, func(ctx context.Context, h *held) (err error) {
+		if _, err := a.goOn(ctx, h, false); err != nil {
+			return err
+		}
+		var r *run
+		err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+			r = &run{a: a, lock: h}
+			if t, err = one(ctx, tx, selectByID, string(id)); err != nil {
+				return nil, err
+			}
+			subject = t.Slug
+			return tx.beginRename(ctx, r, t, newSlug)
+		})
+		if err != nil || r.op == nil {
+			return err
+		}
+		a.step("rename: claimed")
+		t, err = r.finish(ctx)
+		return err
+	})
+	if err != nil {
+		return Tenant{}, opError("rename", subject, err)
+	}
+	return *t, nil
+}
+
+// beginRename changes the slug, or enters the operation that also moves the store into r.
+func (tx *registryTx) beginRename(ctx context.Context, r *run, t *Tenant, slug string) (after []*Tenant, err error) {
+	switch {
+	case !t.Status.Served() && t.Status != Suspended:
+		return nil, &StatusError{Op: "rename", Slug: t.Slug, Status: t.Status, Remedy: "only an active, read-only or suspended tenant can be renamed"}
+	case t.Slug == slug:
+		return nil, nil
+	}
+	var store backend.Store
+	if t.Store.String() == t.Slug {
+		if store, err = backend.ParseStore(slug); err != nil {
+			return nil, err
+		}
+	}
+	if err := tx.conflict(ctx, t.ID, slug, store, nil); err != nil {
+		return nil, err
+	}
+	if store.IsZero() {
+		return tx.setSlug(ctx, t, slug, t.Store)
+	}
+	r.t = t
+	r.op, err = tx.begin(ctx, t.ID, OpRename, slug, opArgs{Slug: slug, Store: store.String()})
+	return nil, err
+}
+
+func (tx *registryTx) setSlug(ctx context.Context, t *Tenant, slug string, store backend.Store) ([]*Tenant, error) {
+	if err := tx.update(ctx, t, EventRenamed, t.Slug+" → "+slug, `slug = $3, store = $4`, slug, store.String()); err != nil {
+		return nil, err
+	}
+	t.Slug, t.Store = slug, store
+	return []*Tenant{t}, nil
+}
+
+var renameSteps = []step{{name: "move", do: moveStore, commit: func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
+	to, err := backend.ParseStore(r.op.args.Store)
+	if err != nil {
+		return nil, err
+	}
+	return tx.setSlug(ctx, r.t, r.op.args.Slug, to)
+}}}
+
+// moveStore gives the store its new name. The registry has the old one until that is done, and so it can be undone.
+func moveStore(ctx context.Context, r *run) error {
+	from, to := r.t.Store, backend.Store{}
+	to, err := backend.ParseStore(r.op.args.Store)
+	if err != nil {
+		return err
+	}
+	if err := r.a.mayRename(ctx, r); err != nil {
+		return err
+	}
+	switch err := r.a.be.Rename(ctx, r.t.route(), to); {
+	case errors.Is(err, backend.ErrStoreMissing):
+		info, statErr := r.a.be.Stat(ctx, to)
+		if statErr != nil {
+			return errors.Join(err, statErr)
+		}
+		if info.Owner != string(r.t.ID) {
+			return err
+		}
+		// Moved before the interruption.
+	case errors.Is(err, backend.ErrStoreExists):
+		return &abandon{cause: &ConflictError{Field: "store", Value: to.String()}}
+	case err != nil:
+		return err
+	}
+	r.a.step("rename: store moved")
+	if r.resumed {
+		if err := r.a.tidy(ctx, from, to); err != nil {
+			return err
+		}
+	}
+	return r.a.migrator.Renamed(ctx, from, to)
+}
+
+// mayRename looks whether the slug is still free, and undoes the rename when it is not.
+func (a *App) mayRename(ctx context.Context, r *run) error {
+	taken, err := one(ctx, a.reg.db, selectBySlug, r.op.args.Slug)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil || taken.ID == r.t.ID:
+		return err
+	}
+	to, err := backend.ParseStore(r.op.args.Store)
+	if err != nil {
+		return err
+	}
+	moved := backend.Route{Store: to, Owner: string(r.t.ID)}
+	if err := a.be.Rename(ctx, moved, r.t.Store); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		return err
+	}
+	return &abandon{cause: &ConflictError{Field: "slug", Value: r.op.args.Slug, By: taken.Slug}}
+}
