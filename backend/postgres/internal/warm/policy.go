@@ -1,9 +1,6 @@
 package warm
 
-import (
-	"math/bits"
-	"time"
-)
+import "time"
 
 // policy decides who gets which connection. It knows neither connections nor clocks nor goroutines: it is told what
 // happened and when (nanoseconds of any clock that does not go back), and says what follows. It is not safe for
@@ -17,16 +14,17 @@ type policy struct {
 	slots []slot
 	keep  int   // the first ones keep their connection while they are idle, and are homes
 	wait  int64 // for a home; 0: there are no homes
-	brief int64 // how long a home may have been busy and still be worth waiting for
+	brief int64 // how long, at least, a home may have been busy and still be worth waiting for
+	usual int64 // how long a use takes: about the median
 
-	stores map[string]*store
-	line   list // who waits, in order of arrival, and is not overdue
-	late   list // who is overdue, the longest overdue first
+	guests   map[string]*guest
+	clock    uint64 // counts what receive notes
+	line     list   // who waits, in order of arrival, and is not overdue
+	arrivals uint64
+	late     list // who is overdue, the longest overdue first
 	// there counts slots with a connection, opening those that are being opened, idle those that nobody has.
 	there, opening, idle int
-	// generation changes with the slots that have a connection, from which homes are made.
-	generation uint64
-	idlers     []uint64 // the set of idle slots
+	idlers, roomy        []uint64 // the sets of idle slots, and of those that have room for another guest
 
 	refusedUntil int64 // the server had no place left: not tried again before
 	refusal      error // why; nil after a success
@@ -55,50 +53,41 @@ const (
 // connection's successor inherits its stores.
 type slot struct {
 	state slotState
-	held  bool  // by a transaction or a *sql.Conn: nobody can tell for how long
-	since int64 // when it was handed out or became idle
-	idled int64 // for how long it was idle before it was handed out
+	key   string // the store that it serves or served last
+	held  bool   // by a transaction or a *sql.Conn: nobody can tell for how long
+	since int64  // when it was handed out or became idle
+	idled int64  // for how long it was idle before it was handed out
 	// passed counts how often it went to one of its own while somebody else was overdue.
 	passed int
 	own    [ranks]list // who waits for it as their first, second or third home
-	seen   []*store    // what its connection has served
-}
-
-// store is what is known of a store that a connection has served.
-type store struct {
-	key   string
-	hash  uint64
-	seen  []uint64 // the slots whose connections have served it
-	homes homes
-	made  uint64 // the policy's generation when homes was worked out
-}
-
-// homes are a store's slots, the first first; -1: none.
-type homes [ranks]int
-
-func (s *store) has(slot int) bool {
-	return s != nil && slot < 64*len(s.seen) && s.seen[slot/64]&(1<<(slot%64)) != 0
+	guests []*guest
+	hand   int // where to look for one that goes
 }
 
 const (
-	// ranks is how many homes a store has.
-	ranks = 3
 	// turns is how often, at most, a slot goes to its own while somebody else is overdue. Overdue first, always, would
 	// give affinity up as soon as the queue is longer than the wait, and what it costs to serve stores anywhere would
 	// keep the queue that long.
-	turns = 3
+	turns = 7
 	// refusedFor is how long a server that has no place left is not asked again while there are other connections.
 	refusedFor = int64(500 * time.Millisecond)
+	// usuals is how many usual uses a home may take and still be worth waiting for.
+	usuals = 6
+	// hotLook is how many of those in line for a home are looked at.
+	hotLook  = 8
+	hotMany  = 3
+	lateLook = 8
 )
 
 // waiter is one caller in line.
 type waiter struct {
-	key   string
-	homes homes
-	rank  int   // up to which of them it waits for
-	due   int64 // when it is overdue
-	again int64 // when tick is to be called next; 0: never
-	late  bool
+	key     string
+	homes   homes
+	rank    int   // up to which of them it waits for
+	due     int64 // when it is overdue
+	arrival uint64
+	again   int64 // when tick is to be called next; 0: never
+	late    bool
 
 	ready chan struct{} // gets one value when slot or err is set
 	slot  int           // -1: none yet
@@ -118,10 +107,14 @@ func newWaiter() *waiter {
 }
 
 func newPolicy(slots, keep int, wait, brief time.Duration) *policy {
-	return &policy{
+	p := &policy{
 		slots: make([]slot, slots), keep: keep, wait: int64(wait), brief: int64(brief),
-		stores: make(map[string]*store), idlers: make([]uint64, (slots+63)/64),
+		guests: make(map[string]*guest), idlers: make([]uint64, (slots+63)/64), roomy: make([]uint64, (slots+63)/64),
 	}
+	for i := range keep {
+		p.roomy[i/64] |= 1 << (i % 64)
+	}
+	return p
 }
 
 // take gives the store a slot at once, or -1 and a place in line for w. The empty key is of no store: any will do.
@@ -131,45 +124,29 @@ func (p *policy) take(now int64, key string) int {
 	}
 	if p.wait == 0 || key == "" {
 		i := p.lastUsed()
-		p.hand(now, i)
+		p.hand(now, i, key)
 		return i
 	}
-	st := p.stores[key]
-	home := p.homesOf(st, key)[0]
-	i := home
-	if home < 0 || p.slots[home].state != slotIdle || !st.has(home) {
-		switch known := p.known(st); {
-		case known >= 0:
-			i = known
-		case home < 0 || p.slots[home].state != slotIdle:
-			return -1
-		}
-	}
-	if i == home {
-		p.stats.home++
+	g := p.guests[key]
+	var h uint64
+	if g != nil {
+		h = g.hash
 	} else {
-		p.stats.seen++
+		h = hash(key)
 	}
-	p.hand(now, i)
-	p.mark(i, st, key)
-	return i
-}
-
-// known returns the idle slot that ranks highest among those that have served a store, or -1.
-func (p *policy) known(st *store) int {
-	best, bestScore := -1, uint64(0)
-	if st == nil {
-		return best
-	}
-	for w, word := range st.seen {
-		for word &= p.idlers[w]; word != 0; word &= word - 1 {
-			i := w*64 + bits.TrailingZeros64(word)
-			if score := rank(st.hash, i); best < 0 || score > bestScore {
-				best, bestScore = i, score
-			}
+	i := p.homeOf(h)
+	if i >= 0 && p.slots[i].state == slotIdle {
+		p.stats.home++
+	} else if i = p.hostOf(h, g); i >= 0 {
+		if g.has(i) {
+			p.stats.seen++
 		}
+		p.receive(i, g, key)
+	} else {
+		return -1
 	}
-	return best
+	p.hand(now, i, key)
+	return i
 }
 
 // join puts w, whom take has given nothing, in line. It may be given something all the same.
@@ -179,7 +156,9 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	if key != "" {
 		w.due += p.wait
 	}
-	w.homes = p.homesOf(p.stores[key], key)
+	w.homes = p.homesOf(key)
+	p.arrivals++
+	w.arrival = p.arrivals
 	p.stats.waited++
 	if p.closed {
 		p.settle(w, -1, ErrClosed)
@@ -215,7 +194,7 @@ func (p *policy) patience(now int64, w *waiter) {
 // look finds w something, or says until when it waits for what: a home that is busy for a moment only; the next home,
 // where it is not; anything, when there is none or its time is over.
 func (p *policy) look(now int64, w *waiter) {
-	if now < w.due {
+	if now < w.due && !p.hot(w) {
 		for r, i := range w.homes {
 			if i < 0 {
 				break
@@ -229,7 +208,7 @@ func (p *policy) look(now int64, w *waiter) {
 				w.rank = r
 				s.own[r].push(&w.inOwn[r])
 			}
-			if until := s.since + p.brief; s.state == slotBusy && !s.held && now < until {
+			if until := s.since + max(p.brief, usuals*p.usual); s.state == slotBusy && !s.held && now < until {
 				w.again = min(until, w.due)
 				return
 			}
@@ -251,6 +230,29 @@ func (p *policy) expire(w *waiter) {
 	if w.key != "" && p.wait > 0 {
 		p.stats.overdue++
 	}
+}
+
+// hot reports whether w's store keeps its home busy itself, so that it should spread: at once where something is idle,
+// else when there are several of it.
+func (p *policy) hot(w *waiter) bool {
+	if w.homes[0] < 0 {
+		return false
+	}
+	s, same := &p.slots[w.homes[0]], 0
+	if s.key == w.key {
+		same++
+	}
+	n := s.own[0].first
+	for range hotLook {
+		if n == nil || n.w == w {
+			break
+		}
+		if n.w.key == w.key {
+			same++
+		}
+		n = n.next
+	}
+	return same >= hotMany || same > 0 && p.idle > 0
 }
 
 // serveLate gives what is idle to those who are overdue.
@@ -289,6 +291,7 @@ func (p *policy) disperse(now int64, i int) {
 // caller has to part with it.
 func (p *policy) release(now int64, i int, keep bool) bool {
 	s := &p.slots[i]
+	p.learn(now-s.since, s.held)
 	s.held = false
 	if !keep || p.closed || i >= p.keep {
 		// Beyond keep there are only slots of a pool that others use too: they have waited as long as ours.
@@ -300,22 +303,39 @@ func (p *policy) release(now int64, i int, keep bool) bool {
 	}
 	p.serveLate(now) // from what was idle already
 	p.rest(now, i)
-	if w := p.next(s); w != nil {
+	if w := p.next(i); w != nil {
 		p.give(now, i, w)
 	}
 	return true
 }
 
+// learn notes how long a use took: a step up or down brings usual to the median, however long the longest are.
+func (p *policy) learn(d int64, held bool) {
+	switch step := max(p.usual/64, 1000); {
+	case held:
+	case d > p.usual:
+		p.usual += step
+	default:
+		p.usual = max(p.usual-step, 0)
+	}
+}
+
 // next chooses who gets a slot that has become free.
-func (p *policy) next(s *slot) *waiter {
+func (p *policy) next(i int) *waiter {
+	s := &p.slots[i]
 	var own *waiter
 	for r := range s.own {
-		if n := s.own[r].first; n != nil {
+		if n := s.own[r].first; n != nil && (own == nil || n.w.arrival < own.arrival) {
+			own = n.w
+		}
+	}
+	late := p.late.first
+	for n, left := late, lateLook; n != nil && left > 0; n, left = n.next, left-1 {
+		if (own == nil || n.w.arrival < own.arrival) && p.guests[n.w.key].has(i) {
 			own = n.w
 			break
 		}
 	}
-	late := p.late.first
 	switch {
 	case late == nil || late.w == own:
 		s.passed = 0
@@ -336,7 +356,6 @@ func (p *policy) vacate(now int64, i int) {
 	}
 	if s.state >= slotIdle {
 		p.there--
-		p.generation++
 	}
 	s.state, s.held, s.passed = slotEmpty, false, 0
 	p.forget(i)
@@ -344,27 +363,6 @@ func (p *policy) vacate(now int64, i int) {
 	if p.waiting() && p.idle == 0 {
 		p.grow(now)
 	}
-}
-
-// forget says that a slot's connection has served nobody.
-func (p *policy) forget(i int) {
-	s := &p.slots[i]
-	for _, st := range s.seen {
-		st.seen[i/64] &^= 1 << (i % 64)
-		if !anySet(st.seen) {
-			delete(p.stores, st.key)
-		}
-	}
-	s.seen = nil
-}
-
-func anySet(set []uint64) bool {
-	for _, word := range set {
-		if word != 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // idleSince lists the slots that nobody has used since a time.
@@ -435,7 +433,6 @@ func (p *policy) arrive(now int64, i int) {
 	s.state, s.since, s.idled, s.passed = slotBusy, now, 0, 0
 	p.opening--
 	p.there++
-	p.generation++
 	p.refusal, p.refusedUntil = nil, 0
 }
 
@@ -499,14 +496,16 @@ func (p *policy) leave(w *waiter) (slot int) {
 
 // give hands an idle slot to somebody in line.
 func (p *policy) give(now int64, i int, w *waiter) {
-	st := p.stores[w.key]
 	if i == w.homes[0] {
 		p.stats.home++
-	} else if st.has(i) {
-		p.stats.seen++
+	} else {
+		g := p.guests[w.key]
+		if g.has(i) {
+			p.stats.seen++
+		}
+		p.receive(i, g, w.key)
 	}
-	p.hand(now, i)
-	p.mark(i, st, w.key)
+	p.hand(now, i, w.key)
 	p.settle(w, i, nil)
 }
 
@@ -530,8 +529,9 @@ func (p *policy) unlink(w *waiter) {
 }
 
 // hand takes an idle slot into use.
-func (p *policy) hand(now int64, i int) {
+func (p *policy) hand(now int64, i int, key string) {
 	s := &p.slots[i]
+	s.key = key
 	p.wake(i)
 	s.state, s.held, s.idled, s.since = slotBusy, false, now-s.since, now
 }
@@ -548,97 +548,6 @@ func (p *policy) rest(now int64, i int) {
 func (p *policy) wake(i int) {
 	p.idle--
 	p.idlers[i/64] &^= 1 << (i % 64)
-}
-
-// mark notes that a slot's connection serves a store; st is nil when nothing is known of it.
-func (p *policy) mark(i int, st *store, key string) {
-	if st.has(i) || key == "" || p.wait == 0 || i >= p.keep {
-		return
-	}
-	if st == nil {
-		st = &store{key: key, hash: hash(key), seen: make([]uint64, (p.keep+63)/64)}
-		p.stores[key] = st
-	}
-	st.seen[i/64] |= 1 << (i % 64)
-	p.slots[i].seen = append(p.slots[i].seen, st)
-}
-
-// lastUsed returns the idle slot that was used last: so that those that are not needed become old.
-func (p *policy) lastUsed() int {
-	last := -1
-	for i := range p.slots {
-		if s := &p.slots[i]; s.state == slotIdle && (last < 0 || s.since > p.slots[last].since) {
-			last = i
-		}
-	}
-	return last
-}
-
-// bestIdle returns the idle slot that ranks highest for a store: so that what overflows goes the same way each time.
-func (p *policy) bestIdle(key string) int {
-	if key == "" || p.wait == 0 {
-		return p.lastUsed()
-	}
-	best, h := -1, hash(key)
-	var bestScore uint64
-	for i := range p.slots {
-		if p.slots[i].state != slotIdle {
-			continue
-		}
-		if score := rank(h, i); best < 0 || score > bestScore {
-			best, bestScore = i, score
-		}
-	}
-	return best
-}
-
-// homesOf returns a store's homes; st is what is known of it, or nil.
-func (p *policy) homesOf(st *store, key string) homes {
-	switch {
-	case key == "" || p.wait == 0:
-		return homes{-1, -1, -1}
-	case st == nil:
-		return p.rendezvous(hash(key))
-	case st.made != p.generation:
-		st.homes, st.made = p.rendezvous(st.hash), p.generation
-	}
-	return st.homes
-}
-
-// rendezvous returns the slots with a connection that rank highest for a store. One that comes or goes moves only the
-// stores that it wins or had.
-func (p *policy) rendezvous(h uint64) homes {
-	found := homes{-1, -1, -1}
-	var scores [ranks]uint64
-	for i := range p.keep {
-		if p.slots[i].state < slotIdle {
-			continue
-		}
-		score, slot := rank(h, i), i
-		for r := 0; r < ranks && slot >= 0; r++ {
-			if found[r] < 0 || score > scores[r] {
-				found[r], slot = slot, found[r]
-				scores[r], score = score, scores[r]
-			}
-		}
-	}
-	return found
-}
-
-// hash is FNV-1a, which is quick for short names.
-func hash(key string) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(key) {
-		h = (h ^ uint64(key[i])) * 1099511628211
-	}
-	return h
-}
-
-// rank is a slot's weight for a store.
-func rank(h uint64, slot int) uint64 {
-	h ^= bits.RotateLeft64(uint64(slot+1)*0x9e3779b97f4a7c15, 17)
-	h = (h ^ h>>32) * 0xd6e8feb86659fd93
-	return h ^ h>>32
 }
 
 // list is a queue of waiters from whose middle one can go.

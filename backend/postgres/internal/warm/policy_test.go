@@ -19,7 +19,6 @@ type world struct {
 
 	holder  map[int]string // slot → the store it works for
 	waiting map[*waiter]bool
-	seen    []map[string]bool // by slot
 	opening map[int]bool
 	asked   []int // opens that nobody has begun yet
 
@@ -31,10 +30,7 @@ type world struct {
 func newWorld(t *testing.T, seed uint64, slots, keep int, wait time.Duration) *world {
 	w := &world{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), p: newPolicy(slots, keep, wait, 700*time.Microsecond),
-		holder: map[int]string{}, waiting: map[*waiter]bool{}, opening: map[int]bool{}, seen: make([]map[string]bool, slots),
-	}
-	for i := range w.seen {
-		w.seen[i] = map[string]bool{}
+		holder: map[int]string{}, waiting: map[*waiter]bool{}, opening: map[int]bool{},
 	}
 	return w
 }
@@ -54,9 +50,6 @@ func (w *world) got(i int, key string) {
 	require.False(w.t, w.opening[i])
 	w.holder[i] = key
 	w.served++
-	if key != "" && w.p.wait > 0 && i < w.p.keep {
-		w.seen[i][key] = true
-	}
 }
 
 // collect takes what the last step gave to those in line, and asked to be opened.
@@ -142,7 +135,6 @@ func (w *world) step() {
 	case 11:
 		for _, i := range w.p.idleSince(w.now - int64(3*time.Millisecond)) {
 			w.p.vacate(w.now, i)
-			w.seen[i] = map[string]bool{}
 		}
 	}
 	w.collect()
@@ -153,9 +145,7 @@ func (w *world) step() {
 func (w *world) release(keep bool) {
 	for i := range w.holder {
 		delete(w.holder, i)
-		if !w.p.release(w.now, i, keep) {
-			w.seen[i] = map[string]bool{}
-		}
+		w.p.release(w.now, i, keep)
 		break
 	}
 }
@@ -191,10 +181,11 @@ func (w *world) check() {
 		case slotBusy:
 			there++
 		}
-		for key := range w.seen[i] {
-			require.True(t, p.stores[key].has(i), "slot %d has served %s", i, key)
+		require.LessOrEqual(t, len(s.guests), guestRoom)
+		for _, g := range s.guests {
+			require.True(t, g.has(i))
+			require.Same(t, g, p.guests[g.key])
 		}
-		require.Len(t, s.seen, len(w.seen[i]))
 	}
 	require.Equal(t, []int{there, opening, idle}, []int{p.there, p.opening, p.idle})
 	require.Equal(t, len(w.waiting), p.line.n+p.late.n)
@@ -283,9 +274,7 @@ func TestPolicyClosedAtRandom(t *testing.T) {
 		for x := range w.waiting {
 			defer func() { require.ErrorIs(t, x.err, ErrClosed) }()
 		}
-		for _, i := range w.p.close() {
-			w.seen[i] = map[string]bool{}
-		}
+		w.p.close()
 		w.collect()
 		w.check()
 		require.Empty(t, w.waiting)
@@ -298,7 +287,7 @@ func TestPolicyClosedAtRandom(t *testing.T) {
 			w.finishOpening(false)
 		}
 		require.Zero(t, w.p.there+w.p.opening)
-		require.Empty(t, w.p.stores, "what was seen is forgotten with the connections")
+		require.Empty(t, w.p.guests, "guests go with the connections")
 		x := newWaiter()
 		require.Negative(t, w.p.take(w.now, "a"))
 		w.p.join(w.now, x, "a")
@@ -318,32 +307,56 @@ func filled(slots int, wait time.Duration) *policy {
 
 const ms = int64(time.Millisecond)
 
+// crowded returns such a policy with no room for more guests.
+func crowded(slots int, wait time.Duration) *policy {
+	p := filled(slots, wait)
+	for i := range slots {
+		for n := range guestRoom {
+			key := fmt.Sprint("guest", i, n)
+			p.receive(i, p.guests[key], key)
+		}
+	}
+	return p
+}
+
+// neighbours returns stores whose homes are the same.
+func neighbours(p *policy, n int) (keys []string) {
+	homes := p.homesOf("thor")
+	for i := 0; len(keys) < n; i++ {
+		if key := fmt.Sprint("n", i); p.homesOf(key) == homes {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // TestPolicyRules: the rules of choosing, one by one.
 func TestPolicyRules(t *testing.T) {
 	t.Parallel()
-	p := filled(8, 3*time.Millisecond)
-	homes := p.homesOf(nil, "thor")
+	p := crowded(8, 3*time.Millisecond)
+	k := neighbours(p, 8)
+	homes := p.homesOf(k[0])
 	require.NotContains(t, homes, -1)
 
-	// 2. The home, when it is idle.
-	require.Equal(t, homes[0], p.take(0, "thor"))
-	// 3. Its home has only just become busy: wait.
-	require.Equal(t, -1, p.take(0, "thor"))
+	// The home, when it is idle.
+	require.Equal(t, homes[0], p.take(0, k[0]))
+	// Its home has only just become busy: wait.
+	require.Equal(t, -1, p.take(0, k[1]))
 	a := newWaiter()
-	p.join(0, a, "thor")
+	p.join(0, a, k[1])
 	require.Equal(t, -1, a.slot)
 	require.True(t, p.release(ms/10, homes[0], true))
 	require.Equal(t, homes[0], a.slot)
 	// Its home has been busy for longer than a moment: the second.
 	b := newWaiter()
-	p.join(ms/5, b, "thor")
+	p.join(ms/5, b, k[2])
 	require.Equal(t, int64(ms/10+7*ms/10), b.again)
 	p.tick(b.again, b)
 	require.Equal(t, homes[1], b.slot)
 	// The home is held: the second is busy for a moment, so wait for that.
 	p.hold(ms, homes[0])
 	c := newWaiter()
-	p.join(ms, c, "thor")
+	p.join(ms, c, k[3])
 	require.Equal(t, -1, c.slot)
 	// And when that is held too, the third at once.
 	p.hold(ms, homes[1])
@@ -351,35 +364,54 @@ func TestPolicyRules(t *testing.T) {
 	// With all three of them held: any.
 	p.hold(ms, homes[2])
 	d := newWaiter()
-	p.join(ms, d, "thor")
+	p.join(ms, d, k[4])
 	require.GreaterOrEqual(t, d.slot, 0)
 	require.NotContains(t, homes, d.slot)
-	// 1. One that has served the store, when its home is busy.
+	// One where the store is a guest, when its home is busy.
 	p.release(ms, d.slot, true)
-	require.Equal(t, d.slot, p.take(ms, "thor"))
+	require.Equal(t, d.slot, p.take(ms, k[4]))
 	require.Equal(t, uint64(2), p.stats.home)
 	require.Equal(t, uint64(1), p.stats.seen)
 	// Of no store: any.
 	require.GreaterOrEqual(t, p.take(ms, ""), 0)
 }
 
+// TestPolicyHot: a store that keeps its home busy itself does not wait for it.
+func TestPolicyHot(t *testing.T) {
+	t.Parallel()
+	p := crowded(4, 3*time.Millisecond)
+	for range 4 {
+		w := newWaiter()
+		if w.slot = p.take(0, "thor"); w.slot < 0 {
+			p.join(0, w, "thor")
+		}
+		require.GreaterOrEqual(t, w.slot, 0)
+	}
+	for i := range 4 {
+		require.True(t, p.release(ms, i, true))
+	}
+	for range 4 {
+		require.GreaterOrEqual(t, p.take(ms, "thor"), 0, "it is a guest everywhere now")
+	}
+}
+
 // TestPolicyWaitsNoLonger: somebody who is overdue takes what is idle.
 func TestPolicyWaitsNoLonger(t *testing.T) {
 	t.Parallel()
-	p := filled(4, 3*time.Millisecond)
-	home := p.take(0, "thor")
+	p := crowded(4, 3*time.Millisecond)
+	k := neighbours(p, 20)
+	home := p.take(0, k[0])
 	w := newWaiter()
-	p.join(0, w, "thor")
+	p.join(0, w, k[1])
 	// It is handed to others of its own each time, for a moment only.
 	now := int64(0)
-	for now < 3*ms {
+	for n := 2; now < 3*ms; n++ {
 		require.Negative(t, w.slot)
 		now += ms / 2
 		first := newWaiter()
-		p.line.remove(&w.inLine) // as if it had come after them
+		p.join(now, first, k[n])
+		first.arrival = 0 // as if it had come before
 		p.slots[home].own[0].remove(&w.inOwn[0])
-		p.join(now, first, "thor")
-		p.line.push(&w.inLine)
 		p.slots[home].own[0].push(&w.inOwn[0])
 		p.release(now, home, true)
 		require.Equal(t, home, first.slot)
@@ -390,6 +422,25 @@ func TestPolicyWaitsNoLonger(t *testing.T) {
 	require.Equal(t, uint64(1), p.stats.overdue)
 }
 
+// TestPolicyGuests: a slot serves few stores besides its own, the ones that it served last.
+func TestPolicyGuests(t *testing.T) {
+	t.Parallel()
+	p := crowded(2, 3*time.Millisecond)
+	for n := range 10000 {
+		key := fmt.Sprint("late", n)
+		p.receive(0, p.guests[key], key)
+		p.receive(0, p.guests["hot"], "hot")
+	}
+	require.Len(t, p.slots[0].guests, guestRoom)
+	require.True(t, p.guests["hot"].has(0))
+	require.True(t, p.guests["late9999"].has(0))
+	require.LessOrEqual(t, len(p.guests), 2*guestRoom)
+	for i := range 2 {
+		p.vacate(0, i)
+	}
+	require.Empty(t, p.guests)
+}
+
 // TestPolicyFew: with few stores every connection has soon seen them all, and nobody waits for a home.
 func TestPolicyFew(t *testing.T) {
 	t.Parallel()
@@ -397,7 +448,7 @@ func TestPolicyFew(t *testing.T) {
 	for i := range 4 {
 		for s := range 3 {
 			key := fmt.Sprint("s", s)
-			p.mark(i, p.stores[key], key)
+			p.receive(i, p.guests[key], key)
 		}
 	}
 	for range 4 {
@@ -414,7 +465,7 @@ func TestPolicyHomesMoveLittle(t *testing.T) {
 	share := make([]int, 8)
 	for s := range 8000 {
 		key := fmt.Sprint("store-", s)
-		before[key] = p.homesOf(p.stores[key], key)[0]
+		before[key] = p.homesOf(key)[0]
 		share[before[key]]++
 	}
 	for i, n := range share {
@@ -422,7 +473,7 @@ func TestPolicyHomesMoveLittle(t *testing.T) {
 	}
 	p.vacate(0, 3)
 	for key, home := range before {
-		if now := p.homesOf(p.stores[key], key)[0]; home != 3 {
+		if now := p.homesOf(key)[0]; home != 3 {
 			require.Equal(t, home, now)
 		} else {
 			require.NotEqual(t, 3, now)
