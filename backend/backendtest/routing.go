@@ -386,6 +386,39 @@ var routingCases = []testCase{
 		},
 	},
 	{
+		id: "S76", name: "the same text over columns of other types",
+		rule:  "A value is written and read by the type that its column has in its own store, while another's has another.",
+		conns: 1,
+		run: func(e *env) {
+			a, b := route("a"), route("b")
+			for rt, typ := range map[backend.Route]string{a: "bigint", b: "text"} {
+				require.NoError(e, e.be.Create(e.ctx, rt))
+				e.ddl(rt, `CREATE TABLE prices (id int, amount `+typ+`)`)
+			}
+			const insert = `INSERT INTO prices (id, amount) VALUES ($1, $2)`
+			prepared, err := e.be.DB().PrepareContext(e.ctx, insert)
+			require.NoError(e, err)
+			defer func() { _ = prepared.Close() }()
+			for round := range 4 {
+				for rt, want := range map[backend.Route]string{a: "42", b: "0042"} {
+					_, err := e.be.DB().ExecContext(e.in(rt), `DELETE FROM prices`)
+					require.NoError(e, err)
+					_, err = e.be.DB().ExecContext(e.in(rt), insert, round, "0042")
+					require.NoError(e, err)
+					_, err = prepared.ExecContext(e.in(rt), round, "0042")
+					require.NoError(e, err)
+					tx := e.tx(rt)
+					_, err = tx.ExecContext(e.in(rt), insert, round, "0042")
+					require.NoError(e, err)
+					require.NoError(e, tx.Commit())
+					got, err := readStrings(e.in(rt), e.be.DB(), `SELECT CAST(amount AS text) FROM prices WHERE id = $1`, round)
+					require.NoError(e, err)
+					require.Equal(e, []string{want, want, want}, got, "in %s", rt.Store)
+				}
+			}
+		},
+	},
+	{
 		id: "S13", name: "the first statement of a transaction",
 		rule:  "A transaction that begins with SELECT * works for the tenant that has the new column and for the one that has not.",
 		conns: 1,

@@ -59,34 +59,6 @@ type conn struct {
 // connKey is where a connection keeps its conn among pgx's custom data.
 const connKey = "github.com/tenement-go/tenement/backend/postgres"
 
-// take takes a connection for rt. This and giveBack are the only places that touch the pool.
-func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Access) (*conn, error) {
-	if be.closed.Load() {
-		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: backend.ErrClosed}
-	}
-	res, err := be.pool.Acquire(ctx)
-	if err != nil {
-		if be.closed.Load() {
-			err = backend.ErrClosed
-		}
-		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: err}
-	}
-	c, _ := res.Conn().PgConn().CustomData()[connKey].(*conn)
-	if c == nil || c.be != be {
-		c = be.newConn(res.Conn())
-	}
-	c.res = res
-	c.bindUnit(rt, access)
-	if rt.Store != c.last || access != c.lastAccess {
-		c.dirty = c.dirty || c.leaves(ctx)
-		c.last, c.lastAccess = rt.Store, access
-		if access != driver.AccessShared {
-			c.tenants[rt.Store] = struct{}{}
-		}
-	}
-	return c, nil
-}
-
 func (be *Backend) newConn(pg *pgx.Conn) *conn {
 	pc := pg.PgConn()
 	c := &conn{
@@ -107,36 +79,6 @@ func (be *Backend) newStatements() statements {
 		return newStatements(be.descriptionCapacity, 0)
 	}
 	return newStatements(0, 0)
-}
-
-// release gives a connection back, or closes it when it may not serve anyone else.
-func (c *conn) release() {
-	if c.res == nil {
-		return
-	}
-	if c.wire.open {
-		// Rows that nobody closed.
-		c.wire.lost(errBusy)
-	}
-	if c.by != nil {
-		c.by.settleMade()
-		c.by = nil
-	}
-	if c.pc.IsClosed() {
-		c.be.lastBreak.Store(time.Now().UnixNano())
-	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() || len(c.tenants) > c.be.cfg.MaxTenantsPerConn {
-		c.close()
-	}
-	c.rows.s, c.rows.cur, c.tx, c.tainted = nil, nil, txState{}, false
-	clear(c.args[:cap(c.args)])
-	clear(c.job.queries[:cap(c.job.queries)])
-	c.giveBack()
-}
-
-func (c *conn) giveBack() {
-	res := c.res
-	c.res = nil
-	res.Release() // and destroys what is closed, busy or in a transaction
 }
 
 // close ends the connection politely, without waiting long.

@@ -438,7 +438,7 @@ func TestWhatErrorsAndColumnsSay(t *testing.T) {
 			assert.False(t, ok)
 			precision, scale, ok := types[3].DecimalSize()
 			assert.True(t, ok)
-			assert.EqualValues(t, []int64{5, 2}, []int64{precision, scale})
+			assert.Equal(t, []int64{5, 2}, []int64{precision, scale})
 		})
 	}
 }

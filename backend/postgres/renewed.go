@@ -126,12 +126,18 @@ func definedNames(text string) (names []string, whole bool) {
 // names are those of all that the shared store has and a store could have its own of.
 type names struct {
 	shared map[string]bool
-	hides  map[string]bool // texts that were looked at: many scripts have the same
-	code   bool            // one of them may define code
+	texts  map[string]looked // many scripts have the same
+	code   bool              // one of them may define code
+}
+
+// looked is what was found out about a text.
+type looked struct {
+	traits traits
+	hides  bool // it may give its store something of its own that has the name of something shared
 }
 
 func (c *conn) sharedNames(ctx context.Context) (*names, error) {
-	n := &names{shared: map[string]bool{}, hides: map[string]bool{}}
+	n := &names{shared: map[string]bool{}, texts: map[string]looked{}}
 	err := c.texts(ctx, "select c.relname from pg_catalog.pg_class c where c.relnamespace operator(pg_catalog.=) "+publicOID+
 		" union select p.proname from pg_catalog.pg_proc p where p.pronamespace operator(pg_catalog.=) "+publicOID+
 		" union select t.typname from pg_catalog.pg_type t where t.typnamespace operator(pg_catalog.=) "+publicOID,
@@ -139,16 +145,15 @@ func (c *conn) sharedNames(ctx context.Context) (*names, error) {
 	return n, err
 }
 
-// hidden reports whether a script may give its store something of its own that has the name of something shared.
-func (n *names) hidden(text string) bool {
-	hides, seen := n.hides[text]
+func (n *names) look(text string) looked {
+	l, seen := n.texts[text]
 	if !seen {
-		if classify(text)&(defines|calls) != 0 {
+		if l.traits = classify(text); l.traits&(defines|calls) != 0 {
 			defined, whole := definedNames(text)
-			hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
+			l.hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
+			n.code = n.code || definesCode(text)
 		}
-		n.hides[text] = hides
-		n.code = n.code || definesCode(text)
+		n.texts[text] = l
 	}
-	return hides
+	return l
 }

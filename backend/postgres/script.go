@@ -36,24 +36,14 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
-	var shared *names
-	for next := 0; next < len(scripts); {
-		err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) (err error) {
-			if shared == nil {
-				if shared, err = c.sharedNames(ctx); err != nil {
-					return err
-				}
-			}
-			next = be.runOn(ctx, c, scripts, next, opt, shared, faults)
-			return nil
-		})
-		if err != nil {
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
+	for r.next < len(scripts) {
+		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
 			if errors.As(err, &wrapped) {
 				err = wrapped.Err
 			}
-			failFrom(scripts, faults, next, err)
-			break
+			r.failRest(err)
 		}
 	}
 	for i, s := range scripts {
@@ -61,102 +51,123 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
-	if shared != nil && shared.code {
+	if r.shared != nil && r.shared.code {
 		be.code.asked.Store(0)
 	}
 	return faults
 }
 
-func failFrom(scripts []backend.Script, faults []error, from int, err error) {
-	for i := from; i < len(scripts); i++ {
-		faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: err}
+// scriptRun is one call of RunScripts.
+type scriptRun struct {
+	be      *Backend
+	scripts []backend.Script
+	opt     backend.ScriptOptions
+	faults  []error
+	next    int // what is before it is done with
+	again   int // the script whose store was looked for a second time
+
+	shared *names // nil: not asked for yet
+
+	c       *conn // that it is on
+	refused map[backend.Route]bool
+}
+
+func (r *scriptRun) fail(i int, err error) {
+	r.faults[i] = &backend.Error{Op: "run script in", Store: r.scripts[i].Route.Store, Err: err}
+}
+
+// failRest ends the run.
+func (r *scriptRun) failRest(err error) {
+	for ; r.next < len(r.scripts); r.next++ {
+		r.fail(r.next, err)
 	}
 }
 
-// runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
-// more. It returns which is the next.
-func (be *Backend) runOn(ctx context.Context, c *conn, scripts []backend.Script, next int, opt backend.ScriptOptions, shared *names, faults []error) int {
-	refused, err := be.identifyAll(ctx, c.pg, scripts[next:])
-	if err != nil {
-		failFrom(scripts, faults, next, err)
-		return len(scripts)
-	}
-	again := -1 // the script whose store was looked for a second time
-	for next < len(scripts) {
-		if err := ctx.Err(); err != nil {
-			failFrom(scripts, faults, next, err)
-			return len(scripts)
+// on runs scripts on one connection, until none is left or the connection must not be used any more. It returns what
+// keeps the rest from being run at all.
+func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
+	r.c = c
+	if r.shared == nil {
+		if r.shared, err = c.sharedNames(ctx); err != nil {
+			return err
 		}
-		end, size := next, 0
-		if err := refuseScript(&scripts[next], refused); err != nil {
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
-			next++
+	}
+	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
+		return err
+	}
+	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.refuse(&r.scripts[r.next]); err != nil {
+			r.fail(r.next, err)
+			r.next++
 			continue
 		}
-		for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
-			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
-			// than its transaction would change them for those after it.
-			t := classify(scripts[end].SQL)
-			lone := t&(control|taints|dooms) != 0 || refused[scripts[end].Route]
-			if lone && end > next { // one that is refused, too
-				break
-			}
-			size += len(scripts[end].SQL)
-			end++
-			if lone {
-				c.tainted, c.doomed = c.tainted || t&taints != 0, c.doomed || t&dooms != 0
-				break
-			}
-		}
-		done, ours, err := c.runMessage(ctx, scripts[next:end], opt, shared)
-		next += done
+		done, ours, err := c.runMessage(ctx, r.scripts[r.next:r.pick()], r.opt, r.shared)
+		r.next += done
 		if err != nil {
-			// The script at next failed, and its transaction with it.
-			var pe *pgconn.PgError
-			if c.pc.IsClosed() || !errors.As(err, &pe) {
-				unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err)
-				if pgconn.SafeToRetry(err) {
-					unknown = err
-				}
-				faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: unknown}
-				failFrom(scripts, faults, next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
-				c.close()
-				return len(scripts)
-			}
-			failed := next
-			next++
-			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			err := c.texts(rctx, "rollback", nil)
-			cancel()
-			if s := scripts[failed]; ours && pe.Code == codeNoStore && failed != again && err == nil {
-				// Not the schema that was remembered as this owner's. Another one may be by now.
-				be.forget(s.Route)
-				if _, err := be.identifyAll(ctx, c.pg, scripts[failed:next]); err == nil {
-					if _, known := be.identity(s.Route); known {
-						next, again = failed, failed
-						continue
-					}
-				}
-			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
-			if err != nil {
-				c.close()
-				return next
-			}
-		}
-		if c.tainted || c.doomed {
-			return next // on a connection that is clean
+			r.failed(ctx, ours, err)
 		}
 	}
-	return next
+	return nil
 }
 
-// refuseScript returns why a script must not be sent, or nil.
-func refuseScript(s *backend.Script, refused map[backend.Route]bool) error {
+// pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
+// and one that changes settings for longer than its transaction would change them for those after it: such a one goes alone.
+func (r *scriptRun) pick() (end int) {
+	size := 0
+	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
+		s := &r.scripts[end]
+		t := r.shared.look(s.SQL).traits
+		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
+			return end
+		}
+		size += len(s.SQL)
+		if alone {
+			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
+			return end + 1
+		}
+	}
+	return end
+}
+
+// failed deals with the failure of the script that is next, and of its transaction with it.
+func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
+	var pe *pgconn.PgError
+	if r.c.pc.IsClosed() || !errors.As(cause, &pe) {
+		unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, cause)
+		if pgconn.SafeToRetry(cause) {
+			unknown = cause
+		}
+		r.fail(r.next, unknown)
+		r.next++
+		r.failRest(fmt.Errorf("not run, the connection was lost before: %w", cause))
+		r.c.close()
+		return
+	}
+	if r.c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && r.again != r.next {
+		// Not the schema that was remembered as this owner's. Another one may be by now.
+		rt := r.scripts[r.next].Route
+		r.again = r.next
+		r.be.forget(rt)
+		if _, err := r.be.identifyAll(ctx, r.c.pg, r.scripts[r.next:r.next+1]); err == nil {
+			if _, known := r.be.identity(rt); known {
+				return
+			}
+		}
+	}
+	r.fail(r.next, r.be.scriptFault(pe, ours))
+	r.next++
+}
+
+// refuse returns why a script must not be sent, or nil.
+func (r *scriptRun) refuse(s *backend.Script) error {
 	switch {
-	case classify(s.SQL)&ends != 0:
+	case r.shared.look(s.SQL).traits&ends != 0:
 		return errScriptEnds
-	case refused[s.Route]:
+	case r.refused[s.Route]:
 		return errNotOurs
 	}
 	return nil
@@ -308,7 +319,7 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 	start = b.Len()
 	b.WriteString(s.SQL)
 	b.WriteString("\n;")
-	if !s.Create && (makes(s.Head) && shared.hidden(s.Head) || shared.hidden(s.SQL)) {
+	if !s.Create && (makes(s.Head) && shared.look(s.Head).hides || shared.look(s.SQL).hides) {
 		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
 	if be.roles.mode == rolesOff {

@@ -29,7 +29,7 @@ func (c *conn) sendText(queries []query) error {
 		ahead += c.prefixText("true")
 		w.queue(stepPrefix)
 	}
-	message := ahead
+	var message string
 	w.starts = w.starts[:0]
 	if ahead == "" && len(queries) == 1 {
 		message = queries[0].sql
@@ -245,9 +245,11 @@ func (c *conn) options(ctx context.Context, mode pgx.QueryExecMode, q *query) (p
 		switch o := q.args[0].(type) {
 		case pgx.QueryExecMode:
 			// Caches are the connection's: another kind than it has is not kept for one call.
-			switch mode, q.args = o, q.args[1:]; {
-			case o == c.be.mode, o == pgx.QueryExecModeExec:
-			case o == pgx.QueryExecModeSimpleProtocol:
+			q.args = q.args[1:]
+			switch o {
+			case c.be.mode, pgx.QueryExecModeExec:
+				mode = o
+			case pgx.QueryExecModeSimpleProtocol:
 				mode = pgx.QueryExecModeExec // which differs in nothing else that a statement with arguments could tell
 			default:
 				mode = pgx.QueryExecModeDescribeExec
