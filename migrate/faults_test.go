@@ -118,7 +118,19 @@ func TestDownElsewhereIsNoticed(t *testing.T) {
 		require.ErrorIs(t, m.Ready(ctx, route(0)), migrate.ErrBehind)
 		require.NoError(t, m.Ready(ctx, route(1)), "it was left alone")
 
+		// So is what goose alone undid, once anybody has looked.
+		db := be.Maintenance(route(1))
+		_, err = plainGoose(t, be, db, version(3, polls...)).Down(ctx)
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+		_, err = other.Verify(ctx, migrate.Fleet{})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return m.Ready(ctx, route(1)) != nil }, time.Minute, time.Millisecond)
+
 		// Here it is noticed at once.
+		_, err = m.Up(ctx, migrate.UpOptions{})
+		require.NoError(t, err)
+		require.NoError(t, m.Ready(ctx, route(1)))
 		_, err = m.Down(ctx, "", 1, migrate.SourceOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(1)}}})
 		require.NoError(t, err)
 		require.ErrorIs(t, m.Ready(ctx, route(1)), migrate.ErrBehind)

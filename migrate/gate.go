@@ -168,14 +168,11 @@ func (m *Migrator) hearOfSetbacks(ctx context.Context) {
 	if g.asked.Load() != asked {
 		return // somebody else did
 	}
-	ctx, cancel := context.WithTimeout(ctx, ReadyBound)
-	defer cancel()
-	if exists, err := m.openLedger(ctx); err != nil || !exists {
-		return
-	}
 	// A ledger that cannot be read refuses nobody: the stores are mostly where it is, and say so themselves.
-	revision, err := m.ledger.revision(ctx)
+	revision, err := m.askRevision(ctx)
 	switch {
+	case ctx.Err() != nil:
+		return // it is the next caller's to ask
 	case err != nil:
 		m.log.WarnContext(ctx, "the ledger's revision cannot be read", "error", err)
 	case revision != g.revision:
@@ -183,6 +180,16 @@ func (m *Migrator) hearOfSetbacks(ctx context.Context) {
 		g.clear()
 	}
 	g.asked.Store(now)
+}
+
+// askRevision returns the ledger's revision; 0 when there is no ledger.
+func (m *Migrator) askRevision(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, ReadyBound)
+	defer cancel()
+	if exists, err := m.openLedger(ctx); err != nil || !exists {
+		return 0, err
+	}
+	return m.ledger.revision(ctx)
 }
 
 // lookUp asks the ledger.

@@ -69,7 +69,7 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 	case errors.Is(err, noNeed), errors.Is(err, errAlreadyRecorded):
 		return false, nil
 	}
-	failure = &StoreError{Source: g.src.name, Version: mig.version, File: mig.file, SQLState: sqlState(err), Err: err, halfDone: !mig.tx}
+	failure = &StoreError{Source: g.src.name, Version: mig.version, File: mig.file, SQLState: sqlState(err), Err: err, noTx: !mig.tx}
 	var partial *goose.PartialError
 	if errors.As(err, &partial) {
 		failure.Err = partial.Err
@@ -78,6 +78,9 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 		failure.Statement = g.at.statement
 		failure.Line = lineOf(g.src.files[mig.file], g.at.statement)
 	}
+	// An index that was to be made CONCURRENTLY stays behind, invalid.
+	first := mig.sql && len(mig.up) > 0 && failure.Statement == mig.up[0]
+	failure.halfDone = !mig.tx && (!first || len(mig.indexes) > 0)
 	return false, failure
 }
 

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -111,6 +112,14 @@ func (e *StoreError) row() (source string, version int64, sqlState, text string)
 	return e.Source, e.Version, e.SQLState, strings.ToValidUTF8(strings.ReplaceAll(text[:min(len(text), 2000)], "\x00", ""), "")
 }
 
+// lost has the processes that know stores as ready look again.
+func (l *ledger) lost(ctx context.Context) error {
+	if _, err := l.db.ExecContext(ctx, `UPDATE tenement_ledger_revision SET revision = revision + 1 WHERE id = 1`); err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
 // setback notes, before anything is undone in a store, that what it has is not known, and has the processes that know it
 // as ready look again.
 func (l *ledger) setback(ctx context.Context, rt backend.Route) error {
@@ -179,13 +188,25 @@ func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	return nil
 }
 
-// Forget removes the ledger's row of a store that was dropped. It does nothing when there is none.
+// Forget removes the ledger's row of a store that was dropped. It does nothing when there is none, and when there is a
+// store of that name: then the row is that store's, though it may have been made after the one that is meant was dropped.
 func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err
 	}
-	if _, err := m.ledger.db.ExecContext(ctx, m.dialect.bind(`DELETE FROM tenement_ledger WHERE store = ?`), s.String()); err != nil {
+	e, err := m.ledger.entry(ctx, s.String())
+	if err != nil || e == nil {
+		return err
+	}
+	switch _, err := m.be.Stat(ctx, s); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, backend.ErrStoreMissing):
 		return fmt.Errorf("tenement: migrate: removing from the ledger: %w", err)
+	}
+	// The row of a store that was made since is another one.
+	if err := m.ledger.remove(ctx, backend.Route{Store: s, Owner: e.owner}, e.fingerprint); err != nil {
+		return err
 	}
 	m.gate.forget(s)
 	return nil

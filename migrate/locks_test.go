@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/migrate"
 )
 
@@ -125,4 +126,31 @@ func TestLockedForGood(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 1, res.Applied)
 	assert.Equal(t, 1, res.Migrations)
+}
+
+// S67: what has no transaction is tried again only where nothing of it has stayed.
+func TestLockedWithoutATransaction(t *testing.T) {
+	t.Parallel()
+	database := withParam(t, pgtest.Shared(t).Database(t), "lock_timeout", "50ms")
+	be := openSite(t, database)
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 1)
+	db := be.DBFor(route(0))
+	defer func() { require.NoError(t, db.Close()) }()
+	report, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer func() { _ = report.Rollback() }()
+	_, err = report.ExecContext(t.Context(), "SELECT * FROM a")
+	require.NoError(t, err)
+	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: files("1_a.sql", killed[1],
+		"2_z.sql", "-- +goose NO TRANSACTION\n-- +goose Up\nCREATE TABLE b (x INTEGER);\nALTER TABLE a ADD COLUMN z INTEGER;\n")}))
+	retries := 0
+	_, err = m.Up(t.Context(), migrate.UpOptions{Fleet: migrate.Fleet{OnEvent: func(e migrate.Event) {
+		if e.Kind == migrate.EventRetrying {
+			retries++
+		}
+	}}})
+	var failure *migrate.StoreError
+	require.ErrorAs(t, err, &failure)
+	assert.Equal(t, "55P03", failure.SQLState, "the reason, and not what comes of trying again")
+	assert.Zero(t, retries)
 }

@@ -39,8 +39,8 @@ const (
 // Fleet says which tenants' stores a run visits, and how. The zero value means: every store of the ledger, and carry on
 // when one fails. Where the shared set is meant, only OnEvent is heeded.
 type Fleet struct {
-	// Stores limits the run to these. One that the backend does not have fails with [backend.ErrStoreMissing], and
-	// leaves nothing behind in the ledger.
+	// Stores limits the run to these. A name that neither the ledger nor the backend has fails with
+	// [backend.ErrStoreMissing], and leaves nothing behind in the ledger.
 	Stores []backend.Store
 
 	// Parallel is the number of workers. Defaults to 2 on Postgres and to the number of CPUs on SQLite. However many

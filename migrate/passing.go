@@ -12,17 +12,13 @@ import (
 )
 
 // passing reports whether a failure may be over when the same is tried again: somebody else held a lock, or the connection
-// was lost. A migration without a transaction is not tried again after the connection was lost: nobody knows how much of
-// it was done.
+// was lost. A migration without a transaction of which something has stayed is not tried again: it would fail with that.
 func passing(err error, d dialect) bool {
-	if locked(err) {
-		return true
-	}
 	var failure *StoreError
 	if errors.As(err, &failure) && failure.halfDone {
 		return false
 	}
-	return lost(err, d)
+	return locked(err) || lost(err, d) && (failure == nil || !failure.noTx)
 }
 
 // locked reports whether a failure was for a lock that somebody else held.

@@ -41,7 +41,8 @@ type StoreError struct {
 	SQLState  string // of the database's error; empty on SQLite
 	Err       error  // the database's own error is in its chain
 
-	halfDone bool // the migration has no transaction: what there was of it may have stayed
+	halfDone bool // the migration has no transaction, and something of it has stayed
+	noTx     bool // the migration has no transaction: nobody knows what stays of it when the connection is lost
 }
 
 // Error names the store, the migration and the cause.
@@ -85,14 +86,14 @@ const maxFailuresKept = 1000
 // Result says what a run did. Its size does not depend on the number of stores.
 type Result struct {
 	Set        Set           `json:"set"`
-	Total      int           `json:"total"`      // stores that had something to do when the run began
-	Applied    int           `json:"applied"`    // stores that this run brought to where it was told to
-	Skipped    int           `json:"skipped"`    // stores that turned out to be there already: another migrator, or goose
-	Missing    int           `json:"missing"`    // stores of the ledger that were gone when their turn came
-	Failed     int           `json:"failed"`     // stores that failed
-	Left       int           `json:"left"`       // stores that the run did not come to
-	Current    int           `json:"current"`    // stores that had nothing to do when the run began
-	Migrations int           `json:"migrations"` // migrations applied, over all stores
+	Total      int           `json:"total"`             // stores that had something to do when the run began
+	Applied    int           `json:"applied"`           // stores that this run brought to where it was told to
+	Skipped    int           `json:"skipped"`           // stores that turned out to be there already: another migrator, or goose
+	Missing    int           `json:"missing,omitempty"` // stores of the ledger that were gone when their turn came
+	Failed     int           `json:"failed"`            // stores that failed
+	Left       int           `json:"left"`              // stores that the run did not come to
+	Current    int           `json:"current"`           // stores that had nothing to do when the run began
+	Migrations int           `json:"migrations"`        // migrations applied, over all stores
 	Elapsed    time.Duration `json:"elapsed_ns"`
 
 	// Failures are the first 1,000.

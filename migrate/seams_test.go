@@ -81,7 +81,11 @@ func TestTenantSetChangesItsStoreOnly(t *testing.T) {
 		"create": "CREATE TABLE public.stray (x INTEGER);",
 		"drop":   "DROP TABLE users;",
 	} {
-		for _, role := range []string{"auto", "off"} {
+		roles := []string{"auto", "off"}
+		if name == "update" {
+			roles = append(roles, "each")
+		}
+		for _, role := range roles {
 			t.Run(name+"/"+role, func(t *testing.T) {
 				t.Parallel()
 				be := openSite(t, withParam(t, pgtest.Shared(t).Database(t), "tenant_role", role))

@@ -74,3 +74,18 @@ func (s state) with(migrations []*migration) state {
 	}
 	return next
 }
+
+// without reports whether s has a version that other, which is known, has not.
+func (s state) without(other state) bool {
+	if other == nil {
+		return false
+	}
+	for name, list := range s {
+		for _, a := range list {
+			if !other.has(name, a.Version) {
+				return true
+			}
+		}
+	}
+	return false
+}

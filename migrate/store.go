@@ -126,6 +126,9 @@ func (m *Migrator) writeDown(ctx context.Context, w *workplace, rt backend.Route
 		}
 		if done || out.missing {
 			m.gate.forget(rt.Store)
+			if out.ledger.without(out.have) { // goose alone has undone something
+				return m.ledger.lost(ctx)
+			}
 			return nil
 		}
 		if known, err = m.ledger.entry(ctx, rt.Store.String()); err != nil {
