@@ -168,10 +168,13 @@ type Backuper interface {
 
 // Adopter is the ability to take in what is there.
 type Adopter interface {
-	// Adopt stamps rt.Owner into the schema or the file that bears rt.Store's name, whoever's it was and also when it was
-	// no store before, which makes it one of rt.Owner's. Its data stays. It returns ErrStoreMissing when there is
-	// nothing of that name.
+	// Adopt makes a store of the schema or the file that bears rt.Store's name and is none, by stamping rt.Owner into it.
+	// What is in it stays. It returns ErrStoreMissing when there is nothing of that name, and ErrStoreExists when it is a
+	// store already.
 	Adopt(ctx context.Context, rt Route) error
+	// Restamp makes the store of rt another owner's, such as a copy of a tenant's store that is to be a tenant of its
+	// own. It returns ErrStoreMissing as Drop does. Nobody may be using the store.
+	Restamp(ctx context.Context, rt Route, owner string) error
 }
 
 // Leftover is something that an interrupted operation left behind and that belongs to no store.

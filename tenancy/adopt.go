@@ -48,10 +48,14 @@ func (a *App) adopt(ctx context.Context, spec Spec, status Status, reason string
 		} else if claimed {
 			return &ConflictError{Field: "store", Value: p.store.String()}
 		}
-		if info.Owner != string(id) {
-			if err := a.stamp(ctx, backend.Route{Store: p.store, Owner: string(id)}); err != nil {
-				return err
-			}
+		// Before the store is touched.
+		if _, err := a.reg.change(ctx, func(ctx context.Context, tx *registryTx) error {
+			return tx.conflict(ctx, id, p.slug, p.store, p.domains)
+		}); err != nil {
+			return err
+		}
+		if err := a.stamp(ctx, info, p.store, id); err != nil {
+			return err
 		}
 		err := a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 			if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
@@ -97,12 +101,18 @@ func (a *App) adoptedID(ctx context.Context, owner ID) (ID, error) {
 	return owner, nil
 }
 
-func (a *App) stamp(ctx context.Context, rt backend.Route) error {
-	adopter, ok := a.be.(backend.Adopter)
-	if !ok {
+// stamp makes the store that of id; info is what was found there, zero when it was no store.
+func (a *App) stamp(ctx context.Context, info backend.StoreInfo, store backend.Store, id ID) error {
+	adopter, able := a.be.(backend.Adopter)
+	switch {
+	case info.Owner == string(id) && !info.Store.IsZero():
+		return nil
+	case !able:
 		return fmt.Errorf("stamping a store that is there: %w by this backend", errors.ErrUnsupported)
+	case info.Store.IsZero():
+		return adopter.Adopt(ctx, backend.Route{Store: store, Owner: string(id)})
 	}
-	return adopter.Adopt(ctx, rt)
+	return adopter.Restamp(ctx, backend.Route{Store: store, Owner: info.Owner}, string(id))
 }
 
 // asidePrefix begins the names of stores that were set aside. No slug has an underscore.

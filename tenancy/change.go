@@ -26,12 +26,12 @@ type touch struct {
 	kind   EventKind
 	detail string
 	actor  string
-	nonce  string
+	mark
 }
 
 // touch notes that a tenant was changed, so that every process learns about it.
 func (tx *registryTx) touch(id ID, kind EventKind, detail string) {
-	tx.touched = append(tx.touched, touch{id: id, kind: kind, detail: detail, nonce: rand.Text()})
+	tx.touched = append(tx.touched, touch{id: id, kind: kind, detail: detail, mark: mark{nonce: rand.Text()}})
 }
 
 // errRetry: somebody else changed the tenant between reading and writing it.
@@ -96,9 +96,11 @@ func (tx *registryTx) enter(ctx context.Context) error {
 	first := last - int64(n) + 1
 	values := make([]string, n)
 	args := make([]any, 0, 6*n)
-	for i, t := range tx.touched {
+	for i := range tx.touched {
+		t := &tx.touched[i]
+		t.revision = first + int64(i)
 		values[i] = "(" + placeholders(6*i+1, 6) + ", " + tx.reg.now() + ")"
-		args = append(args, first+int64(i), string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
+		args = append(args, t.revision, string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) VALUES `+
 		strings.Join(values, ","), args...)

@@ -192,6 +192,7 @@ func makeStore(ctx context.Context, r *run) error {
 		if err := r.lock.Check(ctx); err != nil {
 			return err
 		}
+		a.step("create: resumed")
 		if err := a.be.Drop(ctx, t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 type ownChanges struct {
 	mu     sync.Mutex
 	nonces map[string]struct{}
+	last   mark // the latest of them
 	off    bool
 }
 
@@ -23,14 +24,24 @@ func (o *ownChanges) add(touched []touch) {
 	}
 	for _, t := range touched {
 		o.nonces[t.nonce] = struct{}{}
+		if t.revision > o.last.revision {
+			o.last = mark{t.revision, t.nonce}
+		}
 	}
 }
 
-// others returns the changes that somebody else made, and forgets those of its own among them.
-func (o *ownChanges) others(changes []change) []change {
+// latest is the latest change that this App made.
+func (o *ownChanges) latest() mark {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(changes), func(c change) bool {
+	return o.last
+}
+
+// others returns the changes that somebody else made, and forgets those of its own among them.
+func (o *ownChanges) others(changes []touch) []touch {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(changes), func(c touch) bool {
 		_, own := o.nonces[c.nonce]
 		delete(o.nonces, c.nonce)
 		return own
@@ -41,7 +52,7 @@ func (o *ownChanges) others(changes []change) []change {
 func (o *ownChanges) pause() (resume func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.nonces, o.off = nil, true
+	o.nonces, o.last, o.off = nil, mark{}, true
 	return func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()

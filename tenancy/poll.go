@@ -60,14 +60,10 @@ func (a *App) Refresh(ctx context.Context) error {
 	}
 }
 
-type change struct {
-	revision int64
-	touch
-}
-
 const changesPerPoll = 1000
 
 func (a *App) poll(ctx context.Context) (more bool, err error) {
+	mine := a.own.latest() // before the registry is asked: it must have that
 	head, unfinished, changes, err := a.reg.changesSince(ctx, a.seen)
 	if err != nil {
 		return false, err
@@ -75,10 +71,10 @@ func (a *App) poll(ctx context.Context) (more bool, err error) {
 	if unfinished {
 		a.resumer.wake(a)
 	}
-	if head == a.seen {
+	if head == a.seen && mine.revision <= head.revision {
 		return false, nil
 	}
-	if !follows(a.seen, changes) {
+	if !follows(a.seen, changes) || lacks(head, changes, mine) {
 		// Changes that are not listed any more, or a registry that was put back from a backup.
 		if err := a.forgetAll(ctx); err != nil {
 			return false, err
@@ -100,7 +96,7 @@ func (a *App) poll(ctx context.Context) (more bool, err error) {
 }
 
 // follows reports whether the changes, of which m's own is the first, go on from m without a gap.
-func follows(m mark, changes []change) bool {
+func follows(m mark, changes []touch) bool {
 	if m.revision > 0 {
 		if len(changes) < 2 || changes[0].nonce != m.nonce {
 			return false
@@ -115,9 +111,15 @@ func follows(m mark, changes []change) bool {
 	return len(changes) > 0
 }
 
+// lacks reports whether the registry has not got a change that was made.
+func lacks(head mark, changes []touch, made mark) bool {
+	return made.revision > head.revision ||
+		slices.ContainsFunc(changes, func(c touch) bool { return c.revision == made.revision && c.nonce != made.nonce })
+}
+
 // changesSince returns the latest revision, the changes from m on (m's own first), and whether there are operations that
 // have not stopped.
-func (r *registry) changesSince(ctx context.Context, m mark) (head mark, unfinished bool, changes []change, err error) {
+func (r *registry) changesSince(ctx context.Context, m mark) (head mark, unfinished bool, changes []touch, err error) {
 	rows, err := r.db.QueryContext(ctx, `SELECT r.revision, r.nonce, EXISTS (SELECT 1 FROM tenement_operations WHERE NOT stopped),
 		COALESCE(c.revision, 0), COALESCE(c.tenant_id, ''), COALESCE(c.kind, ''), COALESCE(c.nonce, ''), COALESCE(c.actor, '')
 		FROM tenement_revision r LEFT JOIN tenement_changes c ON c.revision >= $1 WHERE r.id = 1
@@ -127,7 +129,7 @@ func (r *registry) changesSince(ctx context.Context, m mark) (head mark, unfinis
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var c change
+		var c touch
 		if err := rows.Scan(&head.revision, &head.nonce, &unfinished, &c.revision, &c.id, &c.kind, &c.nonce, &c.actor); err != nil {
 			return head, false, nil, err
 		}
@@ -139,7 +141,7 @@ func (r *registry) changesSince(ctx context.Context, m mark) (head mark, unfinis
 }
 
 // learnChanges reads the tenants that were changed by others.
-func (a *App) learnChanges(ctx context.Context, changes []change) error {
+func (a *App) learnChanges(ctx context.Context, changes []touch) error {
 	a.gen.Add(1)
 	var ids []ID
 	for _, c := range changes {

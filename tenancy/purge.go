@@ -70,6 +70,7 @@ var purgeSteps = []step{
 		return nil
 	}},
 	{name: "forget", do: func(ctx context.Context, r *run) error {
+		r.a.step("purge: forgetting")
 		if err := r.lock.Check(ctx); err != nil {
 			return err
 		}

@@ -150,7 +150,7 @@ func (a *App) repairOrphan(ctx context.Context, f Finding) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrInvalid), errors.Is(err, errors.ErrUnsupported), errors.Is(err, backend.ErrStoreExists):
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrInvalid), errors.Is(err, errors.ErrUnsupported):
 		_, err = a.SetAside(ctx, s)
 	}
 	return err

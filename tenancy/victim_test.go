@@ -303,6 +303,13 @@ func TestKilledAnywhere(t *testing.T) {
 			if err != nil && !errors.Is(err, ErrSlugTaken) && !errors.Is(err, ErrNotFound) {
 				require.NoError(t, err)
 			}
+			// What a process was building for everybody is nobody's operation.
+			findings, err := a.Doctor(t.Context())
+			require.NoError(t, err)
+			for _, f := range findings {
+				require.Equal(t, FindingLeftover, f.Code)
+				require.NoError(t, a.Repair(t.Context(), f))
+			}
 			requireHealthy(t, a)
 			e.verify(t, a, before)
 		}

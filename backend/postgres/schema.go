@@ -72,6 +72,16 @@ func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
 		joined(be.roles.createSQL(rt.Store))+be.roles.handOverSQL(rt.Store)+"commit")
 }
 
+// Restamp implements [backend.Adopter].
+func (be *Backend) Restamp(ctx context.Context, rt backend.Route, owner string) error {
+	err := be.upkeep(ctx, "restamp", rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt)+
+		"comment on schema "+quote(rt.Store.String())+" is "+literal(stampOf(owner))+";commit")
+	if err == nil {
+		be.forgetStore(rt.Store)
+	}
+	return err
+}
+
 // Drop removes the schema and all that is in it; see [backend.Backend]. It waits for the statements and transactions that
 // are using the store, without holding up others for long. A schema that is not a store is not touched: ErrStoreMissing.
 func (be *Backend) Drop(ctx context.Context, rt backend.Route) error {

@@ -1,0 +1,71 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+var _ backend.Adopter = (*Backend)(nil)
+
+// Adopt implements [backend.Adopter]. The file must be where the store is to be: tenants/NAME.db.
+func (b *Backend) Adopt(ctx context.Context, rt backend.Route) error {
+	return b.stampFile(ctx, "adopt", rt.Store, rt.Owner, stampSchema+";INSERT INTO main."+stampTable+" (owner) VALUES (x'%x')", func() error {
+		switch _, err := b.stat(ctx, rt.Store); {
+		case err == nil:
+			return backend.ErrStoreExists
+		case !errors.Is(err, errUnstamped):
+			return err
+		}
+		return nil
+	})
+}
+
+// Restamp implements [backend.Adopter].
+func (b *Backend) Restamp(ctx context.Context, rt backend.Route, owner string) error {
+	return b.stampFile(ctx, "restamp", rt.Store, owner, "UPDATE main."+stampTable+" SET owner = x'%x'", func() error {
+		return b.check(ctx, rt)
+	})
+}
+
+// stampFile writes an owner into a file that nobody has open, if may says so.
+func (b *Backend) stampFile(ctx context.Context, op string, s backend.Store, owner, sql string, may func() error) error {
+	fault := func(err error) error { return &backend.Error{Op: op, Store: s, Err: err} }
+	stamp, err := encodeStamp(owner)
+	if err != nil {
+		return fault(err)
+	}
+	unlock, err := b.lock(ctx, storeKey(s))
+	if err != nil {
+		return fault(err)
+	}
+	defer unlock()
+	if err := may(); err != nil {
+		return fault(err)
+	}
+	if _, err := os.Lstat(b.path(s)); errors.Is(err, fs.ErrNotExist) {
+		return fault(backend.ErrStoreMissing)
+	}
+	unblock, err := b.stores.block(ctx, s)
+	if err != nil {
+		return fault(err)
+	}
+	defer unblock()
+	// What was in a -wal is in the file then, and so is the stamp, which is looked for in the file alone.
+	if err := b.fold(ctx, b.path(s)); err != nil {
+		return fault(err)
+	}
+	r, err := dial(ctx, uri(b.path(s), "rw")+"&_error_rc=1")
+	if err != nil {
+		return fault(err)
+	}
+	_, err = r.ExecContext(ctx, "BEGIN IMMEDIATE;"+fmt.Sprintf(sql, stamp)+";COMMIT", nil)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return fault(err)
+	}
+	return nil
+}

@@ -1,0 +1,305 @@
+package tenancy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/pgtest"
+)
+
+// interrupted has an App of its own begin an operation and stop dead at a step, as if its process had died.
+func interrupted(t *testing.T, p place, step string, begin func(a *App) error, change ...func(*Config)) {
+	t.Helper()
+	a := open(t, p.backend(t), change...)
+	died := errors.New("died")
+	a.step = func(name string) {
+		if name == step {
+			panic(died)
+		}
+	}
+	defer func() { require.Equal(t, died, recover(), "it should have got to the step %s", step) }()
+	require.NoError(t, begin(a))
+}
+
+// cutLocks ends the connections that hold locks of ours.
+func cutLocks(t *testing.T, p place) {
+	t.Helper()
+	var n int
+	require.NoError(t, p.be.Shared().QueryRowContext(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM (SELECT DISTINCT pid FROM pg_locks
+		WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid()
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) l`).Scan(&n))
+	require.NotZero(t, n)
+}
+
+// S85: whoever lost the lock does nothing destructive any more.
+func TestLockLost(t *testing.T) {
+	t.Parallel()
+	spec := Spec{Slug: "thor"}
+	t.Run("create", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t, pgtest.Shared(t).Database(t))
+		interrupted(t, p, "create: provisioned", func(a *App) error { _, err := a.Create(t.Context(), spec); return err })
+		late, next := open(t, p.backend(t)), open(t, p.backend(t))
+		late.step = func(name string) {
+			if name != "create: resumed" {
+				return
+			}
+			// About to drop what is half made; and now somebody else makes and serves it.
+			cutLocks(t, p)
+			assert.NoError(t, next.FinishOperations(t.Context()))
+			thor, err := next.BySlug(t.Context(), "thor")
+			assert.NoError(t, err)
+			assert.Equal(t, Active, thor.Status)
+			ask(t, next, enter(t, thor), "Hammer?")
+		}
+		require.ErrorIs(t, late.FinishOperations(t.Context()), backend.ErrLockLost)
+		thor, err := next.BySlug(t.Context(), "thor")
+		require.NoError(t, err)
+		require.Equal(t, Active, thor.Status)
+		require.Equal(t, []string{"Hammer?"}, questions(t, next, enter(t, thor)))
+		requireHealthy(t, next)
+	})
+	t.Run("purge", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t, pgtest.Shared(t).Database(t))
+		late, next := open(t, p.backend(t)), open(t, p.backend(t))
+		thor := create(t, late, "thor")
+		_, err := late.Delete(t.Context(), thor.ID)
+		require.NoError(t, err)
+		late.step = func(name string) {
+			if name != "purge: forgetting" {
+				return
+			}
+			cutLocks(t, p)
+			assert.NoError(t, next.FinishOperations(t.Context()))
+			successor := create(t, next, "thor")
+			assert.NotEqual(t, thor.ID, successor.ID)
+		}
+		require.ErrorIs(t, late.Purge(t.Context(), thor.ID), backend.ErrLockLost)
+		successor, err := next.BySlug(t.Context(), "thor")
+		require.NoError(t, err)
+		require.NoError(t, next.Migrator().Ready(t.Context(), successor.Route()))
+		_, _, leave, err := open(t, p.backend(t)).Enter(t.Context(), successor.Ref(), Policy{})
+		require.NoError(t, err, "the ledger has its row")
+		leave()
+		requireHealthy(t, next)
+	})
+	// A lock that is lost without a word: the row says who goes on.
+	t.Run("superseded", func(t *testing.T) {
+		onEach(t, func(t *testing.T, p place) {
+			a := open(t, p.be)
+			a.step = func(name string) {
+				if name == "create: filled" {
+					_, err := a.Shared().ExecContext(t.Context(), "UPDATE tenement_operations SET fence = fence + 1")
+					assert.NoError(t, err)
+				}
+			}
+			_, err := a.Create(t.Context(), spec)
+			require.ErrorIs(t, err, backend.ErrLockLost)
+			thor, err := a.BySlug(t.Context(), "thor")
+			require.NoError(t, err)
+			require.Equal(t, Provisioning, thor.Status, "nothing is said about what is somebody else's now")
+			a.step = func(string) {}
+			require.NoError(t, a.FinishOperations(t.Context()))
+			requireHealthy(t, a)
+		})
+	})
+}
+
+// OnCreate may create other tenants, eight at once.
+func TestCreateWithinCreate(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var a *App
+		a = open(t, p.be, func(c *Config) {
+			c.Hooks.OnCreate = func(ctx context.Context, tenant Tenant, _ Seed) error {
+				if _, err := a.Delete(ctx, tenant.ID); !errors.Is(err, ErrStatus) {
+					return fmt.Errorf("it waits for itself: %w", err)
+				}
+				if len(tenant.Slug) > 2 {
+					return nil
+				}
+				_, err := a.Create(ctx, Spec{Slug: tenant.Slug + "-trial"})
+				return err
+			}
+		})
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				_, err := a.Create(ctx, Spec{Slug: fmt.Sprintf("t%d", i)})
+				assert.NoError(t, err)
+			})
+		}
+		group.Wait()
+		requireHealthy(t, a)
+	})
+}
+
+// S73: nobody holds a connection of the pool while waiting for another.
+func TestSmallPools(t *testing.T) {
+	t.Parallel()
+	for _, size := range []string{"1", "2"} {
+		t.Run(size, func(t *testing.T) {
+			t.Parallel()
+			u, err := url.Parse(pgtest.Shared(t).Database(t))
+			require.NoError(t, err)
+			q := u.Query()
+			q.Set("pool_max_conns", size)
+			u.RawQuery = q.Encode()
+			p := newPlace(t, u.String())
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var a *App
+			a = open(t, p.be, func(c *Config) {
+				c.PollInterval = 50 * time.Millisecond
+				c.Hooks.OnCreate = func(ctx context.Context, _ Tenant, _ Seed) error { ask(t, a, ctx, "Hammer?"); return nil }
+			})
+			var group sync.WaitGroup
+			for i := range 4 {
+				group.Go(func() {
+					tenant, err := a.Create(ctx, Spec{Slug: fmt.Sprintf("t%d", i)})
+					if !assert.NoError(t, err) {
+						return
+					}
+					assert.NoError(t, a.Run(ctx, tenant, Policy{}, func(ctx context.Context, _ *Tenant) error {
+						_, err := a.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ('Why?')")
+						return err
+					}))
+					_, err = a.Rename(ctx, tenant.ID, tenant.Slug+"-renamed")
+					assert.NoError(t, err)
+					_, err = a.Delete(ctx, tenant.ID)
+					assert.NoError(t, err)
+					assert.NoError(t, a.Purge(ctx, tenant.ID))
+				})
+			}
+			group.Wait()
+			_, err = a.Doctor(ctx)
+			require.NoError(t, err)
+		})
+	}
+}
+
+// A tenant whose creation failed is not stuck.
+func TestFailedCreationHasWaysOut(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		broken := errors.New("no hammer")
+		fail := true
+		var seeds []string
+		a := open(t, p.be, func(c *Config) {
+			c.Hooks.OnCreate = func(_ context.Context, _ Tenant, seed Seed) error {
+				seeds = append(seeds, string(seed))
+				if fail {
+					return broken
+				}
+				return nil
+			}
+		})
+		failed := func(slug string) ID {
+			fail, seeds = true, nil
+			_, err := a.Create(t.Context(), Spec{Slug: slug, Seed: map[string]string{"founder": "Odin"}})
+			require.ErrorIs(t, err, broken)
+			fail = false
+			ops, err := a.Operations(t.Context())
+			require.NoError(t, err)
+			require.Len(t, ops, 1)
+			require.True(t, ops[0].Stopped)
+			require.Contains(t, ops[0].Error, "no hammer")
+			require.NoError(t, a.FinishOperations(t.Context()), "it is not tried again by itself")
+			require.Len(t, seeds, 1)
+			return id(t, a, slug)
+		}
+		// Deleted, purged, made anew.
+		thor := failed("thor")
+		_, err := a.Delete(t.Context(), thor)
+		require.NoError(t, err)
+		require.NoError(t, a.Purge(t.Context(), thor))
+		requireHealthy(t, a)
+		create(t, a, "thor")
+
+		// Repaired: with what Create was told.
+		odin := failed("odin")
+		findings, err := a.Doctor(t.Context())
+		require.NoError(t, err)
+		require.Len(t, findings, 1)
+		require.Equal(t, FindingFailed, findings[0].Code)
+		require.NoError(t, a.Repair(t.Context(), findings[0]))
+		require.Equal(t, []string{`{"founder":"Odin"}`, `{"founder":"Odin"}`}, seeds)
+		now, err := a.ByID(t.Context(), odin)
+		require.NoError(t, err)
+		require.Equal(t, Active, now.Status)
+		requireHealthy(t, a)
+		var kept int
+		require.NoError(t, a.Shared().QueryRowContext(t.Context(), "SELECT count(*) FROM tenement_operations").Scan(&kept))
+		require.Zero(t, kept, "the seed is forgotten")
+
+		// Deleted, restored, created again.
+		loki := failed("loki")
+		_, err = a.Delete(t.Context(), loki)
+		require.NoError(t, err)
+		restored, err := a.Restore(t.Context(), loki)
+		require.NoError(t, err)
+		require.Equal(t, Failed, restored.Status)
+		require.Equal(t, loki, create(t, a, "loki").ID)
+		requireHealthy(t, a)
+	})
+}
+
+// Deleted while it is being created: after that.
+func TestDeleteDuringCreate(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		filling, deleting := make(chan ID), make(chan struct{})
+		a := open(t, p.be, func(c *Config) {
+			c.Hooks.OnCreate = func(_ context.Context, tenant Tenant, _ Seed) error {
+				filling <- tenant.ID
+				<-deleting
+				return nil
+			}
+		})
+		other := open(t, p.backend(t))
+		done := make(chan error)
+		go func() { _, err := a.Create(t.Context(), Spec{Slug: "thor"}); done <- err }()
+		thor := <-filling
+		go func() { _, err := other.Delete(t.Context(), thor); done <- err }()
+		close(deleting)
+		require.NoError(t, <-done)
+		require.NoError(t, <-done)
+		now, err := a.ByID(t.Context(), thor)
+		require.NoError(t, err)
+		require.Equal(t, Deleted, now.Status)
+		require.NoError(t, a.Purge(t.Context(), thor))
+		requireHealthy(t, a)
+	})
+}
+
+// A rename that somebody gets in the way of is undone.
+func TestRenameUndone(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		ask(t, a, enter(t, thor), "Hammer?")
+		interrupted(t, p, "rename: store moved", func(a *App) error { _, err := a.Rename(t.Context(), thor.ID, "donar"); return err })
+		_, err := a.Create(t.Context(), Spec{Slug: "donar"})
+		require.ErrorIs(t, err, ErrSlugTaken, "it is spoken for")
+		// Past our own rules.
+		_, err = a.Shared().ExecContext(t.Context(), `INSERT INTO tenement_tenants (id, slug, name, status, store, created_at, updated_at)
+			SELECT '01900000-0000-7000-8000-000000000000', 'donar', 'Donar', 'deleted', 'elsewhere', created_at, updated_at FROM tenement_tenants`)
+		require.NoError(t, err)
+		require.ErrorIs(t, a.FinishOperations(t.Context()), ErrSlugTaken)
+		now, err := a.BySlug(t.Context(), "thor")
+		require.NoError(t, err)
+		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, now)))
+		ops, err := a.Operations(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, ops)
+	})
+}

@@ -1,0 +1,207 @@
+package tenancy
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestReservedSlugs(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "sqlite:"+t.TempDir())
+	a := open(t, p.be)
+	for _, slug := range []string{"www", "admin", "api", "mail"} {
+		_, err := a.Create(t.Context(), Spec{Slug: slug})
+		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, a.CheckSlug(slug), ErrInvalid)
+	}
+	thor := create(t, a, "thor")
+	_, err := a.Rename(t.Context(), thor.ID, "admin")
+	require.ErrorIs(t, err, ErrInvalid)
+	_, err = a.Create(t.Context(), Spec{Slug: "www", Reserved: true})
+	require.NoError(t, err)
+	none := open(t, p.backend(t), func(c *Config) { c.ReservedSlugs = []string{} })
+	create(t, none, "admin")
+}
+
+// who changed what, and when
+func TestHistory(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		ctx := WithActor(t.Context(), "odin@asgard.example")
+		thor, err := a.Create(ctx, Spec{Slug: "thor"})
+		require.NoError(t, err)
+		_, err = a.Rename(WithActor(ctx, "loki"), thor.ID, "donar")
+		require.NoError(t, err)
+		_, err = a.Suspend(t.Context(), thor.ID, "unpaid")
+		require.NoError(t, err)
+		_, err = a.Delete(ctx, thor.ID)
+		require.NoError(t, err)
+		require.NoError(t, a.Purge(ctx, thor.ID))
+		history, err := a.History(t.Context(), thor.ID, 0)
+		require.NoError(t, err)
+		type line struct {
+			kind          EventKind
+			actor, detail string
+		}
+		var lines []line
+		for i, c := range history {
+			lines = append(lines, line{c.Kind, c.Actor, c.Detail})
+			require.False(t, c.At.IsZero())
+			if i > 0 {
+				require.Less(t, c.Revision, history[i-1].Revision, "the latest first")
+			}
+		}
+		const odin = "odin@asgard.example"
+		require.Equal(t, []line{
+			{EventPurged, odin, "donar"},
+			{EventPurging, odin, ""},
+			{EventDeleted, odin, ""},
+			{EventSuspended, "", "unpaid"},
+			{EventRenamed, "loki", "thor → donar"},
+			{EventCreated, odin, ""},
+			{EventClaimed, odin, "thor"},
+		}, lines)
+		history, err = a.History(t.Context(), thor.ID, 2)
+		require.NoError(t, err)
+		require.Len(t, history, 2)
+	})
+}
+
+func TestMetaChanges(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		type meta struct {
+			Plan  string `json:"plan"`
+			Seats int    `json:"seats"`
+			Trial bool   `json:"trial"`
+		}
+		a, other := open(t, p.be), open(t, p.backend(t))
+		thor, err := a.Create(t.Context(), Spec{Slug: "thor", Meta: meta{Plan: "gold"}})
+		require.NoError(t, err)
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				_, err := UpdateMeta(t.Context(), []*App{a, other}[i%2], thor.ID, func(m *meta) error { m.Seats++; return nil })
+				assert.NoError(t, err)
+			})
+		}
+		group.Wait()
+		now, err := a.ByID(t.Context(), thor.ID)
+		require.NoError(t, err)
+		got, err := MetaAs[meta](now)
+		require.NoError(t, err)
+		require.Equal(t, meta{Plan: "gold", Seats: 8}, got)
+		_, err = a.Update(t.Context(), thor.ID, Patch{Meta: meta{}, IfVersion: thor.Version})
+		require.ErrorIs(t, err, ErrChanged)
+		broken := errors.New("no")
+		_, err = UpdateMeta(t.Context(), a, thor.ID, func(*meta) error { return broken })
+		require.ErrorIs(t, err, broken)
+
+		_, err = a.Create(t.Context(), Spec{Slug: "odin", Meta: map[string]any{"plan": "gold", "seats": 3, "trial": true, "o'dd key\"": "x", "seats2": "8"}})
+		require.NoError(t, err)
+		for _, c := range []struct {
+			meta map[string]any
+			want []string
+		}{
+			{map[string]any{"plan": "gold"}, []string{"thor", "odin"}},
+			{map[string]any{"plan": "gold", "seats": 8}, []string{"thor"}},
+			{map[string]any{"seats": "8"}, nil},
+			{map[string]any{"seats2": "8"}, []string{"odin"}},
+			{map[string]any{"trial": true}, []string{"odin"}},
+			{map[string]any{"trial": false}, []string{"thor"}},
+			{map[string]any{"trial": 1}, nil},
+			{map[string]any{"o'dd key\"": "x"}, []string{"odin"}},
+			{map[string]any{"nothing": "x"}, nil},
+		} {
+			var found []string
+			for tenant, err := range a.Tenants(t.Context(), Filter{Meta: c.meta}) {
+				require.NoError(t, err)
+				found = append(found, tenant.Slug)
+			}
+			require.Equal(t, c.want, found, "%v", c.meta)
+		}
+		for _, err := range a.Tenants(t.Context(), Filter{Meta: map[string]any{"a": []int{1}}}) {
+			require.ErrorIs(t, err, ErrInvalid)
+		}
+	})
+}
+
+// dns is what DNS says.
+type dns struct {
+	mu      sync.Mutex
+	records map[string][]string
+}
+
+func (d *dns) LookupTXT(_ context.Context, name string) ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r, ok := d.records[name]; ok {
+		return r, nil
+	}
+	return nil, errors.New("no such host")
+}
+
+// A domain leads to whoever proves that it is theirs.
+func TestDomainsNeedApproval(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		names := &dns{records: map[string][]string{}}
+		a := open(t, p.be, func(c *Config) { c.Hooks.ApproveDomain = DNSChallenge(names, "polls.example") })
+		thor, err := a.Create(t.Context(), Spec{Slug: "thor", Domains: []string{"thor.polls.example", "thor.example"}})
+		require.NoError(t, err)
+		require.Equal(t, []Domain{{"thor.polls.example", true}}, thor.Domains, "our own need no proof")
+		loki, err := a.Create(t.Context(), Spec{Slug: "loki", Domains: []string{"thor.example", "polls.example"}})
+		require.NoError(t, err)
+		require.Empty(t, loki.Domains)
+		_, err = a.Resolve(t.Context(), "thor.example")
+		require.ErrorIs(t, err, ErrUnknownHost)
+		require.ErrorIs(t, a.HostPolicy(t.Context(), "thor.example"), ErrUnknownHost)
+		require.NoError(t, a.HostPolicy(t.Context(), "thor.polls.example"))
+
+		_, err = a.AddDomain(t.Context(), loki.ID, "thor.example")
+		var pending *DomainPendingError
+		require.ErrorAs(t, err, &pending)
+		require.ErrorIs(t, err, ErrDomainPending)
+		theirs, err := a.PendingDomains(t.Context(), loki.ID)
+		require.NoError(t, err)
+		require.Len(t, theirs, 2)
+		ours, err := a.PendingDomains(t.Context(), thor.ID)
+		require.NoError(t, err)
+		require.Len(t, ours, 1)
+		require.NotEqual(t, pending.Domain.Token, ours[0].Token)
+		require.Contains(t, ours[0].Reason, "TXT")
+
+		name, kind, value := ours[0].Record()
+		require.Equal(t, "TXT", kind)
+		names.mu.Lock()
+		names.records[name+"."] = []string{"v=spf1 -all", value}
+		names.mu.Unlock()
+		_, err = a.AddDomain(t.Context(), loki.ID, "thor.example")
+		require.ErrorIs(t, err, ErrDomainPending, "the token is another tenant's")
+		thor, err = a.AddDomain(t.Context(), thor.ID, "Thor.example")
+		require.NoError(t, err)
+		require.Equal(t, []Domain{{"thor.example", false}, {"thor.polls.example", true}}, thor.Domains)
+		found, err := a.Resolve(t.Context(), "thor.example")
+		require.NoError(t, err)
+		require.Equal(t, thor.ID, found.ID)
+		_, err = a.AddDomain(t.Context(), loki.ID, "thor.example")
+		require.ErrorIs(t, err, ErrDomainTaken)
+		ours, err = a.PendingDomains(t.Context(), thor.ID)
+		require.NoError(t, err)
+		require.Empty(t, ours)
+
+		_, err = a.ApproveDomain(t.Context(), loki.ID, "loki.example")
+		require.NoError(t, err, "an operator may")
+		_, err = a.RemoveDomain(t.Context(), loki.ID, "polls.example")
+		require.NoError(t, err)
+		_, err = a.RemoveDomain(t.Context(), loki.ID, "polls.example")
+		require.ErrorIs(t, err, ErrUnknownHost)
+		_, err = a.Delete(t.Context(), loki.ID)
+		require.NoError(t, err)
+		require.NoError(t, a.Purge(t.Context(), loki.ID))
+		requireHealthy(t, a)
+	})
+}
