@@ -79,7 +79,8 @@ func provisioned(ctx context.Context, be backend.Backend, stores int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
+	defer m.Close()
+	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -96,7 +97,8 @@ func migrateFleet(ctx context.Context, be backend.Backend, version int) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.Up(ctx, migrate.UpOptions{Scope: migrate.TenantsOnly})
+	defer m.Close()
+	_, err = m.Up(ctx, migrate.UpOptions{})
 	return err
 }
 

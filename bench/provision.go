@@ -133,7 +133,8 @@ func provisionPostgres(ctx context.Context, e *env, s *scores) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.Shared(ctx, migrate.Options{}); err != nil {
+	e.cleanup(func() { _ = m.Close() })
+	if _, err := m.Up(ctx, migrate.UpOptions{Scope: migrate.SharedOnly}); err != nil {
 		return err
 	}
 	byHand, err := e.oneMessage(ctx)

@@ -54,7 +54,7 @@ var scaleSuites = slices.Concat(
 // Parameters of our backend that the rows are about.
 var (
 	withoutWaiting = []string{"affinity_wait", "0"}
-	roomyProcesses = []string{"conn_memory", "256MB"}
+	roomyProcesses = []string{"max_first_sights", "16384", "tenant_statements", "16384"}
 )
 
 // scaleLoad is one way to visit a fleet, with the bars that it has for each number of goroutines.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenement-go/tenement/backend"
@@ -51,9 +52,9 @@ func routes(n int) []context.Context {
 // roleParam switches the role for tenants' work on, as it is shipped, or off.
 func roleParam(on bool) (name, value string) {
 	if on {
-		return "tenant_roles", "on"
+		return "tenant_role", "auto"
 	}
-	return "tenant_roles", "off"
+	return "tenant_role", "off"
 }
 
 // fleetKey names a fleet that several suites use.
@@ -82,14 +83,21 @@ func (e *env) fleet(ctx context.Context, key fleetKey, n int) (*fleet, error) {
 		f = &fleet{fleetKey: key, url: u, socket: socket}
 		e.fleets[key] = f
 	}
-	return f, f.grow(ctx, n)
+	if f.stores >= n {
+		return f, nil
+	}
+	if err := f.grow(ctx, n); err != nil {
+		return nil, err
+	}
+	// What was written is on its way to the disk before anything is measured.
+	return f, e.asAdmin(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "CHECKPOINT")
+		return err
+	})
 }
 
-// grow makes stores until there are n.
+// grow makes stores until there are n, many in a message.
 func (f *fleet) grow(ctx context.Context, n int) error {
-	if f.stores >= n {
-		return nil
-	}
 	be, err := f.open(ctx, f.socket)
 	if err != nil {
 		return err

@@ -1,0 +1,560 @@
+package warm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// ErrClosed is what waiting on a Keeper that is closed ends with.
+var ErrClosed = errors.New("the connections' keeper is closed")
+
+// Pool makes connections of type C and has them when the Keeper does not.
+type Pool[C any] interface {
+	// Open returns a connection that nobody else uses. It is called from a goroutine of the Keeper's, with the values of
+	// the context of a caller of Take, and until its own context ends.
+	Open(ctx context.Context) (C, error)
+	// GiveBack parts with a connection. The pool keeps it for others and for a later Open, or closes it: always when
+	// spent is true, the connection has been detached, or is broken.
+	GiveBack(c C, spent bool)
+	// Detach makes the pool count a connection no longer, so that it can open another in its place. The connection
+	// goes on being used, until GiveBack.
+	Detach(c C)
+}
+
+// Config describes a Keeper.
+type Config struct {
+	// Slots is the greatest number of connections.
+	Slots int
+	// Keep is how many of them are kept while they are idle. What is beyond goes back to the pool after each use.
+	Keep int
+	// Wait is for how long a store waits for its home. With 0 there are no homes: any connection serves any store.
+	Wait time.Duration
+	// Brief is for how long a home may have been busy and still be waited for.
+	Brief time.Duration
+	// Idle is after which time an idle connection goes back to the pool. 0: never.
+	Idle time.Duration
+	// ApartIdle is for how long a connection of TakeApart is kept for the next of its kind.
+	ApartIdle time.Duration
+}
+
+// Keeper lends connections, one caller at a time, and remembers which has served which store. It is safe for concurrent
+// use.
+type Keeper[C any] struct {
+	pool  Pool[C]
+	cfg   Config
+	epoch time.Time
+	base  context.Context // of the opening of connections
+	stop  context.CancelFunc
+
+	mu    sync.Mutex
+	p     *policy
+	slots []place[C]
+	apart []int // slots of TakeApart that nobody uses; the policy thinks them busy
+
+	retiring    bool  // one at a time
+	retireAfter int64 // not tried again before
+	retired     uint64
+	sweeper     *time.Timer
+	sweepAt     int64 // when it is due; 0: it is not running
+
+	waiters sync.Pool
+}
+
+// place is what a slot holds.
+type place[C any] struct {
+	conn C
+	// next takes the place of conn as soon as nobody uses that. Without one, conn just goes.
+	next    C
+	succeed succession
+	apart   bool  // conn was taken by TakeApart, and is closed in the end
+	until   int64 // when, if nobody takes it again
+}
+
+// succession is how far the exchange of a slot's connection has come.
+type succession uint8
+
+const (
+	stays succession = iota
+	hasSuccessor
+	goesWithout
+)
+
+// New returns a Keeper of connections of pool. The caller closes it.
+func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
+	k := &Keeper[C]{
+		pool: pool, cfg: cfg, epoch: time.Now(),
+		p:     newPolicy(cfg.Slots, cfg.Keep, cfg.Wait, cfg.Brief),
+		slots: make([]place[C], cfg.Slots),
+	}
+	k.base, k.stop = context.WithCancel(context.Background())
+	k.waiters.New = func() any { return &queued{waiter: newWaiter()} }
+	return k
+}
+
+// queued is a waiter with its timer.
+type queued struct {
+	*waiter
+	timer *time.Timer
+}
+
+func (k *Keeper[C]) now() int64 { return int64(time.Since(k.epoch)) }
+
+// unlock ends what was done under the lock, and opens the connections that it asks for.
+func (k *Keeper[C]) unlock(ctx context.Context) {
+	if len(k.p.opens) == 0 {
+		k.mu.Unlock()
+		return
+	}
+	opens := k.p.opens
+	k.p.opens = nil
+	k.mu.Unlock()
+	for _, i := range opens {
+		go k.open(ctx, i)
+	}
+}
+
+// Lease is a connection in the hands of one caller.
+type Lease[C any] struct {
+	Conn C
+	// Idle is for how long nobody had used it.
+	Idle  time.Duration
+	slot  int
+	apart bool
+}
+
+func (k *Keeper[C]) lease(i int) Lease[C] {
+	return Lease[C]{Conn: k.slots[i].conn, Idle: time.Duration(k.p.slots[i].idled), slot: i}
+}
+
+// Take lends a connection for work in a store; the empty name is of no store. The caller ends the loan with Give. Take
+// returns ErrClosed, or the error of the last attempt to open a connection when there is none, or that of ctx, joined
+// with the reason why no more connections could be opened where there is one.
+func (k *Keeper[C]) Take(ctx context.Context, store string) (Lease[C], error) {
+	k.mu.Lock()
+	now := k.now()
+	if i := k.p.take(now, store); i >= 0 {
+		l := k.lease(i)
+		k.mu.Unlock()
+		return l, nil
+	}
+	return k.queue(ctx, now, store)
+}
+
+// queue waits in line. It is called with the lock, and gives it up.
+func (k *Keeper[C]) queue(ctx context.Context, now int64, store string) (Lease[C], error) {
+	w := k.waiters.Get().(*queued)
+	k.p.join(now, w.waiter, store)
+	for {
+		k.relieve(now)
+		again := w.again
+		k.unlock(ctx)
+		var due <-chan time.Time
+		if again > 0 {
+			if w.timer == nil {
+				w.timer = time.NewTimer(time.Duration(again - now))
+			} else {
+				w.timer.Reset(time.Duration(again - now))
+			}
+			due = w.timer.C
+		}
+		select {
+		case <-w.ready:
+			return k.served(w)
+		case <-ctx.Done():
+			return Lease[C]{}, k.leave(ctx, w)
+		case <-due:
+			k.mu.Lock()
+			now = k.now()
+			k.p.tick(now, w.waiter)
+		}
+	}
+}
+
+// served returns what somebody in line was given.
+func (k *Keeper[C]) served(w *queued) (l Lease[C], err error) {
+	if err = w.err; err == nil {
+		k.mu.Lock()
+		l = k.lease(w.slot)
+		k.mu.Unlock()
+	}
+	k.done(w)
+	return l, err
+}
+
+// leave takes somebody out of the line whose context has ended.
+func (k *Keeper[C]) leave(ctx context.Context, w *queued) error {
+	k.mu.Lock()
+	refusal := k.p.refusal
+	i := k.p.leave(w.waiter)
+	k.mu.Unlock()
+	if i >= 0 { // at the same moment
+		k.Give(Lease[C]{slot: i}, Reuse)
+	}
+	select {
+	case <-w.ready:
+	default:
+	}
+	k.done(w)
+	if refusal != nil {
+		return fmt.Errorf("%w (no more connections can be opened: %w)", ctx.Err(), refusal)
+	}
+	return ctx.Err()
+}
+
+func (k *Keeper[C]) done(w *queued) {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	k.waiters.Put(w)
+}
+
+// Hold says that the caller will keep a connection for longer than a statement, as for a transaction: nobody waits for it.
+func (k *Keeper[C]) Hold(l Lease[C]) {
+	k.mu.Lock()
+	k.p.hold(k.now(), l.slot)
+	k.unlock(context.Background())
+}
+
+// Fate says what becomes of a connection after its use.
+type Fate uint8
+
+const (
+	// Reuse keeps it for the next.
+	Reuse Fate = iota
+	// Retire keeps it until it has a successor.
+	Retire
+	// Return gives it back to the pool, which may find it too old.
+	Return
+	// Discard closes it.
+	Discard
+)
+
+// Give ends a loan.
+func (k *Keeper[C]) Give(l Lease[C], fate Fate) {
+	k.mu.Lock()
+	now, i := k.now(), l.slot
+	s := &k.slots[i]
+	gone, spent, kept := s.conn, fate == Discard, false
+	switch {
+	case s.succeed == hasSuccessor:
+		k.replace(now, i)
+		k.p.release(now, i, true)
+		spent = true
+	case s.succeed == goesWithout:
+		s.succeed, spent = stays, true
+		k.p.release(now, i, false)
+	case s.apart:
+		if kept = k.keepApart(now, l, fate); !kept {
+			s.apart, spent = false, true
+			k.p.release(now, i, false)
+		}
+	case fate == Retire && i < k.cfg.Keep:
+		k.retire(now, i)
+		kept = k.p.release(now, i, true)
+	default:
+		kept = k.p.release(now, i, fate == Reuse)
+		spent = spent || fate == Retire
+	}
+	if kept {
+		k.sweepIn(now, k.cfg.Idle)
+	}
+	k.unlock(context.Background())
+	if !kept {
+		k.pool.GiveBack(gone, spent)
+	}
+}
+
+// open opens a connection for a slot.
+func (k *Keeper[C]) open(ctx context.Context, i int) {
+	c, err := k.connect(ctx)
+	k.mu.Lock()
+	now, unwanted := k.now(), false
+	switch {
+	case err != nil:
+		k.p.failed(now, i, err)
+	case k.p.closed:
+		k.p.unreserve(now, i)
+		unwanted = true
+	default:
+		unwanted = !k.install(now, i, c)
+	}
+	k.unlock(ctx)
+	if unwanted {
+		k.pool.GiveBack(c, false)
+	}
+}
+
+// install puts a connection into the slot that it was opened for. It returns false when nobody wants it.
+func (k *Keeper[C]) install(now int64, i int, c C) bool {
+	k.slots[i].conn = c
+	if !k.p.opened(now, i) {
+		return true
+	}
+	if i >= k.cfg.Keep {
+		k.p.vacate(now, i)
+		return false
+	}
+	k.sweepIn(now, k.cfg.Idle)
+	return true
+}
+
+// connect opens a connection for whoever comes first: who asked for it may be gone by then.
+func (k *Keeper[C]) connect(ctx context.Context) (C, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(k.base, cancel)()
+	return k.pool.Open(ctx)
+}
+
+// retireEvery is the least time between two tries to find a successor, when the last one failed.
+const retireEvery = int64(time.Second)
+
+// retire opens a successor for a slot's connection, which is used until then. One at a time: there is never more than one
+// connection above the pool's limit.
+func (k *Keeper[C]) retire(now int64, i int) {
+	if k.retiring || k.p.closed || now < k.retireAfter || now < k.p.refusedUntil {
+		return
+	}
+	k.retiring = true
+	k.pool.Detach(k.slots[i].conn)
+	go k.succession(i)
+}
+
+func (k *Keeper[C]) succession(i int) {
+	c, err := k.connect(context.Background())
+	k.mu.Lock()
+	now := k.now()
+	k.retiring = false
+	s := &k.slots[i]
+	gone, give, spent := c, err == nil, false // c, where nobody needs it
+	switch state := k.p.slots[i].state; {
+	case err != nil && k.p.there == 1:
+		// Better an old one than none. It is tried again.
+		k.retireAfter = now + retireEvery
+	case err != nil && state == slotIdle:
+		gone, give, spent = s.conn, true, true
+		k.retired++
+		k.p.vacate(now, i)
+	case err != nil && state == slotBusy:
+		s.succeed = goesWithout
+		k.retired++
+	case err != nil || k.p.closed:
+	case state == slotIdle:
+		gone, spent = s.conn, true
+		s.next = c
+		k.replace(now, i)
+	case state == slotBusy:
+		s.next, s.succeed, give = c, hasSuccessor, false
+	case state == slotEmpty:
+		// It broke in the meantime.
+		k.p.reserveSlot(i)
+		give = !k.install(now, i, c)
+	}
+	k.unlock(context.Background())
+	if give {
+		k.pool.GiveBack(gone, spent)
+	}
+}
+
+// replace puts a slot's successor in the place of its connection.
+func (k *Keeper[C]) replace(now int64, i int) {
+	var none C
+	s := &k.slots[i]
+	s.conn, s.next, s.succeed, s.apart = s.next, none, stays, false
+	k.p.forget(i)
+	k.retired++
+}
+
+// TakeApart lends a connection for work that goes through every store, and would leave all of them in its caches: it
+// serves nothing else, and is closed when nobody has taken it again for a while. It is a new one where there is room.
+func (k *Keeper[C]) TakeApart(ctx context.Context) (Lease[C], error) {
+	k.mu.Lock()
+	i, now := -1, k.now()
+	switch n := len(k.apart); {
+	case k.p.closed:
+	case n > 0:
+		i = k.apart[n-1]
+		k.apart = k.apart[:n-1]
+		l := k.lease(i)
+		l.apart, l.Idle = true, time.Duration(now-k.slots[i].until+int64(k.cfg.ApartIdle))
+		k.mu.Unlock()
+		return l, nil
+	case now >= k.p.refusedUntil:
+		i = k.p.reserve()
+	}
+	k.mu.Unlock()
+	if i >= 0 {
+		if l, err, ok := k.openApart(ctx, i); ok {
+			return l, err
+		}
+	}
+	l, err := k.Take(ctx, "")
+	if err != nil {
+		return l, err
+	}
+	k.mu.Lock()
+	k.p.forget(l.slot)
+	l = k.setApart(l.slot)
+	k.unlock(ctx)
+	return l, nil
+}
+
+// openApart opens a connection for TakeApart. It is not ok when the pool turns out to be full.
+func (k *Keeper[C]) openApart(ctx context.Context, i int) (l Lease[C], err error, ok bool) {
+	c, err := k.pool.Open(ctx)
+	k.mu.Lock()
+	now := k.now()
+	ok = true
+	switch {
+	case err != nil && ctx.Err() != nil:
+		k.p.unreserve(now, i)
+	case err != nil:
+		ok = k.p.there == 0
+		k.p.failed(now, i, err)
+	case k.p.closed:
+		k.p.unreserve(now, i)
+		err = ErrClosed
+		defer k.pool.GiveBack(c, false)
+	default:
+		k.slots[i].conn = c
+		k.p.arrive(now, i)
+		l = k.setApart(i)
+	}
+	k.unlock(ctx)
+	return l, err, ok
+}
+
+func (k *Keeper[C]) setApart(i int) Lease[C] {
+	k.slots[i].apart = true
+	k.p.hold(k.now(), i)
+	l := k.lease(i)
+	l.apart = true
+	return l
+}
+
+// keepApart keeps a connection for the next TakeApart, or gives it to somebody who is overdue in the meantime.
+func (k *Keeper[C]) keepApart(now int64, l Lease[C], fate Fate) bool {
+	s := &k.slots[l.slot]
+	if l.apart {
+		s.until = now + int64(k.cfg.ApartIdle)
+	}
+	if fate != Reuse || k.p.closed || now >= s.until {
+		return false
+	}
+	k.apart = append(k.apart, l.slot)
+	k.relieve(now)
+	k.sweepIn(now, k.cfg.ApartIdle)
+	return true
+}
+
+// relieve lends connections that are kept for TakeApart to those who are overdue.
+func (k *Keeper[C]) relieve(now int64) {
+	for len(k.apart) > 0 && k.p.late.first != nil {
+		i := k.apart[len(k.apart)-1]
+		k.apart = k.apart[:len(k.apart)-1]
+		k.p.lend(now, i)
+	}
+}
+
+// sweepIn has sweep called after d, or sooner.
+func (k *Keeper[C]) sweepIn(now int64, d time.Duration) {
+	if at := now + int64(d); d > 0 && !k.p.closed && (k.sweepAt == 0 || at < k.sweepAt) {
+		k.sweepAt = at
+		if k.sweeper == nil {
+			k.sweeper = time.AfterFunc(d, k.sweep)
+		} else {
+			k.sweeper.Reset(d)
+		}
+	}
+}
+
+// sweep gives back what has been idle for long.
+func (k *Keeper[C]) sweep() {
+	var gone, spent []C
+	k.mu.Lock()
+	now := k.now()
+	k.sweepAt = 0
+	if k.cfg.Idle > 0 {
+		for _, i := range k.p.idleSince(now - int64(k.cfg.Idle)) {
+			gone = append(gone, k.slots[i].conn)
+			k.p.vacate(now, i)
+		}
+		if k.p.idle > 0 {
+			k.sweepIn(now, k.cfg.Idle)
+		}
+	}
+	left := k.apart[:0]
+	for _, i := range k.apart {
+		if s := &k.slots[i]; now >= s.until {
+			spent = append(spent, s.conn)
+			s.apart = false
+			k.p.vacate(now, i)
+		} else {
+			left = append(left, i)
+			k.sweepIn(now, time.Duration(s.until-now))
+		}
+	}
+	k.apart = left
+	k.unlock(context.Background())
+	k.giveBack(gone, false)
+	k.giveBack(spent, true)
+}
+
+func (k *Keeper[C]) giveBack(conns []C, spent bool) {
+	for _, c := range conns {
+		k.pool.GiveBack(c, spent)
+	}
+}
+
+// Close ends all waiting with ErrClosed and gives back what is idle. What is lent is given back when its loan ends.
+func (k *Keeper[C]) Close() {
+	var gone, spent []C
+	k.mu.Lock()
+	for _, i := range k.p.close() {
+		gone = append(gone, k.slots[i].conn)
+	}
+	for _, i := range k.apart {
+		spent = append(spent, k.slots[i].conn)
+		k.p.vacate(0, i)
+	}
+	k.apart = nil
+	for i := range k.slots {
+		if s := &k.slots[i]; s.succeed == hasSuccessor {
+			spent = append(spent, s.next)
+			s.succeed = goesWithout
+		}
+	}
+	if k.sweeper != nil {
+		k.sweeper.Stop()
+	}
+	k.mu.Unlock()
+	k.stop()
+	k.giveBack(gone, false)
+	k.giveBack(spent, true)
+}
+
+// Stats are counts since the Keeper was made, and what is now.
+type Stats struct {
+	// Home and Seen count what was served by its home, and by another connection that had served the store before.
+	Home, Seen uint64
+	// Waited counts who had to stand in line, Overdue those of them whose wait for a home was in vain.
+	Waited, Overdue uint64
+	// Retired counts connections that had seen too much.
+	Retired uint64
+	// Conns and Idle count connections, Waiting those in line, now.
+	Conns, Idle, Waiting int
+}
+
+// Stats returns the counts.
+func (k *Keeper[C]) Stats() Stats {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.p.stats
+	return Stats{
+		Home: c.home, Seen: c.seen, Waited: c.waited, Overdue: c.overdue, Retired: k.retired,
+		Conns: k.p.there, Idle: k.p.idle + len(k.apart), Waiting: k.p.line.n + k.p.late.n,
+	}
+}

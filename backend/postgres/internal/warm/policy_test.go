@@ -1,0 +1,532 @@
+package warm
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// world drives a policy at random and checks after each step what must hold.
+type world struct {
+	t   *testing.T
+	rnd *rand.Rand
+	p   *policy
+	now int64
+
+	holder  map[int]string // slot → the store it works for
+	waiting map[*waiter]bool
+	opening map[int]bool
+	asked   []int // opens that nobody has begun yet
+
+	head                *waiter // the one that has been overdue the longest
+	passed              int     // hand-overs to others since it is
+	served, ended, errs int
+}
+
+func newWorld(t *testing.T, seed uint64, slots, keep int, wait time.Duration) *world {
+	w := &world{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), p: newPolicy(slots, keep, wait, 700*time.Microsecond),
+		holder: map[int]string{}, waiting: map[*waiter]bool{}, opening: map[int]bool{},
+	}
+	return w
+}
+
+func (w *world) store() string {
+	n := w.rnd.IntN(12)
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("store%d", n)
+}
+
+// got notes that a slot was handed out.
+func (w *world) got(i int, key string) {
+	_, taken := w.holder[i]
+	require.False(w.t, taken, "slot %d was handed out twice", i)
+	require.False(w.t, w.opening[i])
+	w.holder[i] = key
+	w.served++
+}
+
+// collect takes what the last step gave to those in line, and asked to be opened.
+func (w *world) collect() {
+	for x := range w.waiting {
+		select {
+		case <-x.ready:
+			delete(w.waiting, x)
+			if x.err != nil {
+				w.errs++
+				continue
+			}
+			w.got(x.slot, x.key)
+			if x != w.head {
+				w.passed++
+			}
+		default:
+		}
+	}
+	for _, i := range w.p.opens {
+		require.False(w.t, w.opening[i])
+		w.opening[i] = true
+		w.asked = append(w.asked, i)
+	}
+	w.p.opens = nil
+}
+
+// advance lets time pass, and those look again whose time has come.
+func (w *world) advance(d int64) {
+	for end := w.now + d; ; {
+		var next *waiter
+		for x := range w.waiting {
+			if x.again > 0 && x.again <= end && (next == nil || x.again < next.again) {
+				next = x
+			}
+		}
+		if next == nil {
+			w.now = end
+			return
+		}
+		w.now = max(w.now, next.again)
+		w.p.tick(w.now, next)
+		w.collect()
+		if w.waiting[next] {
+			require.True(w.t, next.again == 0 || next.again > w.now, "it would look again at once, for ever")
+		}
+		w.check()
+	}
+}
+
+func (w *world) step() {
+	switch w.rnd.IntN(12) {
+	case 0, 1, 2, 3:
+		key := w.store()
+		if i := w.p.take(w.now, key); i >= 0 {
+			w.got(i, key)
+			break
+		}
+		if len(w.waiting) > 40 {
+			break
+		}
+		x := newWaiter()
+		w.waiting[x] = true
+		w.p.join(w.now, x, key)
+	case 4, 5, 6, 7:
+		w.release(w.rnd.IntN(10) > 0)
+	case 8:
+		w.finishOpening(w.rnd.IntN(4) > 0)
+	case 9:
+		for x := range w.waiting {
+			if i := w.p.leave(x); i >= 0 {
+				w.t.Fatal("it was given something, and collect did not see it")
+			}
+			delete(w.waiting, x)
+			w.ended++
+			break
+		}
+	case 10:
+		for i := range w.holder {
+			w.p.hold(w.now, i)
+			break
+		}
+	case 11:
+		for _, i := range w.p.idleSince(w.now - int64(3*time.Millisecond)) {
+			w.p.vacate(w.now, i)
+		}
+	}
+	w.collect()
+	w.check()
+	w.advance(int64(w.rnd.IntN(int(time.Millisecond))))
+}
+
+func (w *world) release(keep bool) {
+	for i := range w.holder {
+		delete(w.holder, i)
+		w.p.release(w.now, i, keep)
+		break
+	}
+}
+
+func (w *world) finishOpening(ok bool) {
+	if len(w.asked) == 0 {
+		return
+	}
+	i := w.asked[0]
+	w.asked = w.asked[1:]
+	delete(w.opening, i)
+	if ok {
+		w.p.opened(w.now, i)
+	} else {
+		w.p.failed(w.now, i, errors.New("no place"))
+	}
+}
+
+func (w *world) check() {
+	t, p := w.t, w.p
+	var there, opening, idle int
+	for i := range p.slots {
+		s := &p.slots[i]
+		_, held := w.holder[i]
+		require.Equal(t, s.state == slotBusy, held, "slot %d", i)
+		require.Equal(t, s.state == slotOpening, w.opening[i], "slot %d", i)
+		switch s.state {
+		case slotOpening:
+			opening++
+		case slotIdle:
+			idle++
+			there++
+		case slotBusy:
+			there++
+		}
+		require.LessOrEqual(t, len(s.guests), guestRoom)
+		for _, g := range s.guests {
+			require.True(t, g.has(i))
+			require.Same(t, g, p.guests[g.key])
+		}
+	}
+	require.Equal(t, []int{there, opening, idle}, []int{p.there, p.opening, p.idle})
+	require.Equal(t, len(w.waiting), p.line.n+p.late.n)
+	require.True(t, p.idle == 0 || p.late.n == 0, "somebody is overdue while a connection is idle")
+	if len(w.waiting) > 0 {
+		require.True(t, len(w.holder) > 0 || p.opening > 0, "nobody will ever serve those who wait")
+	}
+	for x := range w.waiting {
+		if x.late {
+			continue
+		}
+		require.Positive(t, x.again, "nobody would notice that it is overdue")
+		require.LessOrEqual(t, x.again, x.due)
+		for r := 0; r <= x.rank; r++ {
+			require.NotEqual(t, slotIdle, p.slots[x.homes[r]].state, "its home is idle, and it waits")
+		}
+	}
+	var head *waiter
+	if p.late.first != nil {
+		head = p.late.first.w
+	}
+	if head != w.head {
+		w.head, w.passed = head, 0
+	}
+	if head != nil {
+		// Each slot passes it at most turns times; it may have stood in line behind others before.
+		require.LessOrEqual(t, w.passed, turns*len(p.slots), "overtaken without bound")
+	}
+}
+
+// S73: whatever happens, nothing is handed out twice, nobody is forgotten, nobody is overtaken without bound, and no
+// connection is idle while somebody is overdue.
+func TestPolicyAtRandom(t *testing.T) {
+	t.Parallel()
+	steps := 4000
+	if testing.Short() {
+		steps = 400
+	}
+	for _, c := range []struct {
+		slots, keep int
+		wait        time.Duration
+	}{
+		{1, 1, 3 * time.Millisecond},
+		{2, 2, 3 * time.Millisecond},
+		{4, 4, 3 * time.Millisecond},
+		{8, 8, 500 * time.Microsecond},
+		{4, 4, 0},
+		{1, 0, 3 * time.Millisecond},
+		{4, 2, 3 * time.Millisecond},
+		{70, 35, 3 * time.Millisecond},
+	} {
+		for seed := range uint64(10) {
+			t.Run(fmt.Sprintf("%d,%d,%s/%d", c.slots, c.keep, c.wait, seed), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, seed, c.slots, c.keep, c.wait)
+				for range steps {
+					w.step()
+				}
+				require.Positive(t, w.served)
+				// The end: everything is released, and everyone is served.
+				for range 100000 {
+					if len(w.waiting) == 0 {
+						break
+					}
+					w.release(true)
+					w.collect()
+					w.finishOpening(true)
+					w.collect()
+					w.check()
+					w.advance(int64(100 * time.Microsecond))
+				}
+				require.Empty(t, w.waiting, "not everyone was served")
+			})
+		}
+	}
+}
+
+// S73
+func TestPolicyClosedAtRandom(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		w := newWorld(t, seed, 4, 4, 3*time.Millisecond)
+		for range w.rnd.IntN(200) {
+			w.step()
+		}
+		for x := range w.waiting {
+			defer func() { require.ErrorIs(t, x.err, ErrClosed) }()
+		}
+		w.p.close()
+		w.collect()
+		w.check()
+		require.Empty(t, w.waiting)
+		for len(w.holder) > 0 {
+			w.release(true)
+			w.collect()
+			w.check()
+		}
+		for len(w.asked) > 0 {
+			w.finishOpening(false)
+		}
+		require.Zero(t, w.p.there+w.p.opening)
+		require.Empty(t, w.p.guests, "guests go with the connections")
+		x := newWaiter()
+		require.Negative(t, w.p.take(w.now, "a"))
+		w.p.join(w.now, x, "a")
+		require.ErrorIs(t, x.err, ErrClosed)
+	}
+}
+
+// filled returns a policy whose slots are all idle.
+func filled(slots int, wait time.Duration) *policy {
+	p := newPolicy(slots, slots, wait, 700*time.Microsecond)
+	for i := range slots {
+		p.reserveSlot(i)
+		p.opened(0, i)
+	}
+	return p
+}
+
+const ms = int64(time.Millisecond)
+
+// crowded returns such a policy with no room for more guests.
+func crowded(slots int, wait time.Duration) *policy {
+	p := filled(slots, wait)
+	for i := range slots {
+		for n := range guestRoom {
+			key := fmt.Sprint("guest", i, n)
+			p.receive(i, p.guests[key], key)
+		}
+	}
+	return p
+}
+
+// neighbours returns stores whose homes are the same.
+func neighbours(p *policy, n int) (keys []string) {
+	homes := p.homesOf("thor")
+	for i := 0; len(keys) < n; i++ {
+		if key := fmt.Sprint("n", i); p.homesOf(key) == homes {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// TestPolicyRules: the rules of choosing, one by one.
+func TestPolicyRules(t *testing.T) {
+	t.Parallel()
+	p := crowded(8, 3*time.Millisecond)
+	k := neighbours(p, 8)
+	homes := p.homesOf(k[0])
+	require.NotContains(t, homes, -1)
+
+	// The home, when it is idle.
+	require.Equal(t, homes[0], p.take(0, k[0]))
+	// Its home has only just become busy: wait.
+	require.Equal(t, -1, p.take(0, k[1]))
+	a := newWaiter()
+	p.join(0, a, k[1])
+	require.Equal(t, -1, a.slot)
+	require.True(t, p.release(ms/10, homes[0], true))
+	require.Equal(t, homes[0], a.slot)
+	// Its home has been busy for longer than a moment: the second.
+	b := newWaiter()
+	p.join(ms/5, b, k[2])
+	require.Equal(t, int64(ms/10+7*ms/10), b.again)
+	p.tick(b.again, b)
+	require.Equal(t, homes[1], b.slot)
+	// The home is held: the second is busy for a moment, so wait for that.
+	p.hold(ms, homes[0])
+	c := newWaiter()
+	p.join(ms, c, k[3])
+	require.Equal(t, -1, c.slot)
+	// And when that is held too, the third at once.
+	p.hold(ms, homes[1])
+	require.Equal(t, homes[2], c.slot)
+	// With all three of them held: any.
+	p.hold(ms, homes[2])
+	d := newWaiter()
+	p.join(ms, d, k[4])
+	require.GreaterOrEqual(t, d.slot, 0)
+	require.NotContains(t, homes, d.slot)
+	// One where the store is a guest, when its home is busy.
+	p.release(ms, d.slot, true)
+	require.Equal(t, d.slot, p.take(ms, k[4]))
+	require.Equal(t, uint64(2), p.stats.home)
+	require.Equal(t, uint64(1), p.stats.seen)
+	// Of no store: any.
+	require.GreaterOrEqual(t, p.take(ms, ""), 0)
+}
+
+// TestPolicyHot: a store that keeps its home busy itself does not wait for it.
+func TestPolicyHot(t *testing.T) {
+	t.Parallel()
+	p := crowded(4, 3*time.Millisecond)
+	for range 4 {
+		w := newWaiter()
+		if w.slot = p.take(0, "thor"); w.slot < 0 {
+			p.join(0, w, "thor")
+		}
+		require.GreaterOrEqual(t, w.slot, 0)
+	}
+	for i := range 4 {
+		require.True(t, p.release(ms, i, true))
+	}
+	for range 4 {
+		require.GreaterOrEqual(t, p.take(ms, "thor"), 0, "it is a guest everywhere now")
+	}
+}
+
+// TestPolicyWaitsNoLonger: somebody who is overdue takes what is idle.
+func TestPolicyWaitsNoLonger(t *testing.T) {
+	t.Parallel()
+	p := crowded(4, 3*time.Millisecond)
+	k := neighbours(p, 20)
+	home := p.take(0, k[0])
+	w := newWaiter()
+	p.join(0, w, k[1])
+	// It is handed to others of its own each time, for a moment only.
+	now := int64(0)
+	for n := 2; now < 3*ms; n++ {
+		require.Negative(t, w.slot)
+		now += ms / 2
+		first := newWaiter()
+		p.join(now, first, k[n])
+		first.arrival = 0 // as if it had come before
+		p.slots[home].own[0].remove(&w.inOwn[0])
+		p.slots[home].own[0].push(&w.inOwn[0])
+		p.release(now, home, true)
+		require.Equal(t, home, first.slot)
+	}
+	p.tick(now, w)
+	require.GreaterOrEqual(t, w.slot, 0, "three connections are idle")
+	require.NotEqual(t, home, w.slot)
+	require.Equal(t, uint64(1), p.stats.overdue)
+}
+
+// TestPolicyGuests: a slot serves few stores besides its own, the ones that it served last.
+func TestPolicyGuests(t *testing.T) {
+	t.Parallel()
+	p := crowded(2, 3*time.Millisecond)
+	for n := range 10000 {
+		key := fmt.Sprint("late", n)
+		p.receive(0, p.guests[key], key)
+		p.receive(0, p.guests["hot"], "hot")
+	}
+	require.Len(t, p.slots[0].guests, guestRoom)
+	require.True(t, p.guests["hot"].has(0))
+	require.True(t, p.guests["late9999"].has(0))
+	require.LessOrEqual(t, len(p.guests), 2*guestRoom)
+	for i := range 2 {
+		p.vacate(0, i)
+	}
+	require.Empty(t, p.guests)
+}
+
+// TestPolicyFew: with few stores every connection has soon seen them all, and nobody waits for a home.
+func TestPolicyFew(t *testing.T) {
+	t.Parallel()
+	p := filled(4, 3*time.Millisecond)
+	for i := range 4 {
+		for s := range 3 {
+			key := fmt.Sprint("s", s)
+			p.receive(i, p.guests[key], key)
+		}
+	}
+	for range 4 {
+		require.GreaterOrEqual(t, p.take(0, "s1"), 0)
+	}
+	require.Zero(t, p.stats.waited)
+}
+
+// TestPolicyHomesMoveLittle: homes are shared out evenly, and a slot that goes moves only its own stores.
+func TestPolicyHomesMoveLittle(t *testing.T) {
+	t.Parallel()
+	p := filled(8, 3*time.Millisecond)
+	before := map[string]int{}
+	share := make([]int, 8)
+	for s := range 8000 {
+		key := fmt.Sprint("store-", s)
+		before[key] = p.homesOf(key)[0]
+		share[before[key]]++
+	}
+	for i, n := range share {
+		require.InDelta(t, 1000, n, 150, "slot %d", i)
+	}
+	p.vacate(0, 3)
+	for key, home := range before {
+		if now := p.homesOf(key)[0]; home != 3 {
+			require.Equal(t, home, now)
+		} else {
+			require.NotEqual(t, 3, now)
+		}
+	}
+}
+
+// TestPolicyFull: a server without another place is a pool that is full, as long as there is a connection.
+func TestPolicyFull(t *testing.T) {
+	t.Parallel()
+	p := newPolicy(4, 4, 3*time.Millisecond, 700*time.Microsecond)
+	full := errors.New("too many clients")
+	a, b := newWaiter(), newWaiter()
+	p.join(0, a, "a")
+	p.join(0, b, "b")
+	require.Equal(t, []int{0, 1}, p.opens)
+	p.opened(0, 0)
+	require.Equal(t, 0, a.slot)
+	p.failed(0, 1, full)
+	require.NoError(t, b.err, "there is one to wait for")
+	p.opens = nil
+	require.True(t, p.release(ms, 0, true))
+	require.Equal(t, 0, b.slot)
+	// The server is not asked again at once.
+	c := newWaiter()
+	p.join(ms, c, "c")
+	require.Empty(t, p.opens)
+	for c.again > 0 && len(p.opens) == 0 {
+		p.tick(c.again, c)
+	}
+	require.Equal(t, []int{1}, p.opens, "but after a while")
+	// The only connection goes: now it is an error.
+	p.release(ms, 0, false)
+	require.NoError(t, c.err)
+	for _, i := range p.opens {
+		p.failed(ms, i, full)
+	}
+	require.ErrorIs(t, c.err, full)
+}
+
+func BenchmarkTake(b *testing.B) {
+	for _, slots := range []int{8, 64} {
+		b.Run(fmt.Sprint(slots), func(b *testing.B) {
+			p := filled(slots, 3*time.Millisecond)
+			keys := make([]string, 1024)
+			for i := range keys {
+				keys[i] = fmt.Sprint("tenant-number-", i)
+				p.release(0, p.take(0, keys[i]), true)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				p.release(0, p.take(0, keys[i%len(keys)]), true)
+			}
+		})
+	}
+}
