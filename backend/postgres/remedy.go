@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -144,6 +145,9 @@ func (s *session) fault(op string, err error) error {
 	case errors.As(err, &ours):
 		return err
 	case errors.As(err, &pe):
+		if pe.Code == codeReadOnly && s.c.unit.readOnly() {
+			return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", backend.ErrReadOnly, err)}
+		}
 		if s.c.be.deniedShared(s.c.unit.access, pe) {
 			return readOnlyFault(op, s.c.unit.rt.Store, err)
 		}

@@ -35,6 +35,9 @@ func (s *session) explain(op string, err error) error {
 			return s.fail(op, fmt.Errorf("on the shared handle name the tables to be written unqualified; ATTACH, DETACH and "+
 				"settings that reach other stores or the process are refused: %w", err))
 		case deniedInReadOnlyTx:
+			if s.frozen {
+				return s.fail(op, fmt.Errorf("%w: %w", backend.ErrReadOnly, err))
+			}
 			return s.fail(op, fmt.Errorf("%w: %w", errReadOnlyTx, err))
 		case deniedEverywhere:
 			return s.fail(op, fmt.Errorf("in a text of several statements say which database is meant: PRAGMA main.wal_checkpoint, "+

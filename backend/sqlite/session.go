@@ -28,6 +28,7 @@ type session struct {
 
 	tx       txState
 	readOnly bool // the transaction is
+	frozen   bool // the route is: nothing may be written
 	defined  bool // the transaction made or altered tables
 	ended    bool // a statement may have ended a transaction, and nobody has looked yet whether the store is still there
 }
@@ -101,7 +102,7 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 	if s.c != nil {
 		return nil
 	}
-	if write {
+	if write && !s.frozen {
 		if err := s.takeTurn(ctx, op); err != nil {
 			return err
 		}
@@ -120,6 +121,7 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 	s.c = c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.readOnly = s.frozen
 	if err := c.usable(op); err != nil {
 		return err
 	}
@@ -140,7 +142,7 @@ func (s *session) ready(ctx context.Context, op, query string) (*stmt, error) {
 	}
 	for {
 		st, err := s.compile(ctx, op, query)
-		if err != nil || st.effects&writes == 0 || s.turn || s.readOnly {
+		if err != nil || st.effects&writes == 0 || s.turn || s.readOnly || s.frozen {
 			return st, err
 		}
 		if err := st.done(); err != nil {
@@ -175,6 +177,8 @@ func (s *session) compile(ctx context.Context, op, query string) (*stmt, error) 
 		// The shared store, attached to itself for the sake of its name, is another snapshot: it would not show what
 		// the transaction wrote.
 		err = errors.New("within a transaction on the shared handle, name tables without public")
+	case st.effects&writes != 0 && s.frozen && st.driver != nil:
+		err = backend.ErrReadOnly
 	case st.effects&writes != 0 && s.readOnly && st.driver != nil:
 		err = errReadOnlyTx
 	}
