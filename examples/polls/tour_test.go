@@ -73,7 +73,7 @@ func TestTourIsTrue(t *testing.T) {
 		}
 	}
 	text := strings.ReplaceAll(script.String(), "8000", port)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", text)
 	cmd.Dir = dir
