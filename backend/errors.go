@@ -29,6 +29,8 @@ var (
 	ErrClosed = errors.New("backend is closed")
 	// ErrInvalidURL: the URL given to [Open] has an unknown scheme, a wrong option or a wrong value.
 	ErrInvalidURL = errors.New("invalid backend URL")
+	// ErrReadOnly: the route is read-only (see [Route]), and the statement would have changed the store.
+	ErrReadOnly = errors.New("store is read-only")
 	// ErrReadOnlyShared: a statement run inside a tenant tried to change the shared store, or to get around that rule.
 	// Write shared tables through [Backend.Shared].
 	ErrReadOnlyShared = errors.New("shared tables are read-only inside a tenant")

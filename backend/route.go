@@ -7,9 +7,14 @@ import "context"
 // Owner is the identity stamped into the store when it was made (for tenancy, the tenant's ID, which is never reused).
 // A route whose owner is not the store's gets [ErrStoreMissing]: a context that outlived its tenant never reaches the
 // new tenant that was given the same name. An empty Owner skips that check. Routes are comparable.
+//
+// ReadOnly makes the database refuse what would change the store, with [ErrReadOnly]: on routed handles, and on bound ones
+// when the route that they are bound to or the context's has it. A unit of work keeps what it began with. It is for a
+// store that is to stay as it is for a while, not against SQL that means to get around it.
 type Route struct {
-	Store Store
-	Owner string
+	Store    Store
+	Owner    string
+	ReadOnly bool
 }
 
 // IsZero reports whether r names no store.

@@ -136,4 +136,4 @@ func checkEntry(ctx context.Context, t *Tenant, p Policy) (within bool, err erro
 type operated struct{ t *Tenant }
 
 // Route implements [backend.Router].
-func (o *operated) Route() backend.Route { return o.t.Route() }
+func (o *operated) Route() backend.Route { return o.t.latest().route() }

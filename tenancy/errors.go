@@ -38,8 +38,8 @@ var (
 	ErrChanged = errors.New("the tenant was changed meanwhile")
 	// ErrDomainPending: the domain was not approved yet; see [*DomainPendingError].
 	ErrDomainPending = errors.New("domain is not approved yet")
-	// ErrReadOnly: the tenant is read-only, and the call would have changed its store.
-	ErrReadOnly = errors.New("tenant is read-only")
+	// ErrReadOnly: the tenant is read-only, and the call would have changed its store. It is [backend.ErrReadOnly].
+	ErrReadOnly = backend.ErrReadOnly
 	// ErrClosed: the App was closed.
 	ErrClosed = errors.New("tenancy: the App was closed")
 	// ErrNoTenant: the context is in no tenant. It is [backend.ErrNoTenant].

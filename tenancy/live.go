@@ -29,9 +29,9 @@ func (l *live) learn(t *Tenant) *Tenant {
 	}
 	l.cur.Store(t)
 	switch over := l.era.Load().Err() != nil; {
-	case t.Status != Active && !over:
+	case !t.Status.Served() && !over:
 		l.era.Load().end(&NotActiveError{Slug: t.Slug, Status: t.Status, Reason: t.Reason})
-	case t.Status == Active && over:
+	case t.Status.Served() && over:
 		l.era.Store(newEra())
 	}
 	return t

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 func TestReservedSlugs(t *testing.T) {
@@ -58,8 +60,13 @@ func TestHistory(t *testing.T) {
 		}
 		const odin = "odin@asgard.example"
 		require.Equal(t, []line{
-			{EventPurged, odin, "donar"}, {EventPurging, odin, ""}, {EventDeleted, odin, ""}, {EventSuspended, "", "unpaid"},
-			{EventRenamed, "loki", "thor → donar"}, {EventCreated, odin, ""}, {EventClaimed, odin, "thor"},
+			{EventPurged, odin, "donar"},
+			{EventPurging, odin, ""},
+			{EventDeleted, odin, ""},
+			{EventSuspended, "", "unpaid"},
+			{EventRenamed, "loki", "thor → donar"},
+			{EventCreated, odin, ""},
+			{EventClaimed, odin, "thor"},
 		}, lines)
 		history, err = a.History(t.Context(), thor.ID, 2)
 		require.NoError(t, err)
@@ -197,6 +204,73 @@ func TestDomainsNeedApproval(t *testing.T) {
 		_, err = a.Delete(t.Context(), loki.ID)
 		require.NoError(t, err)
 		require.NoError(t, a.Purge(t.Context(), loki.ID))
+		requireHealthy(t, a)
+	})
+}
+
+// A read-only tenant is read, and not written to: the database says so, not the text.
+func TestReadOnlyTenant(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		ctx, _, leave, err := a.Enter(t.Context(), thor, Policy{})
+		require.NoError(t, err)
+		defer leave()
+		ask(t, a, ctx, "Hammer?")
+		frozen, err := a.SetReadOnly(t.Context(), thor.ID, "being moved")
+		require.NoError(t, err)
+		require.Equal(t, ReadOnly, frozen.Status)
+		require.NoError(t, ctx.Err(), "it is served")
+
+		require.Equal(t, []string{"Hammer?"}, questions(t, a, ctx))
+		write := "INSERT INTO polls (question) VALUES ('Why?')"
+		pinned := p.be.DBFor(thor.Route())
+		defer pinned.Close()
+		conn, err := a.DB().Conn(ctx)
+		require.NoError(t, err)
+		defer conn.Close()
+		for name, try := range map[string]func() error{
+			"statement": func() error { _, err := a.DB().ExecContext(ctx, write); return err },
+			"returning": func() error {
+				var q string
+				return a.DB().QueryRowContext(ctx, write+" RETURNING question").Scan(&q)
+			},
+			"several": func() error { _, err := a.DB().ExecContext(ctx, "SELECT 1; "+write); return err },
+			"DDL":     func() error { _, err := a.DB().ExecContext(ctx, "CREATE TABLE more (n INTEGER)"); return err },
+			"index":   func() error { _, err := a.DB().ExecContext(ctx, "CREATE INDEX more ON polls (question)"); return err },
+			"pinned":  func() error { _, err := pinned.ExecContext(ctx, write); return err },
+			"conn":    func() error { _, err := conn.ExecContext(ctx, write); return err },
+			"transaction": func() error {
+				tx, err := a.DB().BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = tx.Rollback() }()
+				_, err = tx.ExecContext(ctx, write)
+				return err
+			},
+			"again after an error": func() error { _, err := a.DB().ExecContext(ctx, write); return err },
+		} {
+			require.ErrorIs(t, try(), ErrReadOnly, name)
+		}
+		if p.be.Dialect() == backend.Postgres {
+			for _, text := range []string{
+				"CREATE INDEX CONCURRENTLY more ON polls (question)", "SET transaction_read_only = off; " + write,
+			} {
+				_, err := a.DB().ExecContext(ctx, text)
+				require.Error(t, err, text)
+			}
+		}
+		require.Equal(t, []string{"Hammer?"}, questions(t, a, ctx))
+		require.NoError(t, a.Run(t.Context(), thor, Policy{Operator: true}, func(ctx context.Context, _ *Tenant) error {
+			ask(t, a, ctx, "An operator's?")
+			return nil
+		}))
+		require.NoError(t, conn.Close())
+		_, err = a.Activate(t.Context(), thor.ID)
+		require.NoError(t, err)
+		ask(t, a, ctx, "And now?")
+		require.Equal(t, []string{"An operator's?", "And now?", "Hammer?"}, questions(t, a, ctx))
 		requireHealthy(t, a)
 	})
 }

@@ -86,7 +86,7 @@ var renameSteps = []step{{name: "move", do: moveStore, commit: func(ctx context.
 
 // moveStore gives the store its new name. The registry has the old one until that is done, and so it can be undone.
 func moveStore(ctx context.Context, r *run) error {
-	from, to := r.t.Store, backend.Store{}
+	from := r.t.Store
 	to, err := backend.ParseStore(r.op.args.Store)
 	if err != nil {
 		return err

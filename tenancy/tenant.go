@@ -97,10 +97,12 @@ func (t *Tenant) Route() backend.Route {
 	if t == nil {
 		return backend.Route{}
 	}
-	return t.latest().route()
+	rt := t.latest().route()
+	rt.ReadOnly = t.latest().Status == ReadOnly
+	return rt
 }
 
-// route is where this copy of the tenant says that its store is.
+// route is where this copy of the tenant says that its store is, for work that is not the tenant's own.
 func (t *Tenant) route() backend.Route {
 	return backend.Route{Store: t.Store, Owner: string(t.ID)}
 }

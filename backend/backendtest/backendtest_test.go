@@ -87,6 +87,7 @@ var faultsFor = map[string][]fault{
 	"S80/the tenant set changes nothing shared":                                       {sharedWritable},
 	"transaction/nesting is refused":                                                  {nestedBegin},
 	"transaction/read only":                                                           {readOnlyIgnored},
+	"S76/the same text over columns of other types":                                   {preparedSticks, stickyRoute},
 	"transaction/the isolation level is honoured":                                     {isolationFixed},
 	"transaction/waiting ends with the context":                                       {contextIgnored},
 	"store/create makes an empty one":                                                 {unstamped, listsAll},

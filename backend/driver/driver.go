@@ -86,10 +86,12 @@ func (b Binding) Route(ctx context.Context, unit Unit) (backend.Route, error) {
 		if named && !permits(b.Fixed, rt) {
 			return backend.Route{}, &backend.Error{Op: "use bound handle of", Store: b.Fixed.Store, Err: backend.ErrTenantMismatch}
 		}
-		return b.Fixed, nil
+		fixed := b.Fixed
+		fixed.ReadOnly = fixed.ReadOnly || named && rt.ReadOnly
+		return fixed, nil
 	case unit.Route.IsZero() && named:
 		return rt, nil
-	case named && rt != unit.Route:
+	case named && !same(unit.Route, rt):
 		return backend.Route{}, &backend.Error{Op: "use", Store: unit.Route.Store, Err: backend.ErrTenantMismatch}
 	case !named && !unit.InTx:
 		// A transaction carries its tenant, so tx.Exec (which has no context) is unambiguous. A held connection does
@@ -97,6 +99,13 @@ func (b Binding) Route(ctx context.Context, unit Unit) (backend.Route, error) {
 		return backend.Route{}, &backend.Error{Op: "route", Err: backend.ErrNoTenant}
 	}
 	return unit.Route, nil
+}
+
+// same reports whether a context that names rt may go on with a unit of work of that route: the same store, or one that
+// was renamed in between, whose owner is the same. The unit stays with the route that it began with, which fails by
+// itself when its store is elsewhere.
+func same(unit, rt backend.Route) bool {
+	return unit.Owner == rt.Owner && (unit.Store == rt.Store || unit.Owner != "")
 }
 
 // permits reports whether a context that names rt may use a handle bound to fixed. An owner that either leaves open

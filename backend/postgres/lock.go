@@ -88,7 +88,7 @@ func lockKey(key string) int64 {
 // holders can never use up the connections that they need for their work. Callers of this process are served in order of
 // arrival; other processes ask again every few milliseconds. See [backend.Locker].
 func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err error) {
-	fault := func(err error) error { return &backend.Error{Op: "lock " + key, Err: err} }
+	fault := func(err error) error { return lockFault(key, err) }
 	if be.closed.Load() {
 		return nil, fault(backend.ErrClosed)
 	}
@@ -143,7 +143,7 @@ const (
 )
 
 // proofSpace is the first half of the locks that prove that another is held.
-const proofSpace = "1953394287"
+const proofSpace = "1953394288"
 
 // acquire opens the transaction that is to hold the lock, and asks for it again and again. It does not wait in the
 // server's queue: whoever waits there has a snapshot for as long, and CREATE INDEX CONCURRENTLY waits for all of those to
@@ -204,7 +204,10 @@ func (l *lock) Check(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fault := func(err error) error {
-		return &backend.Error{Op: "lock " + l.key, Err: errors.Join(backend.ErrLockLost, err)}
+		if err == nil {
+			return lockFault(l.key, backend.ErrLockLost)
+		}
+		return lockFault(l.key, fmt.Errorf("%w: %w", backend.ErrLockLost, err))
 	}
 	if l.unlocked {
 		return fault(errors.New("it was given up"))
@@ -216,7 +219,7 @@ func (l *lock) Check(ctx context.Context) error {
 	if err := l.c.PgConn().Exec(ctx, "select").Close(); err != nil {
 		if ctx.Err() != nil {
 			// Nobody knows; and the connection does not survive a context that ends.
-			return &backend.Error{Op: "lock " + l.key, Err: ctx.Err()}
+			return lockFault(l.key, ctx.Err())
 		}
 		return fault(err)
 	}
@@ -239,6 +242,10 @@ func (l *lock) Unlock() {
 		l.be.locks.keep(l.c)
 	}
 	l.leave()
+}
+
+func lockFault(key string, err error) error {
+	return &backend.Error{Op: "lock", Err: fmt.Errorf("%q: %w", key, err)}
 }
 
 // connect opens a connection outside the pool.

@@ -65,7 +65,8 @@ func TestLockLost(t *testing.T) {
 				t.Helper()
 				var n int
 				require.NoError(t, admin.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_locks
-					WHERE locktype = 'advisory' AND classid = 1953394287 AND granted`).Scan(&n))
+					WHERE locktype = 'advisory' AND classid = 1953394288 AND granted
+					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&n))
 				require.Equal(t, 1, n, "the connection that holds the lock")
 			}
 
@@ -137,4 +138,28 @@ func TestLockBesideConcurrently(t *testing.T) {
 	require.NoError(t, err)
 	held.Unlock()
 	assert.NoError(t, <-got)
+}
+
+// S81: nor does who waits for a store that is in use, to drop it, keep an index of another store from being made.
+func TestDropBesideConcurrently(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be := open(t, databaseURL, nil)
+	rt, a := tenant(t, be, "a")
+	other, _ := tenant(t, be, "b")
+	tx, err := be.DB().BeginTx(a, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(a, `INSERT INTO notes (mark) VALUES ('m')`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dropped := make(chan error, 1)
+	go func() { dropped <- be.Drop(ctx, rt) }()
+	require.NoError(t, waiting(t.Context(), databaseURL, 1))
+	db := be.Maintenance(other)
+	defer func() { _ = db.Close() }()
+	_, err = db.ExecContext(ctx, `CREATE INDEX CONCURRENTLY ON notes (mark)`)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	require.NoError(t, <-dropped)
 }

@@ -55,7 +55,8 @@ func mine(xmin string) string {
 // lookSQL returns the statements that fail (codeOutside) when the transaction did something outside of the store.
 func lookSQL(s backend.Store) string {
 	const refuse = "raise exception using errcode='" + codeOutside + "',message="
-	return "set local search_path=pg_catalog,pg_temp;do $look$ declare top xid8:=pg_catalog.pg_current_xact_id_if_assigned(); " +
+	// Deferred triggers have their turn first: they do what they do in this transaction.
+	return "set constraints all immediate;set local search_path=pg_catalog,pg_temp;do $look$ declare top xid8:=pg_catalog.pg_current_xact_id_if_assigned(); " +
 		"n oid:=" + literal(quote(s.String())) + "::pg_catalog.regnamespace; o record; begin " +
 		"if top is null then return; end if; " +
 		"for o in " + lockedOutside + " and l.relation::pg_catalog.text<>all(pg_catalog.string_to_array(pg_catalog.current_setting('tenement.written',true),',')) order by c.relkind desc loop " + // tables ahead of their sequences
@@ -88,12 +89,12 @@ func outside(err error) bool {
 // commit, and a statement outside of one gets one.
 type watchedSession struct {
 	*session
-	inTx bool
+	watching bool // a transaction of its own or the caller's is open
 }
 
 // plain reports whether a statement is run as it is: it belongs to a transaction already, or is itself a BEGIN or COMMIT.
 func (w *watchedSession) plain(query string) bool {
-	return w.inTx || !w.c.idle() || classify(query)&control != 0
+	return w.watching || w.inTx || !w.c.idle() || classify(query)&control != 0
 }
 
 // watch returns the session that looks, where that is needed.
@@ -150,14 +151,17 @@ func noTransaction(err error) bool {
 
 func (w *watchedSession) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
 	tx, err := w.session.BeginTx(ctx, opts)
+	if err != nil || opts.ReadOnly {
+		return tx, err
+	}
+	if err = w.open(ctx); err == nil {
+		err = w.c.texts(ctx, beforeSQL(w.c.unit.rt.Store, false), nil)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if _, err := w.session.ExecContext(ctx, beforeSQL(w.c.unit.rt.Store, false), nil); err != nil {
 		_ = tx.Rollback()
-		return nil, err
+		return nil, w.fault("begin", err)
 	}
-	w.inTx = true
+	w.watching = true
 	return &watchedTx{Tx: tx, w: w, ctx: ctx}, nil
 }
 
@@ -168,20 +172,20 @@ type watchedTx struct {
 }
 
 func (t *watchedTx) Commit() error {
-	t.w.inTx = false
-	store := t.w.c.unit.rt.Store
-	if _, err := t.w.session.ExecContext(t.ctx, lookSQL(store), nil); err != nil {
+	w := t.w
+	w.watching = false
+	if err := w.c.texts(t.ctx, lookSQL(w.c.unit.rt.Store), nil); err != nil {
 		_ = t.Tx.Rollback()
 		if outside(err) {
-			return readOnlyFault("commit", store, err)
+			return readOnlyFault("commit", w.c.unit.rt.Store, err)
 		}
-		return err
+		return w.fault("commit", err)
 	}
 	return t.Tx.Commit()
 }
 
 func (t *watchedTx) Rollback() error {
-	t.w.inTx = false
+	t.w.watching = false
 	return t.Tx.Rollback()
 }
 

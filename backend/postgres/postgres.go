@@ -1,57 +1,3 @@
-// Package postgres keeps each tenant's store in a schema of one Postgres database.
-//
-// Importing it registers the URL schemes "postgres" and "postgresql" with [backend.Open]:
-//
-//	import _ "github.com/tenement-go/tenement/backend/postgres"
-//
-//	be, err := backend.Open(ctx, "postgres://app@db.example.com/app?pool_max_conns=16")
-//
-// # Connection strings
-//
-// URLs and keyword DSNs are taken as [pgxpool.ParseConfig] takes them, with all its options (pool_max_conns,
-// default_query_exec_mode, …), and these of our own:
-//
-//   - tenant_role: auto (the default), off, each, or the name of a role. See [Config.TenantRole].
-//   - max_tenants_per_conn: a number of stores. See [Config.MaxTenantsPerConn].
-//   - tenant_statements: a number of prepared statements. See [Config.TenantStatements].
-//
-// # How a statement finds its store
-//
-// Each unit of work, a statement outside a transaction or a transaction, tells the server itself which schema it works
-// in: a prefix that travels ahead of it in the same message batch checks that the schema exists (and is the owner's) and
-// sets search_path for this transaction only. That costs no extra round trip, relies on nothing that a pooled connection
-// was used for before, and leaves nothing to be reset. It is what makes transaction-mode PgBouncer work.
-//
-// # Whose rights tenants' work has
-//
-// By default one role without a log-in, "tenants:DATABASE", does all that is done for tenants: requests, [Backend.Maintenance]
-// handles, the SQL of scripts. It owns what is in the tenants' schemas, but not the schemas, and may read the tables in
-// public and refer to them, also those that are made later by the same log-in. So the server keeps tenants' requests and
-// migrations from changing what is shared ([backend.ErrReadOnlyShared]), and lets them do in their own store what they
-// like. For an application that means:
-//
-//   - current_user is the role, session_user the log-in.
-//   - Sequences in public are not for tenants. What tenants are to write there they write through a SECURITY DEFINER function.
-//   - Temporary tables need the TEMP privilege on the database, which PUBLIC has unless it was revoked.
-//   - Stores made before, by hand or by pg_restore, are refused until [Backend.EnsureRoles] has given them to the role.
-//   - The log-in makes the role, so it needs CREATEROLE once; or a superuser makes it (CREATE ROLE … NOLOGIN; GRANT … TO
-//     the log-in). Its attribute is to be INHERIT. Where it cannot be had, roles are off, with a warning.
-//
-// A direct connection takes the role once, when it is made, and the prefix only verifies it; behind a pooler, and on a
-// pool that was lent, the prefix sets it.
-//
-// The role stops mistakes and injected identifiers. It does not stop SQL that sets out to assume the log-in's rights (SET
-// ROLE, RESET ROLE, set_config('role', …)): the log-in may become the role, and back. What a unit of work does to its role
-// ends with it. It does not keep tenants from each other's schemas either, if they are named: for that there is
-// tenant_role=each. [Config.TenantRole] has the choices.
-//
-// # What a connection may carry on
-//
-// A connection on which a statement made or changed something that outlives its transaction (SET, LISTEN, PREPARE, CREATE
-// TEMP TABLE, …) is closed rather than used again; it is recognised by its text. What a function or a DO block does inside
-// is not seen: a temporary table that one makes stays on the connection for later units of work, of other tenants too. It
-// never takes the place of a table (pg_temp comes last in search_path), but its name answers where there is no other. Let
-// functions make their temporary tables ON COMMIT DROP, and change settings with set_config(…, true).
 package postgres
 
 import (
@@ -112,6 +58,7 @@ type Backend struct {
 		oid map[backend.Route]uint32
 	}
 	locks locks
+	code  code // in the database; see leftover.go
 	roles roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
@@ -180,7 +127,7 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}
 	be.identities.oid = make(map[backend.Route]uint32)
-	be.native = PGX{be: be, access: driver.AccessTenant}
+	be.native = PGX{be: be, binding: bound(backend.Route{})}
 	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
 	be.shared = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessShared)
 	return be, nil
@@ -191,6 +138,12 @@ func (be *Backend) start(ctx context.Context) (*Backend, error) {
 	err := be.check(ctx)
 	if err == nil {
 		err = be.prepareRoles(ctx)
+	}
+	if err == nil {
+		err = be.lend(ctx, "open", backend.Route{}, func(c *conn) error {
+			c.askCode(ctx)
+			return nil
+		})
 	}
 	if err != nil {
 		_ = be.Close()
@@ -292,7 +245,7 @@ func (be *Backend) PGX() *PGX { return &be.native }
 
 // PGXFor returns a handle that speaks pgx and is bound to rt, as [Backend.DBFor]. It needs no closing.
 func (be *Backend) PGXFor(rt backend.Route) *PGX {
-	return &PGX{be: be, fixed: rt, access: driver.AccessTenant}
+	return &PGX{be: be, binding: bound(rt)}
 }
 
 // Close closes the handles, and the pool when it is the backend's own. See [backend.Backend].

@@ -1,13 +1,11 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenement-go/tenement/backend"
@@ -133,6 +131,25 @@ func prefixOf(role roleKind, kind prefixKind) string {
 	return sql
 }
 
+// sqlReadOnly is a column that makes the transaction read-only. Once a query has run, as the prefix has, it cannot be made
+// read-write again (check_transaction_read_only, variable.c). Few routes are read-only, so the prefix that has it is not
+// prepared. Its last argument is true in words that prefixText does not replace.
+const sqlReadOnly = ",pg_catalog.set_config('transaction_read_only','on',not false)"
+
+// codeReadOnly is what the server says to a statement that would write in such a transaction.
+const codeReadOnly = "25006"
+
+func (u *unit) readOnly() bool { return u.rt.ReadOnly && u.access == driver.AccessTenant }
+
+// sql is the text of the unit's prefix.
+func (u *unit) sql() string {
+	sql := prefixSQL[u.role][u.kind]
+	if u.readOnly() {
+		sql += sqlReadOnly
+	}
+	return sql
+}
+
 // prefixNames are the names under which a connection keeps the prefix prepared. The name says what the text is, so
 // that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
 var prefixNames = [roleKinds][prefixKinds]string{
@@ -247,6 +264,7 @@ func (c *conn) params() [][]byte {
 // its own: its row is simply the first.
 func (c *conn) queuePrefix(named bool) {
 	u := &c.unit
+	named = named && !u.readOnly()
 	name := ""
 	if named {
 		name = prefixNames[u.role][u.kind]
@@ -255,7 +273,7 @@ func (c *conn) queuePrefix(named bool) {
 		if named && state == doubtful {
 			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
 		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: prefixSQL[u.role][u.kind]})
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: u.sql()})
 		if named {
 			c.prefixes[u.role][u.kind] = doubtful
 		}
@@ -271,7 +289,7 @@ var executeOne = pgproto3.Execute{MaxRows: 1}
 // prefixDone notes that the server executed a prefix queued before, and learns from its row.
 func (c *conn) prefixDone(named bool, row [][]byte) {
 	u := &c.unit
-	if named {
+	if named && !u.readOnly() {
 		c.prefixes[u.role][u.kind] = isPrepared
 	}
 	if (u.kind == prefixStamp || u.kind == prefixAnyStamp) && len(row) > stampColumn {
@@ -312,7 +330,7 @@ func claimSQL(s backend.Store) string {
 // the text of set_config's third argument.
 func (c *conn) prefixText(local string) string {
 	u := &c.unit
-	sql := prefixSQL[u.role][u.kind]
+	sql := u.sql()
 	params := c.params()
 	var b strings.Builder
 	b.Grow(len(sql) + 128)
@@ -348,13 +366,4 @@ func literal(s string) string {
 	var b strings.Builder
 	writeLiteral(&b, s)
 	return b.String()
-}
-
-// refusedByPrefix reports whether err, known to come from the prefix, says that there is no such store for the route.
-func refusedByPrefix(err error) bool {
-	var pe *pgconn.PgError
-	if !errors.As(err, &pe) {
-		return false
-	}
-	return pe.Code == codeNoSchema || pe.Code == codeNoStore
 }

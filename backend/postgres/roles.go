@@ -142,7 +142,3 @@ func (c *conn) roleFault(pe *pgconn.PgError) error {
 	}
 	return &backend.Error{Op: "use", Store: u.rt.Store, Err: fmt.Errorf("%s: %w", says, pe)}
 }
-
-// lostRole reports whether the prefix found that the connection has not the role that it was made with: somebody who
-// uses it besides us, or a statement, has reset it. From then on the prefix sets it.
-func lostRole(pe *pgconn.PgError) bool { return pe.Code == codeNotRole }

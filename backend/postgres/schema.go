@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // A schema is a store when its comment begins with the stamp. The comment goes with the schema through dumps, restores
@@ -224,21 +225,30 @@ func upkeepFault(err error) error {
 
 // withConn lends f a connection for messages that no prefix is needed for.
 func (be *Backend) withConn(ctx context.Context, op string, rt backend.Route, f func(*pgx.Conn) error) error {
-	if be.closed.Load() {
-		return &backend.Error{Op: op, Store: rt.Store, Err: backend.ErrClosed}
-	}
-	res, err := be.pool.Acquire(ctx)
-	if err != nil {
-		if be.closed.Load() {
-			err = backend.ErrClosed
+	return be.lend(ctx, op, rt, func(c *conn) error {
+		if c.dirty {
+			if err := c.texts(ctx, ";", nil); err != nil { // which has it cleaned
+				return err
+			}
 		}
-		return &backend.Error{Op: op, Store: rt.Store, Err: err}
+		return f(c.pg)
+	})
+}
+
+// lend lends f a connection.
+func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func(*conn) error) error {
+	c, err := be.take(ctx, backend.Route{}, driver.AccessShared)
+	if err == nil {
+		c.newSession()
+		defer c.release()
+		err = f(c)
 	}
-	defer res.Release()
-	err = f(res.Conn())
 	var wrapped *backend.Error
-	if err != nil && !errors.As(err, &wrapped) {
-		err = &backend.Error{Op: op, Store: rt.Store, Err: err}
+	switch {
+	case errors.As(err, &wrapped) && wrapped.Op == "connect":
+		return &backend.Error{Op: op, Store: rt.Store, Err: wrapped.Err}
+	case err != nil && wrapped == nil:
+		return &backend.Error{Op: op, Store: rt.Store, Err: err}
 	}
 	return err
 }
@@ -294,7 +304,7 @@ func (be *Backend) Stores(ctx context.Context) iter.Seq2[backend.StoreInfo, erro
 		for {
 			var page []backend.StoreInfo
 			n := 0
-			err := be.withConn(ctx, "list stores", backend.Route{}, func(c *pgx.Conn) error {
+			err := be.withConn(ctx, "list", backend.Route{}, func(c *pgx.Conn) error {
 				// By bytes, as Go compares names, and not as the database's collation does.
 				rows, _ := c.Query(ctx, statSQL+`where n.nspname::text collate "C">$1 `+
 					`and pg_catalog.obj_description(n.oid,'pg_namespace') like '`+stampText+`%' `+

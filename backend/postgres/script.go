@@ -7,13 +7,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 const (
@@ -36,18 +36,14 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
-	for next := 0; next < len(scripts); {
-		err := be.withConn(ctx, "run scripts", backend.Route{}, func(c *pgx.Conn) error {
-			next = be.runOn(ctx, c, scripts, next, opt, faults)
-			return nil
-		})
-		if err != nil {
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
+	for r.next < len(scripts) {
+		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
 			if errors.As(err, &wrapped) {
 				err = wrapped.Err
 			}
-			failFrom(scripts, faults, next, err)
-			break
+			r.failRest(err)
 		}
 	}
 	for i, s := range scripts {
@@ -55,100 +51,123 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
+	if r.shared != nil && r.shared.code {
+		be.code.asked.Store(0)
+	}
 	return faults
 }
 
-func failFrom(scripts []backend.Script, faults []error, from int, err error) {
-	for i := from; i < len(scripts); i++ {
-		faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: err}
+// scriptRun is one call of RunScripts.
+type scriptRun struct {
+	be      *Backend
+	scripts []backend.Script
+	opt     backend.ScriptOptions
+	faults  []error
+	next    int // what is before it is done with
+	again   int // the script whose store was looked for a second time
+
+	shared *names // nil: not asked for yet
+
+	c       *conn // that it is on
+	refused map[backend.Route]bool
+}
+
+func (r *scriptRun) fail(i int, err error) {
+	r.faults[i] = &backend.Error{Op: "run script in", Store: r.scripts[i].Route.Store, Err: err}
+}
+
+// failRest ends the run.
+func (r *scriptRun) failRest(err error) {
+	for ; r.next < len(r.scripts); r.next++ {
+		r.fail(r.next, err)
 	}
 }
 
-// runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
-// more. It returns which is the next.
-func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
-	refused, err := be.identifyAll(ctx, c, scripts[next:])
-	if err != nil {
-		failFrom(scripts, faults, next, err)
-		return len(scripts)
-	}
-	again := -1 // the script whose store was looked for a second time
-	for next < len(scripts) {
-		if err := ctx.Err(); err != nil {
-			failFrom(scripts, faults, next, err)
-			return len(scripts)
+// on runs scripts on one connection, until none is left or the connection must not be used any more. It returns what
+// keeps the rest from being run at all.
+func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
+	r.c = c
+	if r.shared == nil {
+		if r.shared, err = c.sharedNames(ctx); err != nil {
+			return err
 		}
-		end, size, changed := next, 0, false
-		if err := refuseScript(&scripts[next], refused); err != nil {
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: err}
-			next++
+	}
+	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
+		return err
+	}
+	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.refuse(&r.scripts[r.next]); err != nil {
+			r.fail(r.next, err)
+			r.next++
 			continue
 		}
-		for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
-			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
-			// than its transaction would change them for those after it.
-			t := classify(scripts[end].SQL)
-			lone := t&(control|sticky) != 0 || refused[scripts[end].Route]
-			if lone && end > next { // one that is refused, too
-				break
-			}
-			size += len(scripts[end].SQL)
-			end++
-			if lone {
-				changed = t&sticky != 0
-				break
-			}
-		}
-		done, ours, err := be.runMessage(ctx, c, scripts[next:end], opt)
-		next += done
+		done, ours, err := c.runMessage(ctx, r.scripts[r.next:r.pick()], r.opt, r.shared)
+		r.next += done
 		if err != nil {
-			// The script at next failed, and its transaction with it.
-			var pe *pgconn.PgError
-			if c.IsClosed() || !errors.As(err, &pe) {
-				unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err)
-				if pgconn.SafeToRetry(err) {
-					unknown = err
-				}
-				faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: unknown}
-				failFrom(scripts, faults, next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
-				closeConn(c)
-				return len(scripts)
-			}
-			failed := next
-			next++
-			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			err := c.PgConn().Exec(rctx, "rollback").Close()
-			cancel()
-			if s := scripts[failed]; ours && pe.Code == codeNoStore && failed != again && err == nil {
-				// Not the schema that was remembered as this owner's. Another one may be by now.
-				be.forget(s.Route)
-				if _, err := be.identifyAll(ctx, c, scripts[failed:next]); err == nil {
-					if _, known := be.identity(s.Route); known {
-						next, again = failed, failed
-						continue
-					}
-				}
-			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: be.scriptFault(pe, ours)}
-			if err != nil {
-				closeConn(c)
-				return next
-			}
-		}
-		if changed {
-			closeConn(c)
-			return next
+			r.failed(ctx, ours, err)
 		}
 	}
-	return next
+	return nil
 }
 
-// refuseScript returns why a script must not be sent, or nil.
-func refuseScript(s *backend.Script, refused map[backend.Route]bool) error {
+// pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
+// and one that changes settings for longer than its transaction would change them for those after it: such a one goes alone.
+func (r *scriptRun) pick() (end int) {
+	size := 0
+	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
+		s := &r.scripts[end]
+		t := r.shared.look(s.SQL).traits
+		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
+			return end
+		}
+		size += len(s.SQL)
+		if alone {
+			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
+			return end + 1
+		}
+	}
+	return end
+}
+
+// failed deals with the failure of the script that is next, and of its transaction with it.
+func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
+	var pe *pgconn.PgError
+	if r.c.pc.IsClosed() || !errors.As(cause, &pe) {
+		unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, cause)
+		if pgconn.SafeToRetry(cause) {
+			unknown = cause
+		}
+		r.fail(r.next, unknown)
+		r.next++
+		r.failRest(fmt.Errorf("not run, the connection was lost before: %w", cause))
+		r.c.close()
+		return
+	}
+	if r.c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && r.again != r.next {
+		// Not the schema that was remembered as this owner's. Another one may be by now.
+		rt := r.scripts[r.next].Route
+		r.again = r.next
+		r.be.forget(rt)
+		if _, err := r.be.identifyAll(ctx, r.c.pg, r.scripts[r.next:r.next+1]); err == nil {
+			if _, known := r.be.identity(rt); known {
+				return
+			}
+		}
+	}
+	r.fail(r.next, r.be.scriptFault(pe, ours))
+	r.next++
+}
+
+// refuse returns why a script must not be sent, or nil.
+func (r *scriptRun) refuse(s *backend.Script) error {
 	switch {
-	case classify(s.SQL)&ends != 0:
+	case r.shared.look(s.SQL).traits&ends != 0:
 		return errScriptEnds
-	case refused[s.Route]:
+	case r.refused[s.Route]:
 		return errNotOurs
 	}
 	return nil
@@ -206,38 +225,30 @@ func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backe
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
 // was a statement of ours, ahead of the script's own text, that failed.
-func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backend.Script, opt backend.ScriptOptions) (done int, ours bool, err error) {
+func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, shared *names) (done int, ours bool, err error) {
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i], preambles[i] = be.writeScript(ctx, &b, &scripts[i], opt)
+		starts[i], preambles[i] = c.be.writeScript(ctx, &b, &scripts[i], opt, shared)
 	}
 	message := b.String()
-	mrr := c.PgConn().Exec(ctx, message)
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
-	var results, since, commits int
-	for mrr.NextResult() {
-		results++
-		tag, err := mrr.ResultReader().Close()
-		if err != nil {
-			continue
-		}
-		since++
-		if tag.String() == "COMMIT" {
+	var since, commits int
+	results, err := c.commands(ctx, message, func() {
+		if since++; c.wire.tagged("COMMIT") {
 			commits++
 			since = 0
 		}
-	}
-	err = mrr.Close()
+	})
 	var pe *pgconn.PgError
 	switch {
 	case err == nil && commits == len(scripts):
 		return commits, false, nil
-	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.IsClosed():
+	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.pc.IsClosed():
 		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
 		for i := range scripts {
-			if _, ours, err := be.runMessage(ctx, c, scripts[i:i+1], opt); err != nil {
+			if _, ours, err := c.runMessage(ctx, scripts[i:i+1], opt, shared); err != nil {
 				return i, ours, err
 			}
 		}
@@ -252,7 +263,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 	ours = results > 0 && since < preambles[done]
 	if errors.As(err, &pe) && pe.Position > 0 {
 		// Characters, of the message: make it of the script's text.
-		if before := int32(utf8.RuneCountInString(message[:starts[done]])); pe.Position > before {
+		if before := int32(sqltext.Characters(message, starts[done])); pe.Position > before {
 			pe.Position -= before
 		} else {
 			pe.Position = 0
@@ -263,14 +274,14 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
-func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
+func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions, shared *names) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
 	// SET LOCAL is cheap, a SELECT is not: there is one.
 	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
-	if be.roles.mode != rolesOff {
+	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
 		ours = append(ours, "set local role none")
 	}
 	if opt.Async {
@@ -308,6 +319,9 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 	start = b.Len()
 	b.WriteString(s.SQL)
 	b.WriteString("\n;")
+	if !s.Create && (makes(s.Head) && shared.look(s.Head).hides || shared.look(s.SQL).hides) {
+		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
+	}
 	if be.roles.mode == rolesOff {
 		b.WriteString(lookSQL(s.Route.Store))
 	}

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"slices"
 	"strings"
 
 	driver "modernc.org/sqlite"
@@ -30,8 +29,6 @@ const (
 	setsKeys
 	// reachesAll: a pragma that does something to all attached databases when it names none.
 	reachesAll
-	// varies: what it does is not the same each time it is done: it asks for the time, or for something random.
-	varies
 )
 
 const (
@@ -60,7 +57,7 @@ func (c *conn) authorize(action driver.AuthorizerActionCode, arg1, arg2, schema,
 	default:
 		c.effects |= e
 		if c.st != nil && c.st.seen != nil {
-			c.st.seen.note(e)
+			c.st.seen.note(e&sharedRead != 0 || c.watch.varies(action, arg1, arg2))
 		}
 		return driver.AuthorizerOK
 	}
@@ -82,35 +79,20 @@ const (
 func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema string) (effect, bool) {
 	switch action {
 	case driver.AuthSelect, driver.AuthRecursive:
-		c.defining = false
 		return 0, true
 	case driver.AuthFunction:
 		// arg2 is the function. The driver has extension loading off; this holds even if it were turned on.
-		return c.judgeFunction(arg2), !strings.EqualFold(arg2, "load_extension")
+		return 0, !strings.EqualFold(arg2, "load_extension")
 	case driver.AuthRead:
-		if schema == sharedSchema {
+		switch {
+		case schema == sharedSchema:
 			return sharedRead, true
-		}
-		if strings.HasPrefix(arg1, "pragma_") {
+		case strings.HasPrefix(arg1, "pragma_"):
 			return looksUp, true
 		}
 		return 0, true
-	case driver.AuthTransaction:
-		if c.vacuum {
-			return 0, true // VACUUM's own, over when it is
-		}
-		if arg1 == "BEGIN" {
-			return begins | writes, true
-		}
-		return ends, true
-	case driver.AuthSavepoint:
-		switch arg1 {
-		case "BEGIN":
-			return begins, true // outside of a transaction it opens one
-		case "RELEASE":
-			return ends, true // the outermost one, when there is no BEGIN around it
-		}
-		return 0, true
+	case driver.AuthTransaction, driver.AuthSavepoint:
+		return c.judgeControl(action, arg1), true
 	case driver.AuthPragma:
 		e, allowed := c.judgePragma(strings.ToLower(arg1), strings.ToLower(arg2), schema)
 		return e | looksUp, allowed
@@ -120,21 +102,40 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		return writes, c.vacuum && arg1 == ""
 	case driver.AuthDetach:
 		return 0, false
+	default:
+		return c.judgeChange(action, arg1, arg2, schema)
+	}
+}
+
+// judgeControl is judge for what begins and ends transactions. Whether it really does is asked afterwards.
+func (c *conn) judgeControl(action driver.AuthorizerActionCode, what string) effect {
+	switch {
+	case c.vacuum:
+		return 0 // VACUUM's own, over when it is
+	case action == driver.AuthTransaction && what == "BEGIN":
+		return begins | writes
+	case action == driver.AuthTransaction:
+		return ends
+	case what == "BEGIN":
+		return begins // outside of a transaction SAVEPOINT opens one
+	case what == "RELEASE":
+		return ends // the outermost one, when there is no BEGIN around it
+	}
+	return 0
+}
+
+// judgeChange is judge for what changes a database.
+func (c *conn) judgeChange(action driver.AuthorizerActionCode, arg1, arg2, schema string) (effect, bool) {
+	switch action {
 	case driver.AuthAlterTable:
-		c.defining = true
 		return writes | defines, !c.protected(arg1, arg2) // arg1 is the schema, arg2 the table
 	case driver.AuthCreateTempIndex, driver.AuthCreateTempTable, driver.AuthCreateTempTrigger, driver.AuthCreateTempView,
 		driver.AuthDropTempIndex, driver.AuthDropTempTable, driver.AuthDropTempTrigger, driver.AuthDropTempView:
 		return writes | taints, true
 	case driver.AuthCreateTable:
-		c.defining = true
 		e, allowed := c.judgeWrite(arg1, schema)
 		return e | defines, allowed
 	case driver.AuthInsert, driver.AuthUpdate, driver.AuthDelete, driver.AuthDropTable:
-		if !strings.HasPrefix(arg1, "sqlite_") {
-			// The rows of goose's version tables say when the migrations were run.
-			c.defining = strings.HasPrefix(arg1, "goose_")
-		}
 		return c.judgeWrite(arg1, schema)
 	case driver.AuthCreateTrigger, driver.AuthCreateIndex, driver.AuthDropTrigger, driver.AuthDropIndex:
 		return c.judgeWrite(arg2, schema) // arg1 is the trigger or the index
@@ -142,21 +143,6 @@ func (c *conn) judge(action driver.AuthorizerActionCode, arg1, arg2, schema stri
 		// Views, virtual tables, REINDEX, ANALYZE, and whatever a later SQLite invents: changes to its schema.
 		return c.judgeWrite("", schema)
 	}
-}
-
-// varying are the functions whose result is not determined by their arguments (or need not be: strftime('%s','now')).
-var varying = []string{
-	"current_timestamp", "current_time", "current_date", "date", "time", "datetime", "julianday", "unixepoch", "strftime",
-	"timediff", "random", "randomblob",
-}
-
-// judgeFunction looks for functions that a template may not have run. Those named where a table is defined (DEFAULT
-// CURRENT_TIMESTAMP) run later, when a row is made.
-func (c *conn) judgeFunction(name string) effect {
-	if !c.defining && slices.Contains(varying, strings.ToLower(name)) {
-		return varies
-	}
-	return 0
 }
 
 func (c *conn) judgeWrite(table, schema string) (effect, bool) {

@@ -197,6 +197,7 @@ func (b *Backend) session(ctx context.Context, rt backend.Route, access driver.A
 	}
 	s := sessions.Get().(*session)
 	s.b, s.st, s.upkeep = b, st, access == driver.AccessMaintenance
+	s.frozen = rt.ReadOnly && access == driver.AccessTenant
 	return s, nil
 }
 

@@ -97,5 +97,8 @@ func copyPages(ctx context.Context, from raw, to string) error {
 			more, err = copying.Step(backupStep)
 		}
 	}
-	return errors.Join(err, copying.Finish())
+	if ferr := copying.Finish(); err == nil {
+		err = ferr // else it says the same again
+	}
+	return err
 }

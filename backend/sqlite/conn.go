@@ -28,6 +28,7 @@ type raw interface {
 	sqlite.AuthorizerRegisterer
 	sqlite.DBStatus
 	NewBackup(dst string) (*sqlite.Backup, error)
+	ColumnInfo(query string) ([]sqlite.ColumnInfo, error)
 }
 
 // conn is a real connection to one store. One unit of work uses it at a time; Drop, Rename and Close may take it away
@@ -48,7 +49,7 @@ type conn struct {
 	readOnly bool // within a read-only transaction
 	script   bool // within a script, which has no business with transactions of its own
 	vacuum   bool // a VACUUM runs, alone
-	defining bool // what is compiled defines a table; the functions it names do not run
+	watch    variance
 
 	attached bool  // the shared store is
 	lenient  bool  // foreign keys are off
@@ -189,7 +190,7 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 			return nil, err
 		}
 	}
-	c.effects, c.denied = 0, notDenied
+	c.listen()
 	ds, err := c.raw.PrepareContext(ctx, text)
 	if !c.attached && (code(err) == sqlite3.SQLITE_ERROR || (err == nil && c.effects&looksUp != 0)) {
 		// It may mean a shared table.
@@ -199,7 +200,7 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 		if err := c.attach(ctx); err != nil {
 			return nil, err
 		}
-		c.effects, c.denied = 0, notDenied
+		c.listen()
 		ds, err = c.raw.PrepareContext(ctx, text)
 	}
 	if err != nil {
@@ -216,6 +217,11 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 		driver.StmtQueryContext
 	})
 	return st, nil
+}
+
+// listen has the authorizer note what the next statement does, from the beginning.
+func (c *conn) listen() {
+	c.effects, c.denied, c.watch = 0, notDenied, variance{}
 }
 
 // run executes a statement of this package's own, of which the authorizer is not to know. The caller holds c.mu.

@@ -37,9 +37,23 @@ func manyStores(ctx context.Context, dir string, late bool) error {
 	if _, err := b.Shared().ExecContext(ctx, "CREATE TABLE plans (id INTEGER); INSERT INTO plans VALUES (1)"); err != nil {
 		return err
 	}
-	route := func(i int) backend.Route {
-		return backend.Route{Store: backend.MustParseStore(fmt.Sprint("t", i)), Owner: fmt.Sprint(i)}
+	if err := fillStores(ctx, b, count); err != nil {
+		return err
 	}
+	if err := useStores(ctx, b, count); err != nil {
+		return err
+	}
+	if err := holdStores(ctx, b, count); err != nil {
+		return err
+	}
+	return b.Close()
+}
+
+func route(i int) backend.Route {
+	return backend.Route{Store: backend.MustParseStore(fmt.Sprint("t", i)), Owner: fmt.Sprint(i)}
+}
+
+func fillStores(ctx context.Context, b *sqlite.Backend, count int) error {
 	for i := range count {
 		err := b.CreateFrom(ctx, route(i), "marks", func(ctx context.Context, db *sql.DB) error {
 			_, err := db.ExecContext(ctx, marks)
@@ -49,6 +63,11 @@ func manyStores(ctx context.Context, dir string, late bool) error {
 			return fmt.Errorf("create %d: %w", i, err)
 		}
 	}
+	return nil
+}
+
+// useStores works in all of them, from several goroutines.
+func useStores(ctx context.Context, b *sqlite.Backend, count int) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, 4)
 	for worker := range 4 {
@@ -80,7 +99,11 @@ func manyStores(ctx context.Context, dir string, late bool) error {
 			return fmt.Errorf("store %d has %d marks: %w", i, n, err)
 		}
 	}
-	// With all of them in use, it says what to do.
+	return nil
+}
+
+// holdStores has as many of them in use as can be; then it is told what to do.
+func holdStores(ctx context.Context, b *sqlite.Backend, count int) error {
 	var held []*sql.Tx
 	for i := range count {
 		tx, err := b.DB().BeginTx(backend.WithRoute(ctx, route(i)), nil)
@@ -98,7 +121,7 @@ func manyStores(ctx context.Context, dir string, late bool) error {
 			return err
 		}
 	}
-	return b.Close()
+	return nil
 }
 
 // However few descriptors there are, stores make room for each other.

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +54,8 @@ func child(mode, dir string) error {
 		return err
 	}
 	switch mode {
+	case "churn":
+		return churn(ctx, b)
 	case "visit":
 		for info, err := range b.Stores(ctx) {
 			var n int
@@ -80,6 +83,32 @@ func child(mode, dir string) error {
 }
 
 var stores = []string{"a", "b", "c"}
+
+// churn makes, renames, drops and backs up stores until it is killed.
+func churn(ctx context.Context, b *sqlite.Backend) error {
+	fmt.Println("started")
+	build := func(ctx context.Context, db *sql.DB) error {
+		_, err := db.ExecContext(ctx, marks+"; INSERT INTO marks VALUES (hex(randomblob(8)))") // so that each is built by itself
+		return err
+	}
+	for n := 0; ; n++ {
+		rt := func(name string) backend.Route {
+			return backend.Route{Store: backend.MustParseStore(fmt.Sprintf("%s%d", name, os.Getpid())), Owner: fmt.Sprint(n)}
+		}
+		err := errors.Join(
+			b.CreateFrom(ctx, rt("one"), fmt.Sprint("key", n%3), build),
+			b.RunScripts(ctx, []backend.Script{{Route: rt("two"), Create: true, SQL: marks}}, backend.ScriptOptions{})[0],
+			b.Rename(ctx, rt("one"), rt("three").Store),
+			b.Backup(ctx, rt("three"), filepath.Join(b.Dir(), fmt.Sprint("backup", os.Getpid(), "-", n))),
+			mark(ctx, b, rt("three").Store.String(), "mark"),
+			b.Drop(ctx, rt("three")),
+			b.Drop(ctx, rt("two")),
+		)
+		if err != nil {
+			return err
+		}
+	}
+}
 
 // work commits rows until it is to stop, and beside that does all the time what opens and closes stores, or asks about
 // them.
@@ -300,4 +329,50 @@ func TestTwoProcessesLoseNothing(t *testing.T) { // S72
 		require.NoError(t, b.DB().QueryRowContext(in, "PRAGMA integrity_check").Scan(&verdict))
 		require.Equal(t, "ok", verdict)
 	}
+}
+
+// A process that is killed at any point leaves whole stores, and leftovers that are listed and can be swept.
+func TestKilledAnywhere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := served(t, dir, 0)
+	for range 10 {
+		cmd := another(t, "churn", dir)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		lines := bufio.NewScanner(out)
+		require.True(t, lines.Scan())
+		require.Equal(t, "started", lines.Text())
+		for range rand.IntN(200) {
+			exec(t, backend.WithStore(t.Context(), backend.MustParseStore("a")), b.DB(), "INSERT INTO marks VALUES ('meanwhile')")
+		}
+		require.NoError(t, cmd.Process.Kill())
+		for lines.Scan() {
+			assert.NotContains(t, lines.Text(), "error")
+		}
+		_ = cmd.Wait()
+	}
+	left, err := b.Leftovers(t.Context())
+	require.NoError(t, err)
+	for _, l := range left {
+		require.NoError(t, b.Sweep(t.Context(), l))
+	}
+	left, err = b.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, left)
+	for info, err := range b.Stores(t.Context()) {
+		require.NoError(t, err)
+		rt := backend.Route{Store: info.Store, Owner: info.Owner}
+		in := backend.WithRoute(t.Context(), rt)
+		var verdict string
+		require.NoError(t, b.DB().QueryRowContext(in, "PRAGMA integrity_check").Scan(&verdict))
+		require.Equal(t, "ok", verdict)
+		number(t, in, b.DB(), "SELECT count(*) FROM marks, counters")
+		require.NoError(t, b.Rename(t.Context(), rt, backend.MustParseStore("moved")))
+		require.NoError(t, b.Drop(t.Context(), backend.Route{Store: backend.MustParseStore("moved")}))
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "tenants"))
+	require.NoError(t, err)
+	require.Empty(t, entries)
 }

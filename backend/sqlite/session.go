@@ -13,10 +13,6 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-// ErrBusy: the wait for the store's writer, or for a free reader, lasted longer than Config.BusyTimeout on a call whose
-// context has no deadline. Usually one goroutine holds a transaction and waits for a call outside of it.
-var ErrBusy = fmt.Errorf("%w", backend.ErrBusy)
-
 // session is one unit of work, or a series of them. It takes its connection at its first statement, when it is known
 // whether to queue for the writer's turn first: those who wait for that hold no connection meanwhile.
 type session struct {
@@ -32,6 +28,7 @@ type session struct {
 
 	tx       txState
 	readOnly bool // the transaction is
+	frozen   bool // the route is: nothing may be written
 	defined  bool // the transaction made or altered tables
 	ended    bool // a statement may have ended a transaction, and nobody has looked yet whether the store is still there
 }
@@ -105,7 +102,7 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 	if s.c != nil {
 		return nil
 	}
-	if write {
+	if write && !s.frozen {
 		if err := s.takeTurn(ctx, op); err != nil {
 			return err
 		}
@@ -124,6 +121,7 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 	s.c = c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.readOnly = s.frozen
 	if err := c.usable(op); err != nil {
 		return err
 	}
@@ -137,37 +135,6 @@ func (s *session) endSlot() {
 	}
 }
 
-// explain turns an error of the driver into one that says what the store, or the caller, has to do with it.
-func (s *session) explain(op string, err error) error {
-	var own *backend.Error
-	if err == nil || errors.As(err, &own) {
-		return err
-	}
-	if c := s.c; c != nil {
-		why := c.denied
-		c.denied = notDenied
-		switch why {
-		case deniedForGood:
-			if c.tenant {
-				return s.fail(op, fmt.Errorf("%w, and what could get around that is refused: %w", backend.ErrReadOnlyShared, err))
-			}
-			return s.fail(op, fmt.Errorf("on the shared handle name the tables to be written unqualified; ATTACH, DETACH and "+
-				"settings that reach other stores or the process are refused: %w", err))
-		case deniedInReadOnlyTx:
-			return s.fail(op, fmt.Errorf("%w: %w", errReadOnlyTx, err))
-		case deniedEverywhere:
-			return s.fail(op, fmt.Errorf("in a text of several statements say which database is meant: PRAGMA main.wal_checkpoint, "+
-				"PRAGMA main.optimize: %w", err))
-		case deniedInScript:
-			return s.fail(op, fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err))
-		}
-	}
-	if s.st.fault(err) {
-		return s.fail(op, err)
-	}
-	return err
-}
-
 // ready brings the session to where query can run: bound, compiled, and the writer if need be.
 func (s *session) ready(ctx context.Context, op, query string) (*stmt, error) {
 	if err := s.bind(ctx, op, likelyWrite(query)); err != nil {
@@ -175,7 +142,7 @@ func (s *session) ready(ctx context.Context, op, query string) (*stmt, error) {
 	}
 	for {
 		st, err := s.compile(ctx, op, query)
-		if err != nil || st.effects&writes == 0 || s.turn || s.readOnly {
+		if err != nil || st.effects&writes == 0 || s.turn || s.readOnly || s.frozen {
 			return st, err
 		}
 		if err := st.done(); err != nil {
@@ -210,6 +177,8 @@ func (s *session) compile(ctx context.Context, op, query string) (*stmt, error) 
 		// The shared store, attached to itself for the sake of its name, is another snapshot: it would not show what
 		// the transaction wrote.
 		err = errors.New("within a transaction on the shared handle, name tables without public")
+	case st.effects&writes != 0 && s.frozen && st.driver != nil:
+		err = backend.ErrReadOnly
 	case st.effects&writes != 0 && s.readOnly && st.driver != nil:
 		err = errReadOnlyTx
 	}
@@ -219,8 +188,6 @@ func (s *session) compile(ctx context.Context, op, query string) (*stmt, error) 
 	}
 	return st, nil
 }
-
-var errReadOnlyTx = errors.New("the transaction is read-only; begin it without sql.TxOptions.ReadOnly")
 
 func (s *session) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	if err := formatTimes(args); err != nil {
@@ -251,7 +218,11 @@ func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) 
 		}
 	} else {
 		c.vacuum = st.vacuum
-		res, err = st.driver.ExecContext(ctx, args)
+		if s.upkeep && s.tx == none && st.effects&defines != 0 {
+			res, err = s.define(ctx, st, args)
+		} else {
+			res, err = st.driver.ExecContext(ctx, args)
+		}
 		c.vacuum = false
 		if cerr := st.done(); err == nil {
 			err = cerr

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"sync"
 	"time"
 
@@ -382,40 +381,4 @@ func (sh *shelf) isShut() bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.shut
-}
-
-// watch closes stores: the ones that were unused for longest, a few ahead of need, so that whoever opens one does not have
-// to close another first; and those that another process wants to rename.
-func (sh *shelf) watch(stop <-chan struct{}) {
-	tick := time.NewTicker(noticeWithin)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-sh.trim:
-			for sh.tooFull() && sh.closeOldest(false) {
-			}
-		case <-tick.C:
-			sh.yieldMoving()
-		}
-	}
-}
-
-func (sh *shelf) tooFull() bool {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.count > sh.most-min(8, sh.most/16)
-}
-
-func (sh *shelf) yieldMoving() {
-	entries, err := os.ReadDir(sh.b.moving())
-	if err != nil {
-		return // asked again at the next tick; the other process waits
-	}
-	for _, e := range entries {
-		if name, err := backend.ParseStore(e.Name()); err == nil {
-			sh.retireName(name)
-		}
-	}
 }

@@ -257,19 +257,6 @@ func (st *store) stillThere(op string) error {
 	return nil
 }
 
-// fault reports whether an error is the store's fault rather than the statement's.
-func (st *store) fault(err error) bool {
-	if errors.Is(err, backend.ErrStoreMissing) || errors.Is(err, backend.ErrClosed) {
-		return true
-	}
-	switch code(err) & 0xff {
-	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
-		sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-		return true
-	}
-	return false
-}
-
 // noteFault has the store opened afresh by whoever comes next when an error puts its connections in doubt.
 func (st *store) noteFault(err error) {
 	switch code(err) & 0xff {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,68 +21,84 @@ const templateAge = 24 * time.Hour
 // leftover says what a file is, by its path within the directory, and which lock whoever is busy with it would hold.
 func (b *Backend) leftover(rel string) (l backend.Leftover, key string, ok bool) {
 	dir, name := filepath.Split(rel)
-	found := func(kind, detail, key string, store backend.Store) (backend.Leftover, string, bool) {
-		return backend.Leftover{Name: rel, Kind: kind, Detail: detail, Store: store}, key, true
-	}
-	base := name
-	side := ""
+	base, side := name, ""
 	for _, ext := range sideExts {
 		if cut, found := strings.CutSuffix(base, ext); found {
 			base, side = cut, ext
 			break
 		}
 	}
+	hidden, isHidden := strings.CutPrefix(base, ".")
 	switch filepath.Clean(dir) {
 	case "tenants":
-		if hidden, isHidden := strings.CutPrefix(base, "."); isHidden {
-			ext := filepath.Ext(hidden)
-			text, _, _ := strings.Cut(hidden, ".")
-			store, err := backend.ParseStore(text)
-			if err != nil {
-				return l, "", false
-			}
-			switch ext {
-			case tempExt:
-				return found("temporary file", "a store that was being made when the process ended; removing it loses nothing", storeKey(store), store)
-			case tombstoneExt:
-				return found("tombstone", "what store "+text+" held when it was dropped; removing it frees the space", storeKey(store), store)
-			}
-			return l, "", false
+		if isHidden {
+			l, key, ok = hiddenLeftover(hidden)
+		} else if side != "" {
+			l, key, ok = b.sideLeftover(base)
 		}
-		text, isStore := strings.CutSuffix(base, storeExt)
-		store, err := backend.ParseStore(text)
-		if side == "" || !isStore || err != nil {
-			return l, "", false
-		}
-		if _, err := os.Lstat(b.path(store)); !errors.Is(err, fs.ErrNotExist) {
-			return l, "", false
-		}
-		return found("side file", "SQLite's, of a store that is no more; removing it loses nothing", storeKey(store), store)
 	case "templates":
-		if hidden, isHidden := strings.CutPrefix(base, "."); isHidden {
-			if text, isTemp := strings.CutSuffix(hidden, tempExt); isTemp {
-				return found("temporary file", "a template that was being built when the process ended; removing it loses nothing", templateKey(text), backend.Store{})
-			}
-			return l, "", false
+		if isHidden {
+			text, isTemp := strings.CutSuffix(hidden, tempExt)
+			l, key, ok = backend.Leftover{
+				Kind: "temporary file", Detail: "a template that was being built when the process ended; removing it loses nothing",
+			}, templateKey(text), isTemp
+		} else {
+			l, key, ok = b.templateLeftover(rel, base)
 		}
-		text, isTemplate := strings.CutSuffix(base, storeExt)
-		if !isTemplate || b.templates.uses(filepath.Join(b.dir, rel)) {
-			return l, "", false
-		}
-		info, err := os.Lstat(filepath.Join(b.dir, rel))
-		if err != nil || time.Since(info.ModTime()) < templateAge {
-			return l, "", false
-		}
-		return found("template", "made for new stores and unused since "+info.ModTime().UTC().Format(time.DateTime)+
-			" UTC; it is built again when it is needed", templateKey(text), backend.Store{})
 	case "moving":
 		store, err := backend.ParseStore(base)
-		if err != nil || side != "" {
-			return l, "", false
-		}
-		return found("marker", "of a rename that the process did not live to finish; removing it loses nothing", storeKey(store), store)
+		l, key, ok = backend.Leftover{
+			Kind: "marker", Detail: "of a rename that the process did not live to finish; removing it loses nothing", Store: store,
+		}, storeKey(store), err == nil && side == ""
 	}
-	return l, "", false
+	l.Name = rel
+	return l, key, ok
+}
+
+// hiddenLeftover is leftover for .STORE.RANDOM.tmp and .dropped, given without the dot.
+func hiddenLeftover(hidden string) (l backend.Leftover, key string, ok bool) {
+	text, _, _ := strings.Cut(hidden, ".")
+	store, err := backend.ParseStore(text)
+	if err != nil {
+		return l, "", false
+	}
+	l.Store = store
+	switch filepath.Ext(hidden) {
+	case tempExt:
+		l.Kind, l.Detail = "temporary file", "a store that was being made when the process ended; removing it loses nothing"
+	case tombstoneExt:
+		l.Kind, l.Detail = "tombstone", "what store "+text+" held when it was dropped; removing it frees the space"
+	default:
+		return l, "", false
+	}
+	return l, storeKey(store), true
+}
+
+// sideLeftover is leftover for a side file of the file called base.
+func (b *Backend) sideLeftover(base string) (l backend.Leftover, key string, ok bool) {
+	text, isStore := strings.CutSuffix(base, storeExt)
+	store, err := backend.ParseStore(text)
+	if !isStore || err != nil || absent(b.path(store)) != nil {
+		return l, "", false
+	}
+	return backend.Leftover{
+		Kind: "side file", Detail: "SQLite's, of a store that is no more; removing it loses nothing", Store: store,
+	}, storeKey(store), true
+}
+
+// templateLeftover is leftover for a template that nobody has used for long.
+func (b *Backend) templateLeftover(rel, base string) (l backend.Leftover, key string, ok bool) {
+	text, isTemplate := strings.CutSuffix(base, storeExt)
+	path := filepath.Join(b.dir, rel)
+	if !isTemplate || b.templates.uses(path) {
+		return l, "", false
+	}
+	info, err := os.Lstat(path)
+	if err != nil || time.Since(info.ModTime()) < templateAge {
+		return l, "", false
+	}
+	return backend.Leftover{Kind: "template", Detail: "made for new stores and unused since " +
+		info.ModTime().UTC().Format(time.DateTime) + " UTC; it is built again when it is needed"}, templateKey(text), true
 }
 
 func (t *templates) uses(path string) bool {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -235,20 +234,6 @@ func (b *Backend) buildFile(ctx context.Context, temp string, build buildFunc) (
 	return varies, err
 }
 
-// unrepeatable is what a template must not have seen.
-const unrepeatable = varies | sharedRead
-
-// witness gathers what is done in a store.
-type witness struct{ seen atomic.Uint32 }
-
-func (w *witness) note(e effect) {
-	if w.seen.Load()&uint32(e) != uint32(e) {
-		w.seen.Or(uint32(e))
-	}
-}
-
-func (w *witness) saw(e effect) bool { return w.seen.Load()&uint32(e) != 0 }
-
 // fillTemplate makes the file and runs build on it.
 func (b *Backend) fillTemplate(ctx context.Context, temp string, build buildFunc) (varies bool, err error) {
 	r, err := dial(ctx, uri(temp, "rwc")+"&_error_rc=1&_pragma=synchronous(OFF)")
@@ -271,7 +256,7 @@ func (b *Backend) fillTemplate(ctx context.Context, temp string, build buildFunc
 	defer st.lose(errors.New("the template is finished"))
 	db := driver.OpenDB(storeSource{b, st}, backend.Route{}, driver.AccessMaintenance)
 	err = errors.Join(build(ctx, db), db.Close())
-	return st.seen.saw(unrepeatable), err
+	return st.seen.varies.Load(), err
 }
 
 // storeSource gives out sessions on one store that is not on the shelf.

@@ -28,6 +28,7 @@ func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx
 	if s.tx != none {
 		return nil, s.fail("begin", errors.New("a transaction that was begun by a statement's text is still open on this connection"))
 	}
+	opts.ReadOnly = opts.ReadOnly || s.frozen
 	if err := s.bind(ctx, "begin", !opts.ReadOnly); err != nil {
 		s.endTurn()
 		return nil, err
@@ -62,7 +63,7 @@ func (s *session) begin(ctx context.Context, begin string) error {
 		s.st.noteFault(err)
 		return err
 	}
-	c.readOnly = begin == "BEGIN"
+	c.readOnly = begin == "BEGIN" || s.frozen
 	return nil
 }
 
@@ -90,7 +91,7 @@ func (s *session) endTx(op, how string) error {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.readOnly = false
+	c.readOnly = s.frozen
 	err := c.usable(op)
 	switch {
 	case op == "rollback" && (err != nil || s.tx == lost):

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"modernc.org/sqlite"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 func held(t *testing.T, b *Backend) *sql.Conn {
@@ -213,4 +215,34 @@ func TestColumnTypesWhileTheContextEnds(t *testing.T) { // with -race
 		}
 		_ = rows.Close()
 	}
+}
+
+// What Conn.Raw gives tells of the connection, and cannot undo what keeps tenants apart.
+func TestRaw(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, _ := withTable(t, b, "a")
+	conn := held(t, b)
+	raw := func() (r any) {
+		require.NoError(t, conn.Raw(func(dc any) error {
+			r = dc.(driver.Rawer).Raw()
+			return nil
+		}))
+		return r
+	}
+	require.Nil(t, raw(), "nothing was run yet")
+	_, err := conn.ExecContext(a, "SELECT 1")
+	require.NoError(t, err)
+	r := raw().(Raw)
+	used, _, err := r.Status(sqlite.DBStatusSchemaUsed, false)
+	require.NoError(t, err)
+	require.Positive(t, used)
+	columns, err := r.ColumnInfo("SELECT mark FROM notes")
+	require.NoError(t, err)
+	require.Equal(t, "TEXT", columns[0].DeclType)
+	_, can := raw().(sqlite.AuthorizerRegisterer)
+	require.False(t, can)
+	require.NoError(t, b.Close())
+	_, _, err = r.Status(sqlite.DBStatusSchemaUsed, false)
+	require.ErrorIs(t, err, backend.ErrClosed)
 }

@@ -82,6 +82,28 @@ func (s *session) checkUpkeep(ctx context.Context) error {
 	return s.b.checkKeys(ctx, c.raw, s.st.dsn, s.defined)
 }
 
+// define runs a statement of a migration without a transaction that makes or alters a table, in a transaction of its own, so
+// that it can be taken back. The caller holds c.mu.
+func (s *session) define(ctx context.Context, st *stmt, args []driver.NamedValue) (driver.Result, error) {
+	c := s.c
+	if err := c.control(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return nil, err
+	}
+	res, err := st.driver.ExecContext(ctx, args)
+	if err == nil {
+		c.own = true
+		err = s.b.checkParents(ctx, c.raw)
+		c.own = false
+	}
+	if err == nil {
+		err = c.control(context.WithoutCancel(ctx), "COMMIT")
+	}
+	if err != nil && c.inTransaction() {
+		_ = c.control(context.Background(), "ROLLBACK")
+	}
+	return res, err
+}
+
 // checkKeys looks, before the transaction that is open on r is committed, whether all foreign keys hold that held before.
 // defined says that the transaction made or altered tables.
 func (b *Backend) checkKeys(ctx context.Context, r raw, dsn string, defined bool) error {

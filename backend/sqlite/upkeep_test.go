@@ -105,6 +105,15 @@ func TestMigrationsAndForeignKeys(t *testing.T) { // S78
 			require.NoError(t, run([]string{"CREATE TABLE mark (a)"}))
 			require.ErrorAs(t, run([]string{"INSERT INTO child VALUES (10, 100)"}), &failure)
 			require.Equal(t, 1, failure.Rows)
+
+			// A statement outside of a transaction is taken back too.
+			db = b.Maintenance(rt)
+			defer db.Close()
+			mustExec(t, t.Context(), b.Shared(), "CREATE TABLE IF NOT EXISTS only_shared (id INTEGER PRIMARY KEY)")
+			_, err = db.Exec("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id))")
+			require.ErrorAs(t, err, &shared)
+			require.Equal(t, 0, count(t, in, b.DB(), "SELECT count(*) FROM sqlite_schema WHERE name = 'refers'"))
+			mustExec(t, t.Context(), db, "CREATE TABLE refers (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent (id))")
 		})
 	}
 }

@@ -448,15 +448,15 @@ func Statements(d Dialect, text string) []Span {
 	)
 	for {
 		t := s.Next()
-		switch {
-		case t.Kind == Separator, t.Kind == End:
+		switch t.Kind {
+		case Separator, End:
 			if start >= 0 {
 				spans = append(spans, Span{start, end})
 			}
 			if start = -1; t.Kind == End {
 				return spans
 			}
-		case t.Kind == Comment: // a broken one
+		case Comment: // a broken one
 		default:
 			if start < 0 {
 				start = t.Start

@@ -1,0 +1,125 @@
+package postgres
+
+import (
+	"context"
+	sqldriver "database/sql/driver"
+	"runtime"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ExecContext runs a statement and reads its result to the end.
+func (s *session) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
+	tag, err := s.exec(ctx, query, s.values(args))
+	if err != nil {
+		return nil, err
+	}
+	return sqldriver.RowsAffected(tag.RowsAffected()), nil
+}
+
+// QueryContext runs a statement and reads ahead to its first row, or to its error.
+func (s *session) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
+	more, err := s.query(ctx, query, s.values(args), false)
+	if err != nil {
+		return nil, err
+	}
+	rows := &s.c.rows
+	rows.reset(s, &s.c.wire, more)
+	return rows, nil
+}
+
+// exec runs a statement to its end. As pgx does, it sends text without arguments by the simple protocol: it may be several
+// statements.
+func (s *session) exec(ctx context.Context, sql string, args []any) (tag pgconn.CommandTag, err error) {
+	if s.c.be.tracer != nil {
+		ctx = s.trace(ctx, sql, args)
+		defer func() { s.endTrace(tag, err) }()
+	}
+	if _, err = s.run(ctx, "exec", sql, args, false, len(args) == 0); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	w := &s.c.wire
+	w.drain()
+	if w.err != nil {
+		return pgconn.CommandTag{}, s.fault("exec", w.err)
+	}
+	tag = w.CommandTag()
+	s.renewAlone(ctx)
+	return tag, nil
+}
+
+// query runs a statement up to its first row. What returns rows ends its trace with them.
+func (s *session) query(ctx context.Context, sql string, args []any, native bool) (more bool, err error) {
+	if s.c.be.tracer == nil {
+		return s.run(ctx, "query", sql, args, native, false)
+	}
+	ctx = s.trace(ctx, sql, args)
+	if more, err = s.run(ctx, "query", sql, args, native, false); err != nil {
+		s.endTrace(pgconn.CommandTag{}, err)
+	}
+	return more, err
+}
+
+// run makes a job of one statement and does it.
+func (s *session) run(ctx context.Context, op, sql string, args []any, native, text bool) (more bool, err error) {
+	c := s.c
+	j := &c.job
+	s.job = j
+	j.queries = append(j.queries[:0], query{sql: sql, args: args})
+	q := &j.queries[0]
+	j.op, j.native, j.text, j.mode = op, native, text, c.be.mode
+	if len(args) > 0 {
+		if j.mode, err = c.options(ctx, j.mode, q); err != nil {
+			return false, s.fault(op, err)
+		}
+	}
+	if j.mode == pgx.QueryExecModeSimpleProtocol && !text {
+		j.text = true
+		if q.sql, err = c.quoteArgs(q.sql, q.args); err != nil {
+			return false, s.fault(op, err)
+		}
+	}
+	return s.do(ctx, j)
+}
+
+// trace tells pgx's tracer that a query begins.
+func (s *session) trace(ctx context.Context, query string, args []any) context.Context {
+	if t := s.c.be.tracer; t != nil {
+		ctx = t.TraceQueryStart(ctx, s.c.pg, pgx.TraceQueryStartData{SQL: query, Args: args})
+		s.traced = ctx
+	}
+	return ctx
+}
+
+// endTrace tells it that the query is over.
+func (s *session) endTrace(tag pgconn.CommandTag, err error) {
+	if ctx := s.traced; ctx != nil {
+		s.traced = nil
+		s.c.be.tracer.TraceQueryEnd(ctx, s.c.pg, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
+	}
+}
+
+// momentary reports whether the session ends with the call under way, because it was made on a pooled handle. database/sql
+// does not tell its drivers whether a [sql.Conn] is held, so what was called is looked for on the stack; this is asked
+// only about statements that take an advisory lock.
+func (s *session) momentary() bool {
+	if s.used || s.native {
+		return s.native
+	}
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		switch {
+		case strings.HasPrefix(f.Function, "database/sql.(*Conn)."), strings.HasPrefix(f.Function, "database/sql.(*Tx)."):
+			return false
+		case f.Function == "database/sql.(*DB).ExecContext", f.Function == "database/sql.(*DB).QueryContext",
+			strings.HasPrefix(f.Function, "database/sql.(*Stmt)."):
+			return true
+		case !more:
+			return false
+		}
+	}
+}
