@@ -92,16 +92,20 @@ func open(ctx context.Context, log *slog.Logger) (*program, error) {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	store := newStore(be.DB())
-	app, err := tenancy.Open(ctx, be, tenancy.Config{
-		Shared: []migrate.Source{{Name: "plans", FS: migrations.Shared()}},
-		Tenant: []migrate.Source{{Name: "auth", FS: migrations.Auth()}, {Name: "polls", FS: migrations.Polls()}},
-		Hooks:  tenancy.Hooks{OnCreate: fill(store)},
-		Logger: log,
-	})
+	app, err := tenancy.Open(ctx, be, config(fill(store), log))
 	if err != nil {
 		return nil, errors.Join(err, be.Close())
 	}
 	return &program{be, app, store}, nil
+}
+
+func config(onCreate func(context.Context, tenancy.Tenant, tenancy.Seed) error, log *slog.Logger) tenancy.Config {
+	return tenancy.Config{
+		Shared: []migrate.Source{{Name: "plans", FS: migrations.Shared()}},
+		Tenant: []migrate.Source{{Name: "auth", FS: migrations.Auth()}, {Name: "polls", FS: migrations.Polls()}},
+		Hooks:  tenancy.Hooks{OnCreate: onCreate},
+		Logger: log,
+	}
 }
 
 func (p *program) Close() error { return errors.Join(p.app.Close(), p.be.Close()) }

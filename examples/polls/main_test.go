@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,20 +19,31 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/manage"
+	"github.com/tenement-go/tenement/tenancy"
 )
 
 // asProcess, when set, makes the test binary the program.
 const asProcess = "POLLS_TEST_AS_PROCESS"
 
+// dieFounding, when set, makes the test binary a program that dies while it makes the tenant odin, whose founder has that
+// password: the store is made, and not filled yet.
+const dieFounding = "POLLS_TEST_DIE_FOUNDING"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProcess) != "" {
 		main()
+	}
+	if password := os.Getenv(dieFounding); password != "" {
+		fmt.Fprintln(os.Stderr, "it did not die:", foundAndDie(context.Background(), password))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -181,6 +193,49 @@ func TestServes(t *testing.T) {
 		assert.ElementsMatch(t, append(thors, "Added?"), second.questions(thor))
 		assert.ElementsMatch(t, potters, second.questions(potter))
 		assert.Zero(t, second.stop())
+	})
+}
+
+// died is the status of a process that foundAndDie has ended.
+const died = 42
+
+func foundAndDie(ctx context.Context, password string) error {
+	be, err := backend.Open(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		return err
+	}
+	hash, err := newStore(be.DB()).HashPassword(ctx, "frigg", password)
+	if err != nil {
+		return err
+	}
+	app, err := tenancy.Open(ctx, be, config(func(context.Context, tenancy.Tenant, tenancy.Seed) error {
+		os.Exit(died)
+		return nil
+	}, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	_, err = app.Create(ctx, tenancy.Spec{Slug: "odin", Domains: []string{"odin." + base}, Seed: founding{"frigg", hash}})
+	return err
+}
+
+// S84: the process that signs somebody up dies, and the next one finishes what it began: nobody's tenant is without its
+// founder.
+func TestFounderSurvives(t *testing.T) {
+	onEach(t, func(t *testing.T) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), dieFounding+"=correct-horse")
+		out, err := cmd.CombinedOutput()
+		require.Error(t, err)
+		require.Equal(t, died, cmd.ProcessState.ExitCode(), string(out))
+
+		s := serving(t)
+		assert.NotContains(t, s.said, "making the tenants", "the registry is not empty")
+		require.Eventually(t, func() bool {
+			status, _ := s.call("POST", "odin.polls.localhost", "/login/", "", map[string]string{"username": "frigg", "password": "correct-horse"})
+			return status == http.StatusOK
+		}, time.Minute, 50*time.Millisecond)
+		assert.NotEmpty(t, s.questions("odin.polls.localhost"))
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/tenement-go/tenement/examples/polls/polls"
 	"github.com/tenement-go/tenement/examples/polls/site"
@@ -97,6 +98,9 @@ func signUp(ctx context.Context, p *program, listen net.Addr, s site.Signup) (st
 	if err != nil {
 		return "", err
 	}
+	// Whoever leaves the page before it answers has asked for a tenant all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
 	_, err = p.app.Create(ctx, tenancy.Spec{
 		Slug: s.Slug, Name: s.Name, Domains: []string{s.Slug + "." + base},
 		Meta: metadata{Plan: s.Plan}, Seed: founding{s.Username, hash},

@@ -54,7 +54,7 @@ func TestTourIsTrue(t *testing.T) {
 	require.NoError(t, listener.Close())
 
 	var script strings.Builder
-	script.WriteString("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n")
+	script.WriteString("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n")
 	var promised []string
 	await := "until curl -s -o /dev/null thor.polls.localhost:8000/polls/; do kill -0 %1; done\n"
 	for _, b := range tourBlocks(t) {
@@ -73,7 +73,7 @@ func TestTourIsTrue(t *testing.T) {
 		}
 	}
 	text := strings.ReplaceAll(script.String(), "8000", port)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", text)
 	cmd.Dir = dir
