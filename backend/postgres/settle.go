@@ -21,6 +21,9 @@ func (c *conn) settle(ctx context.Context) error {
 	// The share of the store that the prefix takes ends with this message. The one that follows it lasts as long as the
 	// connection.
 	message := c.prefixText("(not "+direct+")") + "select " + direct + ";"
+	if u.readOnly() {
+		message = "set default_transaction_read_only=on;" + message
+	}
 	if u.kind != prefixShared {
 		message += fmt.Sprintf("select case when %s then pg_catalog.pg_advisory_lock_shared(%s,%s) end", direct, storeSpace, u.key)
 	}

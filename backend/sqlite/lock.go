@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -34,17 +35,47 @@ func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	if err != nil {
 		return nil, &backend.Error{Op: "lock", Err: err}
 	}
-	return lock(unlock), nil
+	return &lock{key: key, unlock: unlock}, nil
 }
 
-// lock is a key that is held. The operating system keeps it for as long as the process lives: it cannot be lost.
-type lock func()
+// lock is a key that is held. The operating system keeps it for as long as the process lives: it ends with Unlock alone.
+type lock struct {
+	key    string
+	unlock func()
+	ended  atomic.Bool
+}
 
-var _ backend.Lock = lock(nil)
+var _ backend.Lock = (*lock)(nil)
 
-func (l lock) Fence(ctx context.Context) context.Context { return ctx }
-func (l lock) Check(context.Context) error               { return nil }
-func (l lock) Unlock()                                   { l() }
+// fenceKey is where a context has the lock that what is done with it stands on.
+type fenceKey struct{}
+
+// Fence implements [backend.Lock].
+func (l *lock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, fenceKey{}, l)
+}
+
+// Check implements [backend.Lock].
+func (l *lock) Check(context.Context) error {
+	if l.ended.Load() {
+		return &backend.Error{Op: "lock", Err: fmt.Errorf("%w: %s", backend.ErrLockLost, l.key)}
+	}
+	return nil
+}
+
+// Unlock implements [backend.Lock].
+func (l *lock) Unlock() {
+	l.ended.Store(true)
+	l.unlock()
+}
+
+// fenced returns ErrLockLost when ctx stands on a lock that has ended.
+func fenced(ctx context.Context) error {
+	if l, ok := ctx.Value(fenceKey{}).(*lock); ok {
+		return l.Check(ctx)
+	}
+	return nil
+}
 
 func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err error) {
 	if b.isClosed() {

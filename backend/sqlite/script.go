@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"github.com/tenement-go/tenement/backend"
 )
 
@@ -22,15 +24,15 @@ type unsynced struct {
 }
 
 // RunScripts implements [backend.ScriptRunner]. Each script gets a connection of its own, which leaves the open stores
-// alone: a run over thousands of files does not push out the ones that requests use. The shared tables are not attached; a
-// script that reads them fails, and goes through [Backend.Maintenance] instead.
+// alone: a run over thousands of files does not push out the ones that requests use. The shared tables are attached for a
+// script that turns out to name what the store has not.
 //
 // With Async a commit is not synced by itself, only when the file is closed or at the latest by Flush; a power failure
 // before that may undo it, never tear it.
 func (b *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
 	errs := make([]error, len(scripts))
 	for i, s := range scripts {
-		err := ctx.Err()
+		err := errors.Join(ctx.Err(), fenced(ctx))
 		switch {
 		case err != nil:
 		case s.Route.IsZero():
@@ -164,6 +166,14 @@ func (b *Backend) inTransaction(ctx context.Context, c *conn, dsn, text string) 
 	}
 	c.script = true
 	_, err := c.raw.ExecContext(ctx, text, nil)
+	if code(err) == sqlite3.SQLITE_ERROR && !c.attached {
+		// What it names may be a shared table.
+		if err := c.run(ctx, "ROLLBACK; "+b.attach+"; BEGIN IMMEDIATE"); err != nil {
+			return err
+		}
+		c.attached, c.effects, c.denied = true, 0, 0
+		_, err = c.raw.ExecContext(ctx, text, nil)
+	}
 	if err != nil {
 		return explainDenial(c.denied, err)
 	}
