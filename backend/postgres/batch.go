@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,22 +36,15 @@ func (r *batchResults) send(ctx context.Context) error {
 	j := &job{op: "send batch", mode: c.be.mode, text: c.be.mode == pgx.QueryExecModeSimpleProtocol, native: true}
 	for _, q := range r.b.QueuedQueries {
 		item := query{sql: q.SQL, args: q.Arguments}
-		if len(q.Arguments) > 0 {
-			if rewriter, ok := q.Arguments[0].(pgx.QueryRewriter); ok {
-				sql, args, err := rewriter.RewriteQuery(ctx, c.pg, q.SQL, q.Arguments[1:])
-				if err != nil {
-					return fmt.Errorf("rewrite query failed: %w", err)
-				}
-				q.SQL, q.Arguments = sql, args
-				item.sql, item.args = sql, args
-			}
+		if _, err := c.options(ctx, j.mode, &item); err != nil {
+			return err
 		}
+		q.SQL, q.Arguments = item.sql, item.args
 		if j.text {
-			sql, err := c.quoteArgs(item.sql, item.args)
-			if err != nil {
+			var err error
+			if item.sql, err = c.quoteArgs(item.sql, item.args); err != nil {
 				return err
 			}
-			item.sql = sql
 		}
 		j.queries = append(j.queries, item)
 	}

@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -79,9 +81,49 @@ func (c *conn) nameFor(q *query) string {
 	return ""
 }
 
-// mayVary reports whether it is to be asked if a text names something shared: once on each connection.
+// mayVary reports whether it is to be asked if a text names something shared.
 func (c *conn) mayVary(q *query) bool {
-	return q.st == nil && q.plan.name != "" && c.unit.access != driver.AccessShared
+	if q.st != nil || q.plan.name == "" || c.unit.access == driver.AccessShared {
+		return false
+	}
+	varied, known := c.be.varied.get(q.sql)
+	q.varied = varied
+	return !known
+}
+
+// answers remembers which texts name something shared, for a while: each is asked about once, and not on every connection.
+type answers struct {
+	mu    sync.Mutex
+	since time.Time
+	m     map[string]bool
+}
+
+const (
+	answersAge = time.Minute
+	maxAnswers = 4096
+)
+
+func (a *answers) get(sql string) (varied, known bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	varied, known = a.m[sql]
+	return varied, known && time.Since(a.since) < answersAge
+}
+
+func (a *answers) put(sql string, varied bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.m) >= maxAnswers || time.Since(a.since) >= answersAge {
+		a.m, a.since = make(map[string]bool), time.Now()
+	}
+	a.m[sql] = varied
+}
+
+// forget is for when something shared was made.
+func (a *answers) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.m = nil
 }
 
 func (c *conn) readDescriptions(queries []*query) error {
@@ -89,12 +131,12 @@ func (c *conn) readDescriptions(queries []*query) error {
 	if err := c.answerAhead(); err != nil {
 		return err
 	}
-	varied := false
+	var varied, asked bool
 	for i := 0; w.open; {
 		at := w.at()
 		switch w.receive() {
 		case eventRow:
-			varied = string(w.values[0]) == "t"
+			varied, asked = string(w.values[0]) == "t", true
 		case eventDone:
 			if at != stepPrepare {
 				continue
@@ -104,8 +146,11 @@ func (c *conn) readDescriptions(queries []*query) error {
 			st := c.newStatement(&pgconn.StatementDescription{
 				Name: q.plan.name, SQL: q.sql, ParamOIDs: w.params, Fields: w.fields,
 			}, q.traits)
-			st.varied = varied
-			w.params, w.fields, varied = nil, nil, false
+			if st.varied = q.varied; asked {
+				st.varied = varied
+				c.be.varied.put(q.sql, varied)
+			}
+			w.params, w.fields, asked = nil, nil, false
 			c.described(q, st)
 		case eventReady:
 			if w.err != nil || i < len(queries) {

@@ -3,11 +3,14 @@ package postgres
 import (
 	"context"
 	sqldriver "database/sql/driver"
+	"fmt"
 	"runtime"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // ExecContext runs a statement and reads its result to the end.
@@ -46,8 +49,23 @@ func (s *session) exec(ctx context.Context, sql string, args []any) (tag pgconn.
 		return pgconn.CommandTag{}, s.fault("exec", w.err)
 	}
 	tag = w.CommandTag()
+	if w.tagged("ROLLBACK") && !asksForRollback(s.job.queries[0].sql) {
+		return tag, s.fault("exec", pgx.ErrTxCommitRollback)
+	}
 	s.renewAlone(ctx)
 	return tag, nil
+}
+
+// asksForRollback reports whether the last statement of a text is a ROLLBACK. What is answered by one and is none was a
+// COMMIT, END or PREPARE TRANSACTION of a transaction that had failed.
+func asksForRollback(text string) bool {
+	statements := sqltext.Statements(sqltext.Postgres, text)
+	if len(statements) == 0 {
+		return true
+	}
+	s := sqltext.New(sqltext.Postgres, text[statements[len(statements)-1].Start:])
+	first := s.Next()
+	return s.Is(first, "rollback") || s.Is(first, "abort")
 }
 
 // query runs a statement up to its first row. What returns rows ends its trace with them.
@@ -82,6 +100,37 @@ func (s *session) run(ctx context.Context, op, sql string, args []any, native, t
 		}
 	}
 	return s.do(ctx, j)
+}
+
+// options takes off the leading arguments that are directions to pgx rather than values.
+func (c *conn) options(ctx context.Context, mode pgx.QueryExecMode, q *query) (pgx.QueryExecMode, error) {
+	for len(q.args) > 0 {
+		switch o := q.args[0].(type) {
+		case pgx.QueryExecMode:
+			// Caches are the connection's: another kind than it has is not kept for one call.
+			q.args = q.args[1:]
+			switch o {
+			case c.be.mode, pgx.QueryExecModeExec:
+				mode = o
+			case pgx.QueryExecModeSimpleProtocol:
+				mode = pgx.QueryExecModeExec // which differs in nothing else that a statement with arguments could tell
+			default:
+				mode = pgx.QueryExecModeDescribeExec
+			}
+		case pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+			q.formats, q.args = o, q.args[1:]
+		case pgx.QueryRewriter:
+			sql, args, err := o.RewriteQuery(ctx, c.pg, q.sql, q.args[1:])
+			if err != nil {
+				return 0, fmt.Errorf("rewrite query failed: %w", err)
+			}
+			q.sql, q.args = sql, args
+			return mode, nil
+		default:
+			return mode, nil
+		}
+	}
+	return mode, nil
 }
 
 // trace tells pgx's tracer that a query begins.

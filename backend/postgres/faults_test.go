@@ -678,3 +678,41 @@ func TestLargeBatch(t *testing.T) {
 	var n int
 	require.NoError(t, be.DB().QueryRowContext(ctx, `SELECT count(*) FROM notes`).Scan(&n))
 }
+
+// S77: a COMMIT that is written as text, of a transaction that had failed, is an error, as Tx.Commit's is.
+func TestCommitThatCannotLast(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "default_query_exec_mode": mode})
+			_, a := tenant(t, be, "a")
+			conn, err := be.DB().Conn(a)
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			for text, lasts := range map[string]bool{"COMMIT": false, "/* */ end work": false, "ROLLBACK": true, "abort": true} {
+				for _, q := range []string{`BEGIN`, `INSERT INTO notes (mark) VALUES ('lost')`} {
+					_, err := conn.ExecContext(a, q)
+					require.NoError(t, err, q)
+				}
+				_, err := conn.ExecContext(a, `SELECT nowhere`)
+				require.Error(t, err)
+				_, err = conn.ExecContext(a, text)
+				if lasts {
+					require.NoError(t, err, text)
+				} else {
+					require.ErrorIs(t, err, pgx.ErrTxCommitRollback, text)
+				}
+			}
+			_, err = conn.ExecContext(a, `BEGIN`)
+			require.NoError(t, err)
+			_, err = conn.ExecContext(a, `INSERT INTO notes (mark) VALUES ('kept')`)
+			require.NoError(t, err)
+			_, err = conn.ExecContext(a, `COMMIT`)
+			require.NoError(t, err)
+			var n int
+			require.NoError(t, conn.QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&n))
+			require.Equal(t, 1, n)
+		})
+	}
+}

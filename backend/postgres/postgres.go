@@ -57,9 +57,10 @@ type Backend struct {
 		sync.RWMutex
 		oid map[backend.Route]uint32
 	}
-	locks locks
-	code  code // in the database; see leftover.go
-	roles roles
+	locks  locks
+	code   code // in the database; see leftover.go
+	varied answers
+	roles  roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
 	// pinged before they are used.

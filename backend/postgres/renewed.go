@@ -40,6 +40,9 @@ func (s *session) renew(ctx context.Context) error {
 	if slices.ContainsFunc(made, definesCode) {
 		c.be.code.asked.Store(0)
 	}
+	if len(made) > 0 && c.unit.access == driver.AccessShared {
+		c.be.varied.forget()
+	}
 	if len(made) == 0 || c.pc.TxStatus() != 'T' || c.unit.access == driver.AccessShared {
 		return nil
 	}

@@ -28,6 +28,7 @@ type query struct {
 	formats any // of the result, as pgx's users ask for them
 	traits  traits
 	st      *statement // what was remembered of it before
+	varied  bool       // it is known to name something shared
 	plan    plan
 	eqb     *pgx.ExtendedQueryBuilder
 }

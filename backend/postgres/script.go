@@ -235,7 +235,7 @@ func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt bac
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
 	var since, commits int
-	results, err := c.commands(ctx, message, func() {
+	results, err := c.commands(ctx, message, nil, func() {
 		if since++; c.wire.tagged("COMMIT") {
 			commits++
 			since = 0

@@ -7,11 +7,9 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
@@ -76,49 +74,36 @@ func (w *wire) moved(pe *pgconn.PgError) {
 
 // texts runs statements of our own by the simple protocol, and shows their rows.
 func (c *conn) texts(ctx context.Context, text string, row func(result int, values [][]byte)) error {
+	_, err := c.commands(ctx, text, row, nil)
+	return err
+}
+
+// commands is texts that calls done when a statement is complete. It returns how many were.
+func (c *conn) commands(ctx context.Context, text string, row func(result int, values [][]byte), done func()) (results int, err error) {
 	if ctx.Done() == nil {
 		ctx = context.Background()
 	}
 	w := &c.wire
 	if err := w.start(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	w.text, w.starts = true, w.starts[:0]
 	c.queueClean()
 	w.queue(stepOurs)
 	c.fe.SendQuery(&pgproto3.Query{String: text})
 	if err := w.flush(); err != nil {
-		return err
-	}
-	for result := 0; w.open; {
-		switch w.receive() {
-		case eventRow:
-			if row != nil {
-				row(result, w.values)
-			}
-		case eventDone:
-			result++
-		}
-	}
-	return w.err
-}
-
-// commands is texts for statements whose rows nobody wants: done is called when one is complete. It returns how many were.
-func (c *conn) commands(ctx context.Context, text string, done func()) (results int, err error) {
-	w := &c.wire
-	if err := w.start(ctx); err != nil {
-		return 0, err
-	}
-	w.text, w.starts = true, w.starts[:0]
-	c.queueClean()
-	c.fe.SendQuery(&pgproto3.Query{String: text})
-	if err := w.flush(); err != nil {
 		return 0, err
 	}
 	for w.open {
-		if w.receive() == eventDone {
-			results++
-			done()
+		switch w.receive() {
+		case eventRow:
+			if row != nil {
+				row(results, w.values)
+			}
+		case eventDone:
+			if results++; done != nil {
+				done()
+			}
 		}
 	}
 	return results, w.err
@@ -189,83 +174,4 @@ func writeValue(b *strings.Builder, arg any, text []byte) error {
 	writeLiteral(b, string(text))
 	b.WriteByte(' ')
 	return nil
-}
-
-// settle binds the whole server session to the store, for what cannot run in the transaction that the prefix needs.
-// The connection is closed afterwards. Behind a pooler, which would run the next statement on whichever server
-// connection is free, it changes nothing and returns errPooled.
-func (c *conn) settle(ctx context.Context) error {
-	u := &c.unit
-	c.doomed = true
-	// A pooler makes up its own process numbers.
-	direct := fmt.Sprintf("(pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d)", c.pc.PID())
-	// The share of the store that the prefix takes ends with this message. The one that follows it lasts as long as the
-	// connection.
-	message := c.prefixText("(not "+direct+")") + "select " + direct + ";"
-	if u.kind != prefixShared {
-		message += fmt.Sprintf("select case when %s then pg_catalog.pg_advisory_lock_shared(%s,%s) end", direct, storeSpace, u.key)
-	}
-	is := false
-	err := c.texts(ctx, message, func(result int, values [][]byte) {
-		switch result {
-		case 0:
-			c.prefixDone(false, values)
-		case 1:
-			is = string(values[0]) == "t"
-		}
-	})
-	switch {
-	case err != nil:
-		return err
-	case !is:
-		return errPooled
-	}
-	c.settled = true
-	return nil
-}
-
-var errPooled = errors.New("it cannot run in a transaction, and a pooler stands between us and the server; " +
-	"run it over a direct connection to the database")
-
-// settleFault explains why a statement that needs a session of its own did not get one.
-func (s *session) settleFault(err, cause error) error {
-	var pe *pgconn.PgError
-	switch {
-	case errors.Is(err, errPooled):
-		return &backend.Error{Op: "exec", Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", cause, err)}
-	case errors.As(err, &pe) && refusesStore(pe.Code):
-		return s.refusal(missing, "exec", err)
-	}
-	return s.fault("exec", err)
-}
-
-// options takes off the leading arguments that are directions to pgx rather than values.
-func (c *conn) options(ctx context.Context, mode pgx.QueryExecMode, q *query) (pgx.QueryExecMode, error) {
-	for len(q.args) > 0 {
-		switch o := q.args[0].(type) {
-		case pgx.QueryExecMode:
-			// Caches are the connection's: another kind than it has is not kept for one call.
-			q.args = q.args[1:]
-			switch o {
-			case c.be.mode, pgx.QueryExecModeExec:
-				mode = o
-			case pgx.QueryExecModeSimpleProtocol:
-				mode = pgx.QueryExecModeExec // which differs in nothing else that a statement with arguments could tell
-			default:
-				mode = pgx.QueryExecModeDescribeExec
-			}
-		case pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
-			q.formats, q.args = o, q.args[1:]
-		case pgx.QueryRewriter:
-			sql, args, err := o.RewriteQuery(ctx, c.pg, q.sql, q.args[1:])
-			if err != nil {
-				return 0, fmt.Errorf("rewrite query failed: %w", err)
-			}
-			q.sql, q.args = sql, args
-			return mode, nil
-		default:
-			return mode, nil
-		}
-	}
-	return mode, nil
 }

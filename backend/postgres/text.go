@@ -218,6 +218,8 @@ func (r *reader) within(t, prev sqltext.Token) traits {
 		if ahead := *r; ahead.is(ahead.Next(), ".") {
 			return taints
 		}
+	case r.Is(t, "into") && t.Depth == 0 && !r.Is(prev, "insert") && !r.Is(prev, "merge"):
+		return defines // SELECT … INTO
 	case (name == "temp" || name == "temporary") && r.Is(prev, "into"):
 		return taints // SELECT … INTO TEMP, where a table may be called temp: then the connection is merely cleaned
 	case name == "set_config":

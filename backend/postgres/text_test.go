@@ -40,7 +40,9 @@ func TestClassify(t *testing.T) {
 		"CREATE TEMP TABLE x (a int)":                           taints | defines,
 		"create or replace temporary view v as select 1":        taints | defines,
 		"CREATE TABLE pg_temp.x (a int)":                        taints | defines,
-		"SELECT 1 INTO TEMP x":                                  taints,
+		"SELECT 1 INTO x":                                       defines,
+		"INSERT INTO x SELECT 1":                                0,
+		"SELECT 1 INTO TEMP x":                                  defines | taints,
 		"SELECT temp, temporary FROM readings":                  0, // S75
 		"CREATE TABLE temp (temporary int)":                     defines,
 		"SELECT pg_temp FROM t":                                 0,

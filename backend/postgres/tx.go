@@ -82,7 +82,9 @@ func (s *session) open(ctx context.Context) error {
 func (c *conn) queueBegin(text string) {
 	name := ""
 	if c.named() {
-		name = statementName(text)
+		if name = "tenement_begin"; text != "begin" {
+			name = statementName(text)
+		}
 	}
 	if state := c.begins[text]; name == "" || state != isPrepared {
 		if name != "" && state == doubtful {
