@@ -12,6 +12,7 @@ import (
 	osexec "os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -244,22 +245,26 @@ func TestVisitorLeavesTheWAL(t *testing.T) { // S72
 	}
 }
 
-// locks lists this process's locks on a file, as the kernel sees them.
+// locks lists this process's locks on a file, as the kernel sees them. The list is read while other processes change it,
+// so a line may be there twice, or missing: it is read several times.
 func locks(t *testing.T, path string) (held []string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		return nil
 	}
-	all, err := os.ReadFile("/proc/locks")
-	require.NoError(t, err)
 	inode := inodeOf(t, path)
-	for line := range strings.Lines(string(all)) {
-		f := strings.Fields(line)
-		if len(f) > 5 && f[4] == fmt.Sprint(os.Getpid()) && strings.HasSuffix(f[5], ":"+inode) {
-			held = append(held, strings.Join(f[1:], " "))
+	for range 20 {
+		all, err := os.ReadFile("/proc/locks")
+		require.NoError(t, err)
+		for line := range strings.Lines(string(all)) {
+			f := strings.Fields(line)
+			if len(f) > 5 && f[4] == fmt.Sprint(os.Getpid()) && strings.HasSuffix(f[5], ":"+inode) {
+				held = append(held, strings.Join(f[1:], " "))
+			}
 		}
 	}
-	return held
+	slices.Sort(held)
+	return slices.Compact(held)
 }
 
 // Two processes serve one directory; one comes and goes, or is killed.
