@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -157,4 +158,25 @@ func TestGooseTakesOver(t *testing.T) {
 	for i := range 3 {
 		assert.Equal(t, "b", query(t, be, route(i), "SELECT v::text FROM m"))
 	}
+}
+
+// A panic in a Go migration is an error of its store, with a transaction and without.
+func TestPanicInAGoMigration(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 1)
+		for name, f := range map[string]*goose.GoFunc{
+			"with":    {RunTx: func(context.Context, *sql.Tx) error { panic("oops") }},
+			"without": {RunDB: func(context.Context, *sql.DB) error { panic("oops") }},
+		} {
+			m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...), Go: func() []*goose.Migration {
+				return []*goose.Migration{goose.NewGoMigration(2, f, nil)}
+			}}))
+			_, err := m.Up(t.Context(), migrate.UpOptions{})
+			var failure *migrate.StoreError
+			require.ErrorAs(t, err, &failure, name)
+			assert.Contains(t, strings.ToLower(err.Error()), "oops", name)
+			assert.NotErrorIs(t, err, context.Canceled)
+		}
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -380,26 +379,5 @@ func TestDownOfAnUnknownVersion(t *testing.T) {
 		require.ErrorIs(t, err, migrate.ErrUnknownSource)
 		assert.Equal(t, "0,1,2,3", versions(t, be, route(0), "goose_db_version"))
 		require.NoError(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)})).Ready(t.Context(), route(0)))
-	})
-}
-
-// A panic in a Go migration is an error of its store, with a transaction and without.
-func TestPanicInAGoMigration(t *testing.T) {
-	t.Parallel()
-	each(t, func(t *testing.T, be *site) {
-		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 1)
-		for name, f := range map[string]*goose.GoFunc{
-			"with":    {RunTx: func(context.Context, *sql.Tx) error { panic("oops") }},
-			"without": {RunDB: func(context.Context, *sql.DB) error { panic("oops") }},
-		} {
-			m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...), Go: func() []*goose.Migration {
-				return []*goose.Migration{goose.NewGoMigration(2, f, nil)}
-			}}))
-			_, err := m.Up(t.Context(), migrate.UpOptions{})
-			var failure *migrate.StoreError
-			require.ErrorAs(t, err, &failure, name)
-			assert.Contains(t, strings.ToLower(err.Error()), "oops", name)
-			assert.NotErrorIs(t, err, context.Canceled)
-		}
 	})
 }
