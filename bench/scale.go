@@ -54,7 +54,8 @@ var scaleSuites = slices.Concat(
 // Parameters of our backend that the rows are about.
 var (
 	withoutWaiting = []string{"affinity_wait", "0"}
-	roomyProcesses = []string{"max_first_sights", "16384", "tenant_statements", "16384"}
+	// By the formula in the doc of postgres.Config: 5 MB + 12,288 × 12.5 KB + 8,192 × 10 KB.
+	roomyProcesses = []string{"first_sights", "12288", "tenant_statements", "8192"}
 )
 
 // scaleLoad is one way to visit a fleet, with the bars that it has for each number of goroutines.
