@@ -38,41 +38,38 @@ func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	return &lock{key: key, unlock: unlock}, nil
 }
 
-// lock is a key that is held. The operating system keeps it for as long as the process lives: it ends with Unlock alone.
+// lock is a key that is held. The operating system keeps it for as long as the process lives: it cannot be lost, only
+// given up.
 type lock struct {
 	key    string
 	unlock func()
-	ended  atomic.Bool
+	over   atomic.Bool
 }
 
 var _ backend.Lock = (*lock)(nil)
 
-// fenceKey is where a context has the lock that what is done with it stands on.
 type fenceKey struct{}
 
-// Fence implements [backend.Lock].
 func (l *lock) Fence(ctx context.Context) context.Context {
 	return context.WithValue(ctx, fenceKey{}, l)
 }
 
-// Check implements [backend.Lock].
 func (l *lock) Check(context.Context) error {
-	if l.ended.Load() {
-		return &backend.Error{Op: "lock", Err: fmt.Errorf("%w: %s", backend.ErrLockLost, l.key)}
+	if l.over.Load() {
+		return &backend.Error{Op: "lock " + l.key, Err: backend.ErrLockLost}
 	}
 	return nil
 }
 
-// Unlock implements [backend.Lock].
 func (l *lock) Unlock() {
-	l.ended.Store(true)
+	l.over.Store(true)
 	l.unlock()
 }
 
-// fenced returns ErrLockLost when ctx stands on a lock that has ended.
+// fenced returns ErrLockLost when the lock by which ctx is fenced was given up.
 func fenced(ctx context.Context) error {
-	if l, ok := ctx.Value(fenceKey{}).(*lock); ok {
-		return l.Check(ctx)
+	if l, ok := ctx.Value(fenceKey{}).(*lock); ok && l.over.Load() {
+		return backend.ErrLockLost
 	}
 	return nil
 }
@@ -81,7 +78,16 @@ func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err erro
 	if b.isClosed() {
 		return nil, backend.ErrClosed
 	}
-	return b.locks.lock(ctx, key, true)
+	unlock, err = b.locks.lock(ctx, key, true)
+	if err == nil {
+		if err = fenced(ctx); err != nil {
+			unlock()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return unlock, nil
 }
 
 // tryLock is lock without waiting: it returns errLocked when somebody has the key.
