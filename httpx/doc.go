@@ -10,7 +10,8 @@
 //
 // # What is believed
 //
-// A host is what the client sent: anyone may send any host to any server, so it selects a tenant and proves nothing.
+// A host is what the client sent: anyone may send any host to any server, so it selects a tenant and proves nothing. Where
+// the strategy does not go by hosts, it does not matter what the host is.
 // The same is true, more so, of a header or a cookie: see [ByHeader] and [ByCookie]. Whether a user may act in the
 // tenant is for the application to check, inside the tenant. A forwarded host is ignored unless [WithForwarded] says
 // which proxies may set it.
@@ -19,8 +20,10 @@
 //
 // The middleware goes around the whole router (httpx.Middleware(app)(mux)): routers that match on a path before their
 // middleware runs (Gin, Echo, ServeMux) then see the path without its tenant prefix. With the other strategies it may be
-// mounted inside as well, where the route's own values stay. Health checks, which come without a tenant's host, belong
-// outside. Middleware that changes Request.RemoteAddr belongs inside, since [WithForwarded] relies on the true one.
+// mounted inside as well, where the route's own values stay. What comes without a tenant belongs outside: health checks
+// ([Readiness]), and servers that ask whether they may get a certificate ([AskTLS]; with
+// golang.org/x/crypto/acme/autocert, app.HostPolicy is the manager's HostPolicy). Middleware that changes
+// Request.RemoteAddr belongs inside, since [WithForwarded] relies on the true one.
 //
 // The ResponseWriter is handed on as it is, so flushing, hijacking and http.ResponseController keep working.
 package httpx
