@@ -17,7 +17,7 @@ export TENEMENT_REQUIRE_POSTGRES := 1
 
 .PHONY: test
 test: deps bin/pgrun
-	bin/pgrun fsync=off full_page_writes=off scripts/test.sh
+	bin/pgrun icu_locale=en-US fsync=off full_page_writes=off scripts/test.sh
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT)

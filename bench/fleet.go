@@ -191,7 +191,7 @@ func fleetPostgres(ctx context.Context, e *env) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	be, err := postgres.Open(ctx, oursURL)
+	be, err := postgres.Open(ctx, oursURL, postgres.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +252,7 @@ func fleetLatency(ctx context.Context, e *env) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	direct, err := postgres.Open(ctx, oursURL)
+	direct, err := postgres.Open(ctx, oursURL, postgres.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -270,7 +270,7 @@ func fleetLatency(ctx context.Context, e *env) ([]result, error) {
 	}
 	defer proxy.Close()
 	proxy.SetLatency(500 * time.Microsecond) // each way
-	far, err := postgres.Open(ctx, proxy.URL(oursURL))
+	far, err := postgres.Open(ctx, proxy.URL(oursURL), postgres.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -377,7 +377,7 @@ func besideOneMessage(ctx context.Context, e *env) (*postgres.Backend, side, err
 	if err != nil {
 		return nil, nil, err
 	}
-	be, err := postgres.Open(ctx, oursURL)
+	be, err := postgres.Open(ctx, oursURL, postgres.Config{})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -68,7 +68,7 @@ type postgresFixture struct {
 
 // newPostgres makes stores in the database; the connections go to addr's URL, which may lead through a proxy.
 func newPostgres(ctx context.Context, e *env, direct, via string, stores, conns int) (*postgresFixture, error) {
-	maker, err := postgres.Open(ctx, direct)
+	maker, err := postgres.Open(ctx, direct, postgres.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func newPostgres(ctx context.Context, e *env, direct, via string, stores, conns 
 		return nil, err
 	}
 	f := &postgresFixture{}
-	if f.be, err = postgres.Open(ctx, sized); err != nil {
+	if f.be, err = postgres.Open(ctx, sized, postgres.Config{}); err != nil {
 		return nil, err
 	}
 	e.cleanup = append(e.cleanup, func() { _ = f.be.Close() })

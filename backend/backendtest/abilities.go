@@ -321,6 +321,50 @@ var lockCases = []testCase{
 	},
 }
 
+var fenceCases = []testCase{
+	{
+		id: "lock", name: "fences what is done under it",
+		rule: "In a lock's Fence, Create, Drop, Rename and RunScripts work while it is held; once it is not, they fail with ErrLockLost and change nothing, and Check says so.",
+		run: func(e *env) {
+			locker := able[backend.Locker](e, e.be)
+			held, err := locker.Lock(e.ctx, "key")
+			require.NoError(e, err)
+			ctx := held.Fence(e.ctx)
+			require.NoError(e, held.Check(e.ctx))
+			a, b := route("a"), e.tenant("b", "b1")
+			runner, scripts := e.be.(backend.ScriptRunner)
+			require.NoError(e, e.be.Create(ctx, a))
+			if scripts {
+				require.NoError(e, runner.RunScripts(ctx, []backend.Script{{Route: a, SQL: e.notesTable()}}, backend.ScriptOptions{})[0])
+			} else {
+				e.ddl(a, e.notesTable())
+			}
+			c := backend.Route{Store: backend.MustParseStore("c"), Owner: a.Owner}
+			require.NoError(e, e.be.Rename(ctx, a, c.Store))
+			require.NoError(e, held.Check(ctx))
+			require.NoError(e, e.be.Drop(ctx, c))
+			held.Unlock()
+			require.ErrorIs(e, held.Check(e.ctx), backend.ErrLockLost, "Check")
+			again, err := locker.Lock(e.ctx, "key") // somebody else's from now on
+			require.NoError(e, err)
+			defer again.Unlock()
+			assert.ErrorIs(e, e.be.Create(ctx, a), backend.ErrLockLost, "Create")
+			assert.ErrorIs(e, e.be.Rename(ctx, b, c.Store), backend.ErrLockLost, "Rename")
+			assert.ErrorIs(e, e.be.Drop(ctx, b), backend.ErrLockLost, "Drop")
+			if scripts {
+				for _, err := range runner.RunScripts(ctx, []backend.Script{
+					{Route: b, SQL: `DELETE FROM notes`}, {Route: a, Create: true, SQL: e.notesTable()},
+				}, backend.ScriptOptions{}) {
+					assert.ErrorIs(e, err, backend.ErrLockLost, "RunScripts")
+				}
+			}
+			require.Equal(e, []string{"b"}, e.stores())
+			e.holds(b, "b1")
+			require.NoError(e, e.be.Create(again.Fence(e.ctx), a))
+		},
+	},
+}
+
 var sweepCases = []testCase{
 	{
 		id: "sweep", name: "removes what is left over and nothing else",

@@ -27,16 +27,21 @@ type Config struct {
 	// returns, and the place, are closed and removed by t's cleanup; the suite may close a backend before.
 	New func(t testing.TB) (open func(maxConns int) backend.Backend)
 
-	// SharedReadOnly: statements run inside a tenant cannot change the shared store, nor name another tenant's
-	// (Postgres: with tenant roles).
+	// SharedReadOnly: statements run inside a tenant cannot change the shared store (Postgres: with tenant roles).
 	SharedReadOnly bool
-	// TenantRoles: the tenant's rights are less than the owner's: it may be unable to change its own tables' definitions.
-	TenantRoles bool
+	// StoresApart: nor can they name another tenant's store (Postgres: with a role for each tenant).
+	StoresApart bool
 	// TransactionPooler: the server is reached through a pooler that gives each transaction another server
 	// connection. A *sql.Conn is then one session only inside a transaction, and settings of a server session
 	// other than those that the backend sends itself are whatever the pooler made of them. Statements that need a
 	// server session (S14) are left out.
 	TransactionPooler bool
+	// Waiting returns when n calls, or as many as can, wait for a lock inside the database of be. nil: the suite does not
+	// wait for them to wait, and what it forces elsewhere is left to chance.
+	Waiting func(ctx context.Context, be backend.Backend, n int) error
+	// Foreign makes, by other means than the backend's, what a store of that name would be (a file, a schema), with the
+	// table notes and the row 'stray' in it, but no stamp. nil: the case that needs it is left out.
+	Foreign func(ctx context.Context, be backend.Backend, s backend.Store) error
 	// Native returns the backend's other way in, which takes its route from the context as the routed handle does. nil:
 	// it has none.
 	Native func(be backend.Backend) Native
@@ -122,7 +127,7 @@ func cases() []testCase {
 	var all []testCase
 	for _, group := range [][]testCase{
 		routingCases, transactionCases, isolationCases, sharedCases, stressCases, nameCases, storeCases, ownerCases,
-		handleCases, closeCases, scriptCases, templateCases, lockCases, sweepCases, sqlCases, nativeCases,
+		handleCases, rightsCases, closeCases, scriptCases, waitCases, templateCases, lockCases, fenceCases, sweepCases, sqlCases, nativeCases,
 	} {
 		all = append(all, group...)
 	}
@@ -145,7 +150,9 @@ func runCase(t testing.TB, cfg Config, c testCase, patience time.Duration) {
 
 // What a case may need.
 func readOnlyShared(cfg Config) bool   { return cfg.SharedReadOnly }
+func storesApart(cfg Config) bool      { return cfg.StoresApart }
 func ownServerSession(cfg Config) bool { return !cfg.TransactionPooler }
+func foreignStores(cfg Config) bool    { return cfg.Foreign != nil }
 func nativeAccess(cfg Config) bool     { return cfg.Native != nil }
 
 // env is what a case works with: a backend of its own, and shorthands. It is a testing.TB, so require takes it.

@@ -1,6 +1,8 @@
 package backendtest
 
 import (
+	"context"
+	"database/sql"
 	"fmt"
 
 	"github.com/stretchr/testify/assert"
@@ -203,8 +205,7 @@ var isolationCases = []testCase{
 			assert.ErrorIs(e, err, backend.ErrStoreMissing, "a prepared statement")
 			_, err = conn.ExecContext(e.in(a), insertNote, "stray")
 			assert.ErrorIs(e, err, backend.ErrStoreMissing, "a held connection")
-			_, err = conn.BeginTx(e.in(a), nil)
-			assert.ErrorIs(e, err, backend.ErrStoreMissing, "begin on a held connection")
+			assert.ErrorIs(e, beginAndRead(e.in(a), conn), backend.ErrStoreMissing, "a transaction on a held connection")
 			_, err = pinned.ExecContext(e.ctx, insertNote, "stray")
 			assert.ErrorIs(e, err, backend.ErrStoreMissing, "a pinned handle")
 			_, err = owner.ExecContext(e.ctx, insertNote, "stray")
@@ -227,6 +228,26 @@ var isolationCases = []testCase{
 		},
 	},
 	{
+		id: "S08", name: "what has no stamp",
+		rule:  "No stamp, no store: what another hand made under a name is not served, neither with an owner nor without, and Stat agrees.",
+		needs: foreignStores,
+		run: func(e *env) {
+			e.sharedNotes("shared")
+			billing := route("billing")
+			require.NoError(e, e.cfg.Foreign(e.ctx, e.be, billing.Store))
+			for _, rt := range []backend.Route{billing, {Store: billing.Store}} {
+				_, err := e.be.Stat(e.ctx, rt.Store)
+				require.ErrorIs(e, err, backend.ErrStoreMissing)
+				e.missing(rt)
+			}
+			require.Empty(e, e.stores())
+			unowned := backend.Route{Store: backend.MustParseStore("a")}
+			e.create(unowned, "a1")
+			e.holds(unowned, "a1") // a stamp that names no owner is one
+			require.Equal(e, []string{"a"}, e.stores())
+		},
+	},
+	{
 		id: "S08", name: "a store dropped by another process",
 		rule: "A store that another process dropped is missing in this one too.",
 		run: func(e *env) {
@@ -243,7 +264,7 @@ var isolationCases = []testCase{
 	{
 		id: "S17", name: "another tenant's store cannot be named",
 		rule:  "A statement that reads or writes another tenant's store by its name is refused.",
-		needs: readOnlyShared,
+		needs: storesApart,
 		run: func(e *env) {
 			a, b := e.tenant("a", "a1"), e.tenant("b", "b1")
 			for _, statement := range []string{
@@ -335,4 +356,15 @@ func (e *env) missing(rt backend.Route) {
 	assert.ErrorIs(e, e.be.Drop(e.ctx, rt), backend.ErrStoreMissing, "Drop")
 	assert.ErrorIs(e, e.be.Rename(e.ctx, rt, backend.MustParseStore("elsewhere")), backend.ErrStoreMissing, "Rename")
 	e.sharedHolds("shared")
+}
+
+// beginAndRead begins a transaction and reads in it: what only the database knows may come with the first statement.
+func beginAndRead(ctx context.Context, conn *sql.Conn) error {
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	_, err = readMarks(ctx, tx)
+	return err
 }

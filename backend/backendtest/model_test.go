@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ const (
 	ownerUnchecked  fault = "the owner is not checked"
 	goneServed      fault = "a session goes on serving a store that is gone"
 	followsName     fault = "a session follows its store's name, to whatever store has it now"
+	anyIsStore      fault = "whatever has the name of a store is one"
 	staleCache      fault = "a process remembers stores that another one dropped"
 	reused          fault = "sessions are reused as they were left"
 	attachesAll     fault = "every store is attached under its name"
@@ -99,6 +101,7 @@ const (
 	buildsAlways  fault = "the template is built each time"
 	buildsHalf    fault = "a template whose build failed is used"
 	locksNothing  fault = "a lock excludes nobody"
+	fencesNothing fault = "a fence keeps nothing out"
 	locksAll      fault = "there is one lock for all keys"
 	sweepsNothing fault = "sweeping removes nothing"
 )
@@ -118,6 +121,7 @@ type place struct {
 
 type modelStore struct {
 	name, owner, path string // guarded by place.mu; name is "" once it is gone
+	foreign           bool   // made by another hand
 	busy              sync.Mutex
 }
 
@@ -154,6 +158,19 @@ var (
 func modelConfig(faults ...fault) Config {
 	return Config{
 		SharedReadOnly: true,
+		StoresApart:    true,
+		Foreign: func(ctx context.Context, be backend.Backend, s backend.Store) error {
+			m := be.(*model)
+			if err := m.Create(ctx, backend.Route{Store: s}); err != nil {
+				return err
+			}
+			db := m.Maintenance(backend.Route{Store: s})
+			_, err := db.ExecContext(ctx, notesSQLite+`; INSERT INTO notes (mark) VALUES ('stray')`)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.stores[m.key(s)].foreign = true
+			return errors.Join(err, db.Close())
+		},
 		New: func(t testing.TB) func(int) backend.Backend {
 			p := &place{
 				dir: t.TempDir(), stores: map[string]*modelStore{}, locks: map[string]chan struct{}{},
@@ -236,6 +253,9 @@ func (m *model) find(op string, rt backend.Route) (*modelStore, error) {
 	if rt.IsZero() {
 		s = nil
 	}
+	if s != nil && s.foreign && !m.faults[anyIsStore] {
+		s = nil
+	}
 	if s == nil || (rt.Owner != "" && rt.Owner != s.owner && !m.faults[ownerUnchecked]) {
 		return nil, fail(op, rt.Store, backend.ErrStoreMissing)
 	}
@@ -244,7 +264,7 @@ func (m *model) find(op string, rt backend.Route) (*modelStore, error) {
 }
 
 func (m *model) Create(ctx context.Context, rt backend.Route) error {
-	if err := m.open("create"); err != nil {
+	if err := errors.Join(m.open("create"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -267,8 +287,8 @@ func (m *model) Create(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-func (m *model) Drop(_ context.Context, rt backend.Route) error {
-	if err := m.open("drop"); err != nil {
+func (m *model) Drop(ctx context.Context, rt backend.Route) error {
+	if err := errors.Join(m.open("drop"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -295,8 +315,8 @@ func (m *model) remove(s *modelStore) {
 	m.left[s.path] = true
 }
 
-func (m *model) Rename(_ context.Context, rt backend.Route, to backend.Store) error {
-	if err := m.open("rename"); err != nil {
+func (m *model) Rename(ctx context.Context, rt backend.Route, to backend.Store) error {
+	if err := errors.Join(m.open("rename"), fenced(ctx)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -344,6 +364,9 @@ func (m *model) Stores(context.Context) iter.Seq2[backend.StoreInfo, error] {
 			stores["shared-store"] = &modelStore{}
 		}
 		for _, name := range slices.Sorted(maps.Keys(stores)) {
+			if stores[name].foreign && !m.faults[anyIsStore] {
+				continue
+			}
 			if !yield(backend.StoreInfo{Store: backend.MustParseStore(name), Owner: stores[name].owner, Bytes: -1}, nil) {
 				return
 			}
@@ -387,6 +410,9 @@ func (m *model) RunScripts(ctx context.Context, scripts []backend.Script, opt ba
 }
 
 func (m *model) script(ctx context.Context, s backend.Script, opt backend.ScriptOptions) (err error) {
+	if err := fenced(ctx); err != nil {
+		return err
+	}
 	if s.Create {
 		if err := m.Create(ctx, s.Route); err != nil {
 			return err
@@ -463,7 +489,7 @@ func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 		key = ""
 	}
 	if m.faults[locksNothing] {
-		return modelLock(func() {}), nil
+		return &modelLock{faulty: true, free: func() {}}, nil
 	}
 	m.mu.Lock()
 	lock := m.locks[key]
@@ -474,17 +500,44 @@ func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	m.mu.Unlock()
 	select {
 	case lock <- struct{}{}:
-		return modelLock(sync.OnceFunc(func() { <-lock })), nil
+		return &modelLock{faulty: m.faults[fencesNothing], free: func() { <-lock }}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-type modelLock func()
+type modelLock struct {
+	faulty bool
+	lost   atomic.Bool
+	free   func()
+}
 
-func (l modelLock) Fence(ctx context.Context) context.Context { return ctx }
-func (l modelLock) Check(context.Context) error               { return nil }
-func (l modelLock) Unlock()                                   { l() }
+func (l *modelLock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, modelFence{}, l)
+}
+
+func (l *modelLock) Check(context.Context) error {
+	if l.lost.Load() && !l.faulty {
+		return backend.ErrLockLost
+	}
+	return nil
+}
+
+func (l *modelLock) Unlock() {
+	if !l.lost.Swap(true) {
+		l.free()
+	}
+}
+
+type modelFence struct{}
+
+// fenced returns the error of a fence whose lock was lost.
+func fenced(ctx context.Context) error {
+	if l, ok := ctx.Value(modelFence{}).(*modelLock); ok {
+		return l.Check(ctx)
+	}
+	return nil
+}
 
 func (m *model) Leftovers(context.Context) ([]backend.Leftover, error) {
 	m.mu.Lock()
@@ -714,7 +767,7 @@ func (s *modelSession) ExecContext(ctx context.Context, query string, args []sql
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
-	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && strings.Contains(query, "authors") {
+	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && (strings.Contains(query, "authors") || strings.Contains(query, "INTO own ")) {
 		return nil, errors.New("permission denied for table authors")
 	}
 	result, err := s.conn.(sqldriver.ExecerContext).ExecContext(ctx, query, s.args(query, args))
@@ -1104,7 +1157,8 @@ func (s *looseStmt) QueryContext(ctx context.Context, args []sqldriver.NamedValu
 }
 
 func (s *looseStmt) Exec([]sqldriver.Value) (sqldriver.Result, error) { return nil, sqldriver.ErrSkip }
-func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error)  { return nil, sqldriver.ErrSkip }
+
+func (s *looseStmt) Query([]sqldriver.Value) (sqldriver.Rows, error) { return nil, sqldriver.ErrSkip }
 
 // modelNative is the routed handle again, by another name.
 type modelNative struct {

@@ -71,7 +71,7 @@ var nameCases = []testCase{
 		rule: "Stores leaves out whatever lives beside the stores and could not be one.",
 		run: func(e *env) {
 			require.Empty(e, e.stores())
-			if e.postgres() && !e.cfg.TenantRoles {
+			if e.postgres() {
 				e.shared(`CREATE SCHEMA "Upper Case"`, `CREATE SCHEMA "dotted.name"`)
 			}
 			e.shared(`CREATE TABLE plans (mark text)`)

@@ -26,6 +26,10 @@ var routingCases = []testCase{
 				for _, call := range routedCalls(e.be.DB()) {
 					assert.ErrorIs(e, call.do(ctx), backend.ErrNoTenant, call.name)
 				}
+				for _, opts := range []*sql.TxOptions{nil, {ReadOnly: true}} {
+					_, err := e.be.DB().BeginTx(ctx, opts)
+					assert.ErrorIs(e, err, backend.ErrNoTenant, "BeginTx says it, and does not wait for a statement")
+				}
 				_, err := readMarksStmt(ctx, prepared)
 				assert.ErrorIs(e, err, backend.ErrNoTenant, "a statement that was prepared with a tenant")
 			}
@@ -382,6 +386,39 @@ var routingCases = []testCase{
 		},
 	},
 	{
+		id: "S76", name: "the same text over columns of other types",
+		rule:  "A value is written and read by the type that its column has in its own store, while another's has another.",
+		conns: 1,
+		run: func(e *env) {
+			a, b := route("a"), route("b")
+			for rt, typ := range map[backend.Route]string{a: "bigint", b: "text"} {
+				require.NoError(e, e.be.Create(e.ctx, rt))
+				e.ddl(rt, `CREATE TABLE prices (id int, amount `+typ+`)`)
+			}
+			const insert = `INSERT INTO prices (id, amount) VALUES ($1, $2)`
+			prepared, err := e.be.DB().PrepareContext(e.ctx, insert)
+			require.NoError(e, err)
+			defer func() { _ = prepared.Close() }()
+			for round := range 4 {
+				for rt, want := range map[backend.Route]string{a: "42", b: "0042"} {
+					_, err := e.be.DB().ExecContext(e.in(rt), `DELETE FROM prices`)
+					require.NoError(e, err)
+					_, err = e.be.DB().ExecContext(e.in(rt), insert, round, "0042")
+					require.NoError(e, err)
+					_, err = prepared.ExecContext(e.in(rt), round, "0042")
+					require.NoError(e, err)
+					tx := e.tx(rt)
+					_, err = tx.ExecContext(e.in(rt), insert, round, "0042")
+					require.NoError(e, err)
+					require.NoError(e, tx.Commit())
+					got, err := readStrings(e.in(rt), e.be.DB(), `SELECT CAST(amount AS text) FROM prices WHERE id = $1`, round)
+					require.NoError(e, err)
+					require.Equal(e, []string{want, want, want}, got, "in %s", rt.Store)
+				}
+			}
+		},
+	},
+	{
 		id: "S13", name: "the first statement of a transaction",
 		rule:  "A transaction that begins with SELECT * works for the tenant that has the new column and for the one that has not.",
 		conns: 1,
@@ -421,12 +458,7 @@ var routingCases = []testCase{
 			e.sharedNotes("shared")
 			owner := e.be.Maintenance(a)
 			defer func() { _ = owner.Close() }()
-			handles := map[string]execer{"owner": owner}
-			if !e.cfg.TenantRoles {
-				handles["routed"] = e.be.DB()
-				handles["pinned"] = e.pin(a)
-				handles["held"] = e.conn()
-			}
+			handles := map[string]execer{"owner": owner, "routed": e.be.DB(), "pinned": e.pin(a), "held": e.conn()}
 			for name, db := range handles {
 				_, err := db.ExecContext(e.in(a), `VACUUM`)
 				if e.postgres() {
@@ -509,17 +541,20 @@ func routedCalls(db *sql.DB) []call {
 				return err
 			}
 			defer func() { _ = tx.Rollback() }()
+			// What only the server knows may come with the first statement.
 			if _, err := tx.ExecContext(ctx, insertNote, "stray"); err != nil {
-				return fmt.Errorf("BeginTx succeeded, the statement: %v", err)
+				return err
 			}
 			_ = tx.Commit()
 			return nil
 		}},
 		{"BeginTx, read only", func(ctx context.Context) error {
 			tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-			if err == nil {
-				_ = tx.Rollback()
+			if err != nil {
+				return err
 			}
+			defer func() { _ = tx.Rollback() }()
+			_, err = readMarks(ctx, tx)
 			return err
 		}},
 		{"PrepareContext", func(ctx context.Context) error {
@@ -547,11 +582,15 @@ func routedCalls(db *sql.DB) []call {
 			}
 			defer func() { _ = conn.Close() }()
 			tx, err := conn.BeginTx(ctx, nil)
-			if err == nil {
-				_, _ = tx.ExecContext(ctx, insertNote, "stray")
-				_ = tx.Commit()
+			if err != nil {
+				return err
 			}
-			return err
+			defer func() { _ = tx.Rollback() }()
+			if _, err := tx.ExecContext(ctx, insertNote, "stray"); err != nil {
+				return err
+			}
+			_ = tx.Commit()
+			return nil
 		}},
 	}
 }

@@ -93,9 +93,7 @@ var sharedCases = []testCase{
 			} {
 				_, err := e.be.DB().ExecContext(e.in(a), statement)
 				assert.Error(e, err, "routed: %s", statement)
-				if !e.postgres() {
-					assert.ErrorIs(e, err, backend.ErrReadOnlyShared, "routed: %s", statement)
-				}
+				assert.ErrorIs(e, err, backend.ErrReadOnlyShared, "routed: %s", statement)
 				_, err = readStrings(e.in(a), e.be.DB(), statement)
 				assert.Error(e, err, "as a query: %s", statement)
 				_, err = e.pin(a).ExecContext(e.ctx, statement)

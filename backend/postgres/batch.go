@@ -3,437 +3,162 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
-
-	"github.com/tenement-go/tenement/backend/driver"
 )
 
-// sendBatch sends a batch, the prefix ahead of it when no transaction is open. own says that the results are to release
-// the session.
+// sendBatch sends a batch as one message, what binds it to its store ahead of it when no transaction is open. own says
+// that the results are to release the session.
 func (s *session) sendBatch(ctx context.Context, b *pgx.Batch, own bool) pgx.BatchResults {
-	fail := func(err error) pgx.BatchResults {
-		if own {
-			s.Release()
-		}
+	r := &batchResults{s: s, b: b, own: own}
+	if t, ok := s.c.be.tracer.(pgx.BatchTracer); ok {
+		r.tracer = t
+		ctx = t.TraceBatchStart(ctx, s.c.pg, pgx.TraceBatchStartData{Batch: b})
+	}
+	r.ctx = ctx
+	if err := r.send(ctx); err != nil {
+		r.finish(err)
 		return pgx.FailedBatchResults(b, err)
 	}
-	if beginsTx(b) {
-		return fail(errors.New("a batch that begins a transaction cannot be routed; use BeginTx, and SendBatch of the transaction"))
-	}
-	if len(b.QueuedQueries) == 0 {
-		return fail(nil)
-	}
-	for _, q := range b.QueuedQueries {
-		if len(q.Arguments) == 0 {
-			continue
-		}
-		if rewriter, ok := q.Arguments[0].(pgx.QueryRewriter); ok {
-			sql, args, err := rewriter.RewriteQuery(ctx, s.c.pg, q.SQL, q.Arguments[1:])
-			if err != nil {
-				return fail(fmt.Errorf("rewrite query failed: %w", err))
-			}
-			q.SQL, q.Arguments = sql, args
-		}
-	}
-	var br pgx.BatchResults
-	_, err := s.retrying(ctx, "", func(c *conn) (cursor, stage, error) {
-		var (
-			at  stage
-			err error
-		)
-		if c.be.mode == pgx.QueryExecModeSimpleProtocol {
-			br, at, err = c.simpleBatch(ctx, b)
-		} else {
-			br, at, err = c.extendedBatch(watched(ctx), b)
-		}
-		return nil, at, err
-	})
-	if err != nil {
-		return fail(err)
-	}
-	return &batchResults{BatchResults: br, types: s.c.types, s: s, own: own}
+	return r
 }
 
-// simpleBatch has pgx write the prefix and the batch into one text.
-func (c *conn) simpleBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, stage, error) {
-	var all pgx.Batch
-	values := make([]any, 0, 4)
-	for _, p := range c.params() {
-		values = append(values, string(p))
+func (r *batchResults) send(ctx context.Context) error {
+	c := r.s.c
+	if beginsTx(r.b) {
+		return errors.New("a batch that begins a transaction cannot be routed; use BeginTx, and SendBatch of the transaction")
 	}
-	prefixed := c.prefixed()
-	if prefixed {
-		all.Queue(prefixSQL[c.unit.role][c.unit.kind], values...)
+	if len(r.b.QueuedQueries) == 0 {
+		return errors.New("the batch is empty")
 	}
-	if err := c.mayBatchAll(b); err != nil {
-		return nil, stageStatement, err
-	}
-	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
-	br := c.pg.SendBatch(ctx, &all)
-	if !prefixed {
-		return br, 0, nil
-	}
-	prefix, err := br.Query()
-	if err == nil && prefix.Next() {
-		c.prefixDone(false, prefix.RawValues())
-	}
-	prefix.Close()
-	if err = errors.Join(err, prefix.Err()); err != nil {
-		_ = br.Close()
-		return nil, stagePrefix, err
-	}
-	return br, 0, nil
-}
-
-// mayBatch refuses a query of a batch after which the rest of the batch would belong to no tenant.
-func mayBatch(t traits, last bool) error {
-	switch {
-	case t&chains != 0:
-		return errChain
-	case t&ownTx != 0, t&ends != 0 && !last:
-		return errOwnTx
-	}
-	return nil
-}
-
-// mayBatchAll is mayBatch for all queries of a batch.
-func (c *conn) mayBatchAll(b *pgx.Batch) error {
-	for i, q := range b.QueuedQueries {
-		t := classify(q.SQL)
-		c.doomed = c.doomed || t&sticky != 0
-		if err := mayBatch(t, i == len(b.QueuedQueries)-1); err != nil {
-			return fmt.Errorf("query %d of the batch: %w", i+1, err)
+	j := &job{op: "send batch", mode: c.be.mode, text: c.be.mode == pgx.QueryExecModeSimpleProtocol, native: true}
+	for _, q := range r.b.QueuedQueries {
+		item := query{sql: q.SQL, args: q.Arguments}
+		if _, err := c.options(ctx, j.mode, &item); err != nil {
+			return err
 		}
-	}
-	return nil
-}
-
-// extendedBatch sends the batch with prepared or described statements, in pgx's round trips: one more when there are
-// statements that this connection has not seen.
-func (c *conn) extendedBatch(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, stage, error) {
-	known := make(map[string]*statement, len(b.QueuedQueries))
-	if c.be.mode != pgx.QueryExecModeExec {
-		if at, err := c.prepareAll(ctx, b, known); err != nil {
-			return nil, at, err
-		}
-	}
-	u := &c.unit
-	var batch pgconn.Batch
-	prefixed := c.prefixed()
-	if prefixed {
-		batch.ExecParams(prefixSQL[u.role][u.kind], c.params(), nil, nil, nil)
-	}
-	callsCode := false
-	for i, q := range b.QueuedQueries {
-		st := known[q.SQL]
-		var (
-			t   traits
-			err error
-		)
-		if st == nil {
-			t = classify(q.SQL)
-			err = c.eqb.Build(c.types, nil, q.Arguments)
-		} else {
-			t = st.traits
-			if len(st.sd.ParamOIDs) != len(q.Arguments) {
-				err = fmt.Errorf("expected %d arguments, got %d", len(st.sd.ParamOIDs), len(q.Arguments))
-			} else {
-				err = c.eqb.Build(c.types, st.sd, q.Arguments)
+		q.SQL, q.Arguments = item.sql, item.args
+		if j.text {
+			var err error
+			if item.sql, err = c.quoteArgs(item.sql, item.args); err != nil {
+				return err
 			}
 		}
-		c.doomed = c.doomed || t&sticky != 0
-		callsCode = callsCode || t&calls != 0
-		if err == nil {
-			err = mayBatch(t, i == len(b.QueuedQueries)-1)
-		}
-		if err != nil {
-			return nil, stageStatement, fmt.Errorf("query %d of the batch: %w", i+1, err)
-		}
-		switch {
-		case st == nil:
-			batch.ExecParams(q.SQL, c.eqb.ParamValues, nil, c.eqb.ParamFormats, nil)
-		case st.varied, st.store != u.rt.Store, st.traits&star != 0 && !prefixed:
-			batch.ExecParams(q.SQL, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, nil)
-		case st.sd.Name == "":
-			batch.ExecParams(q.SQL, c.eqb.ParamValues, st.sd.ParamOIDs, c.eqb.ParamFormats, c.eqb.ResultFormats)
-		default:
-			// The batch keeps the formats, and the builder uses its slice again.
-			formats := append([]int16(nil), c.eqb.ResultFormats...)
-			batch.ExecStatement(st.sd, c.eqb.ParamValues, c.eqb.ParamFormats, formats)
-		}
+		j.queries = append(j.queries, item)
 	}
-	if callsCode && c.prefixed() {
-		if at, err := c.settleCall(ctx); err != nil {
-			return nil, at, err
-		}
-	}
-	mrr := c.pc.ExecBatch(ctx, &batch)
-	if !prefixed {
-		return &extendedResults{c: c, b: b, mrr: mrr}, 0, nil
-	}
-	if !mrr.NextResult() {
-		return nil, stagePrefix, errorOr(mrr.Close(), errNoAnswer)
-	}
-	rr := mrr.ResultReader()
-	if rr.NextRow() {
-		c.prefixDone(false, rr.Values())
-	}
-	if _, err := rr.Close(); err != nil {
-		_ = mrr.Close()
-		return nil, stagePrefix, err
-	}
-	return &extendedResults{c: c, b: b, mrr: mrr}, 0, nil
+	r.j = j
+	more, err := r.s.do(ctx, j)
+	r.ahead = more
+	return err
 }
 
-var errNoAnswer = errors.New("the server ended the message without an answer")
-
-func errorOr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
-}
-
-// prepareAll finds the batch's statements, and has those that are new prepared or described in one round trip.
-func (c *conn) prepareAll(ctx context.Context, b *pgx.Batch, known map[string]*statement) (stage, error) {
-	set, capacity, named := &c.described, 0, false
-	switch c.be.mode {
-	case pgx.QueryExecModeCacheStatement:
-		set, capacity = &c.statements, c.be.statementCapacity
-		named = capacity > 0
-	case pgx.QueryExecModeCacheDescribe:
-		capacity = c.be.descriptionCapacity
-	}
-	var fresh []string
-	for _, q := range b.QueuedQueries {
-		if _, ok := known[q.SQL]; ok {
-			continue
-		}
-		var st *statement
-		if capacity > 0 {
-			st = set.get(q.SQL)
-		}
-		if c.foreign(st) {
-			set.remove(q.SQL)
-			st = nil
-		}
-		if st == nil {
-			fresh = append(fresh, q.SQL)
-		}
-		known[q.SQL] = st
-	}
-	if len(fresh) == 0 {
-		return 0, nil
-	}
-	p := c.pc.StartPipeline(ctx)
-	for _, old := range c.statements.drop {
-		p.SendDeallocate(old)
-	}
-	at := stageStatement
-	if c.prefixed() {
-		at = stagePrefix
-		p.SendQueryParams(prefixSQL[c.unit.role][c.unit.kind], c.params(), nil, nil, nil)
-	}
-	for _, sql := range fresh {
-		name := ""
-		if named {
-			name = statementName(sql)
-		}
-		p.SendQueryParams(sharedSQL, [][]byte{textArray(words(sql))}, nil, nil, nil)
-		p.SendPrepare(name, sql, nil)
-	}
-	at, err := c.readPrepared(p, at, fresh, known)
-	if closeErr := p.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		if named {
-			for _, sql := range fresh {
-				if set.m[sql] == nil {
-					c.statements.drop = append(c.statements.drop, statementName(sql))
-				}
-			}
-		}
-		return at, err
-	}
-	c.statements.drop = c.statements.drop[:0]
-	for _, sql := range fresh {
-		if capacity > 0 {
-			set.put(sql, known[sql], capacity)
-		}
-	}
-	return 0, nil
-}
-
-// readPrepared reads the answers to what prepareAll sent.
-func (c *conn) readPrepared(p *pgconn.Pipeline, at stage, fresh []string, known map[string]*statement) (stage, error) {
-	if err := p.Sync(); err != nil {
-		return stagePrefix, err
-	}
-	next, shared := 0, false
-	for {
-		result, err := p.GetResults()
-		if err != nil {
-			return at, err
-		}
-		switch r := result.(type) {
-		case *pgconn.ResultReader:
-			switch row := r.NextRow(); {
-			case row && at == stagePrefix:
-				c.prefixDone(false, r.Values())
-			case row:
-				shared = string(r.Values()[0]) == "t"
-			}
-			if _, err := r.Close(); err != nil {
-				return at, err
-			}
-			at = stageStatement
-		case *pgconn.StatementDescription:
-			sql := fresh[next]
-			next++
-			r.SQL = sql
-			if c.be.mode == pgx.QueryExecModeCacheStatement && c.be.statementCapacity > 0 {
-				r.Name = statementName(sql)
-			}
-			st := c.newStatement(r, classify(sql))
-			st.varied = shared && c.unit.access != driver.AccessShared
-			known[sql] = st
-		case *pgconn.PipelineSync:
-			return 0, nil
-		case nil:
-			return at, errNoAnswer
-		}
-	}
-}
-
-// batchResults releases the session, when it is its own, at the end.
+// batchResults are the results of a batch, read one after the other.
 type batchResults struct {
-	pgx.BatchResults
-	types *pgtype.Map
-	s     *session
-	own   bool
-	open  *rows // the last result
+	s      *session
+	b      *pgx.Batch
+	j      *job
+	own    bool
+	next   int   // the query whose result is next
+	ahead  bool  // the first row of the first result was read already
+	open   *rows // the last result
+	err    error
+	closed bool
+	tracer pgx.BatchTracer
+	ctx    context.Context
 }
 
-// closeLast ends the last result. Read on after the next one was asked for, or after the end, it would see what the
-// connection gets then, which may be another tenant's.
-func (r *batchResults) closeLast() {
+var _ pgx.BatchResults = (*batchResults)(nil)
+
+// advance goes to the next result.
+func (r *batchResults) advance() (*rows, error) {
+	// Read on after the next one was asked for, or after the end, the last would see what the connection gets then, which
+	// may be another tenant's.
 	if r.open != nil {
 		r.open.Close()
 		r.open = nil
 	}
-}
-
-func (r *batchResults) Exec() (pgconn.CommandTag, error) {
-	r.closeLast()
-	return r.BatchResults.Exec()
-}
-
-func (r *batchResults) Query() (pgx.Rows, error) {
-	r.closeLast()
-	cur, err := r.BatchResults.Query()
-	if err != nil {
-		return &rows{err: err, closed: true}, err
-	}
-	r.open = &rows{cur: cur, types: r.types}
-	return r.open, nil
-}
-
-func (r *batchResults) QueryRow() pgx.Row {
-	rs, err := r.Query()
-	if err != nil {
-		return (*row)(&rows{err: err, closed: true})
-	}
-	return (*row)(rs.(*rows))
-}
-
-func (r *batchResults) Close() error {
-	r.closeLast()
-	err := r.BatchResults.Close()
-	if r.s != nil {
-		if err != nil {
-			err = r.s.fault("send batch", err)
-		}
-		if r.own {
-			r.s.Release()
-		}
-		r.s = nil
-	}
-	return err
-}
-
-// extendedResults reads a batch's results from a pgconn message.
-type extendedResults struct {
-	c      *conn
-	b      *pgx.Batch
-	mrr    *pgconn.MultiResultReader
-	next   int
-	err    error
-	closed bool
-}
-
-var _ pgx.BatchResults = (*extendedResults)(nil)
-
-// advance goes to the next result.
-func (r *extendedResults) advance() (*pgconn.ResultReader, error) {
 	switch {
 	case r.err != nil:
 		return nil, r.err
 	case r.closed:
 		return nil, errors.New("batch already closed")
+	case r.next >= len(r.j.queries):
+		return nil, errors.New("no more results in batch")
 	}
-	r.next++
-	if !r.mrr.NextResult() {
-		r.err = errorOr(r.mrr.Close(), errors.New("no more results in batch"))
-		if r.next <= len(r.b.QueuedQueries) {
-			var pe *pgconn.PgError
-			if errors.As(r.err, &pe) {
-				r.c.restate(r.b.QueuedQueries[r.next-1].SQL, pe.Code)
-			}
+	c := r.s.c
+	if r.next > 0 {
+		if err := c.await(r.j, r.next); err != nil {
+			r.err = r.s.fault("send batch", err)
+			return nil, r.err
 		}
-		return nil, r.err
 	}
-	return r.mrr.ResultReader(), nil
+	rs := &rows{cur: (*batchCursor)(&c.wire), types: c.types, ahead: r.ahead, batch: r, started: time.Now()}
+	r.ahead = false
+	r.next++
+	r.open = rs
+	return rs, nil
 }
 
-func (r *extendedResults) Exec() (pgconn.CommandTag, error) {
-	rr, err := r.advance()
+// batchCursor is the wire, of which Close reads the result at hand to its end and not those after it.
+type batchCursor wire
+
+func (b *batchCursor) Next() bool                                   { return (*wire)(b).Next() }
+func (b *batchCursor) RawValues() [][]byte                          { return b.values }
+func (b *batchCursor) FieldDescriptions() []pgconn.FieldDescription { return b.fields }
+func (b *batchCursor) Close()                                       { (*wire)(b).skip() }
+func (b *batchCursor) Err() error                                   { return b.err }
+func (b *batchCursor) CommandTag() pgconn.CommandTag                { return (*wire)(b).CommandTag() }
+
+// ended notes that a result was read to its end.
+func (r *batchResults) ended(rs *rows) {
+	c := r.s.c
+	q := &r.j.queries[r.next-1]
+	if rs.err != nil {
+		if r.err = rs.err; c.wire.at() == stepQuery {
+			c.forgetStatement(q)
+		}
+	}
+	if r.tracer != nil {
+		r.tracer.TraceBatchQuery(r.ctx, c.pg, pgx.TraceBatchQueryData{
+			SQL: r.b.QueuedQueries[r.next-1].SQL, Args: r.b.QueuedQueries[r.next-1].Arguments,
+			CommandTag: rs.tag, Err: rs.err, ReadStartTime: rs.started,
+		})
+	}
+}
+
+func (r *batchResults) Exec() (pgconn.CommandTag, error) {
+	rs, err := r.advance()
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	tag, err := rr.Close()
-	if err != nil {
-		r.err = err
-		_ = r.mrr.Close()
-	}
-	return tag, err
+	rs.Close()
+	return rs.tag, rs.err
 }
 
-func (r *extendedResults) Query() (pgx.Rows, error) {
-	rr, err := r.advance()
+func (r *batchResults) Query() (pgx.Rows, error) {
+	rs, err := r.advance()
 	if err != nil {
 		return &rows{err: err, closed: true}, err
 	}
-	return &rows{cur: pgx.RowsFromResultReader(r.c.types, rr), types: r.c.types}, nil
+	return rs, nil
 }
 
-func (r *extendedResults) QueryRow() pgx.Row {
-	rs, err := r.Query()
+func (r *batchResults) QueryRow() pgx.Row {
+	rs, err := r.advance()
 	if err != nil {
 		return (*row)(&rows{err: err, closed: true})
 	}
-	return (*row)(rs.(*rows))
+	return (*row)(rs)
 }
 
-func (r *extendedResults) Close() error {
+// Close runs the callbacks of the results that were not read, and reads the message to its end.
+func (r *batchResults) Close() error {
 	if r.closed {
 		return r.err
 	}
-	for r.err == nil && r.next < len(r.b.QueuedQueries) {
+	for r.err == nil && r.next < len(r.j.queries) {
 		if fn := r.b.QueuedQueries[r.next].Fn; fn != nil {
 			before := r.next
 			if err := fn(r); err != nil && r.err == nil {
@@ -446,11 +171,31 @@ func (r *extendedResults) Close() error {
 		}
 		_, _ = r.Exec()
 	}
-	r.closed = true
-	if err := r.mrr.Close(); r.err == nil {
-		r.err = err
+	if r.open != nil {
+		r.open.Close()
+		r.open = nil
 	}
+	w := &r.s.c.wire
+	w.drain()
+	if r.err == nil && w.err != nil {
+		r.err = r.s.fault("send batch", w.err)
+	}
+	r.finish(r.err)
 	return r.err
 }
 
-func (r *extendedResults) Tx() pgx.Tx { return nil }
+func (r *batchResults) Tx() pgx.Tx { return nil }
+
+// finish ends the batch.
+func (r *batchResults) finish(err error) {
+	r.closed = true
+	if err != nil && r.j != nil {
+		r.s.c.discard(r.j)
+	}
+	if r.tracer != nil {
+		r.tracer.TraceBatchEnd(r.ctx, r.s.c.pg, pgx.TraceBatchEndData{Err: err})
+	}
+	if r.own {
+		r.s.Release()
+	}
+}

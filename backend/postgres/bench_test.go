@@ -133,7 +133,7 @@ func BenchmarkScripts(b *testing.B) {
 // TENEMENT_BENCH_ROLES (10,000 by default) roles in it.
 func BenchmarkRoles(b *testing.B) {
 	ctx := b.Context()
-	w := newWorkload(b, 100, map[string]string{"tenant_roles": "on"})
+	w := newWorkload(b, 100, map[string]string{"tenant_role": "each"})
 	off := open(b, w.url, map[string]string{"pool_max_conns": "1"})
 	const point = "SELECT question FROM polls WHERE id = $1"
 	var got string

@@ -14,7 +14,8 @@ import (
 var _ backend.ClientCommander = (*Backend)(nil)
 
 // ClientCommand implements [backend.ClientCommander] with psql: its session's search_path is the store, then public. It
-// logs in as the backend does, from the same settings, and has the log-in's rights also where tenant roles are on. A
+// logs in as the backend does, from the same settings, and has the log-in's rights also where tenant roles are on: what is
+// made in it by hand is the role's after SET ROLE, or after [Backend.EnsureRoles]. A
 // session of this kind cannot be had through a transaction-mode pooler, which refuses it (PgBouncer: "unsupported
 // startup parameter"); connect to the server itself for this.
 func (be *Backend) ClientCommand(ctx context.Context, rt backend.Route) (backend.ClientCommand, error) {

@@ -21,7 +21,7 @@ func TestClientCommandOpensTheStore(t *testing.T) {
 	if err != nil {
 		t.Skip("psql is not installed")
 	}
-	be, err := Open(t.Context(), pgtest.Shared(t).Database(t)+"&default_query_exec_mode=exec&tenant_roles=on&timezone=Europe/Vienna")
+	be, err := Open(t.Context(), pgtest.Shared(t).Database(t)+"&default_query_exec_mode=exec&timezone=Europe/Vienna", Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, be.Close()) })
 	rt := backend.Route{Store: backend.MustParseStore("thor-1"), Owner: "a"}

@@ -36,7 +36,7 @@ func with(t testing.TB, databaseURL string, params map[string]string) string {
 
 func open(t testing.TB, databaseURL string, params map[string]string) *postgres.Backend {
 	t.Helper()
-	be, err := postgres.Open(t.Context(), with(t, databaseURL, params))
+	be, err := postgres.Open(t.Context(), with(t, databaseURL, params), postgres.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, be.Close()) })
 	return be
@@ -45,8 +45,8 @@ func open(t testing.TB, databaseURL string, params map[string]string) *postgres.
 // modes are pgx's query execution modes.
 var modes = []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"}
 
-// S01–S14 and S25–S27 directly, in each of pgx's modes; S15 is the same through PgBouncer; S17 the same with tenant
-// roles. The modes that differ little leave out the cases in which the mode plays no part.
+// S01–S14 and S25–S27 directly, in each of pgx's modes; S15 is the same through PgBouncer; S17 the same with a role for
+// each tenant. The modes that differ little leave out the cases in which the mode plays no part.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	routing := []string{"S", "transaction", "sql", "native"}
@@ -60,14 +60,25 @@ func TestConformance(t *testing.T) {
 			}
 			places := &places{t: t, bouncer: bouncer}
 			cfg.New = func(t testing.TB) func(int) backend.Backend {
-				databaseURL := places.take(t)
+				place := places.take(t)
 				return func(maxConns int) backend.Backend {
 					params := maps.Clone(params)
 					if maxConns > 0 {
 						params["pool_max_conns"] = strconv.Itoa(maxConns)
 					}
-					return open(t, databaseURL, params)
+					be := open(t, place.url, params)
+					places.direct.Store(be, place.direct)
+					return be
 				}
+			}
+			cfg.Waiting = func(ctx context.Context, be backend.Backend, n int) error {
+				direct, _ := places.direct.Load(be)
+				return waiting(ctx, direct.(string), n)
+			}
+			cfg.Foreign = func(ctx context.Context, be backend.Backend, s backend.Store) error {
+				_, err := be.Shared().ExecContext(ctx, `CREATE SCHEMA "`+s.String()+`" CREATE TABLE notes (id int, mark text);
+					INSERT INTO "`+s.String()+`".notes VALUES (1, 'stray')`)
+				return err
 			}
 			cfg.Native = func(be backend.Backend) backendtest.Native { return native{be.(*postgres.Backend).PGX()} }
 			backendtest.Run(t, cfg)
@@ -75,12 +86,12 @@ func TestConformance(t *testing.T) {
 	}
 	for _, mode := range modes {
 		params := map[string]string{"default_query_exec_mode": mode}
-		cfg := backendtest.Config{Full: mode == "cache_statement"}
+		cfg := backendtest.Config{Full: mode == "cache_statement", SharedReadOnly: true}
 		if !cfg.Full {
 			cfg.Only = routing
 		}
 		run(mode, cfg, nil, params)
-		cfg = backendtest.Config{TransactionPooler: true}
+		cfg = backendtest.Config{TransactionPooler: true, SharedReadOnly: true}
 		bouncer := &pgtest.BouncerConfig{PoolSize: 4}
 		switch mode {
 		case "cache_statement":
@@ -91,10 +102,14 @@ func TestConformance(t *testing.T) {
 		}
 		run("pgbouncer/"+mode, cfg, bouncer, params)
 	}
-	run("roles/cache_statement", backendtest.Config{SharedReadOnly: true, TenantRoles: true}, nil,
-		map[string]string{"default_query_exec_mode": "cache_statement", "tenant_roles": "on"})
-	run("roles/simple_protocol", backendtest.Config{SharedReadOnly: true, TenantRoles: true, Only: routing}, nil,
-		map[string]string{"default_query_exec_mode": "simple_protocol", "tenant_roles": "on"})
+	for _, mode := range []string{"cache_statement", "simple_protocol"} {
+		run("off/"+mode, backendtest.Config{Only: routing}, nil, map[string]string{"default_query_exec_mode": mode, "tenant_role": "off"})
+		cfg := backendtest.Config{SharedReadOnly: true, StoresApart: true}
+		if mode != "cache_statement" {
+			cfg.Only = routing
+		}
+		run("each/"+mode, cfg, nil, map[string]string{"default_query_exec_mode": mode, "tenant_role": "each"})
+	}
 }
 
 // places are databases for the cases of one configuration. Making one takes longer than most cases, so they are emptied
@@ -102,13 +117,14 @@ func TestConformance(t *testing.T) {
 type places struct {
 	t       *testing.T // of the configuration: the databases live as long
 	bouncer *pgtest.BouncerConfig
+	direct  sync.Map // the direct URL of each backend's database
 	mu      sync.Mutex
 	idle    []place
 }
 
 type place struct{ direct, url string }
 
-func (p *places) take(t testing.TB) (databaseURL string) {
+func (p *places) take(t testing.TB) place {
 	t.Helper()
 	p.mu.Lock()
 	var taken place
@@ -132,7 +148,7 @@ func (p *places) take(t testing.TB) (databaseURL string) {
 		defer p.mu.Unlock()
 		p.idle = append(p.idle, taken)
 	})
-	return taken.url
+	return taken
 }
 
 // empty ends the other sessions in a database and removes all that its owner made.
@@ -160,6 +176,24 @@ func empty(databaseURL string) error {
 			END LOOP;
 		END $$`)
 	return err
+}
+
+// waiting waits until n of a database's sessions wait for a lock. Fewer are fine after a moment: through a pooler, or with
+// few connections, there cannot be as many, and a change gives up its place in the queue after a while.
+func waiting(ctx context.Context, databaseURL string, n int) error {
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for deadline := time.Now().Add(150 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+		var waiting int
+		err := conn.QueryRow(ctx, `SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+			WHERE NOT l.granted AND a.datname = current_database()`).Scan(&waiting)
+		if err != nil || waiting >= n || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // native is the suite's view of postgres.PGX and of its transactions.

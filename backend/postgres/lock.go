@@ -4,20 +4,23 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // locks queues the callers of this process, so that of all that wait for a key only one has a connection open for it.
 type locks struct {
-	mu   sync.Mutex
-	keys map[string]*queue
+	queues driver.Queues
 
+	mu sync.Mutex
 	// One connection is kept for a while after its lock was given up: opening one costs the server a process, which is
 	// a good part of what making a tenant costs.
 	idle   *pgx.Conn
@@ -73,47 +76,6 @@ func (l *locks) close() {
 	}
 }
 
-type queue struct {
-	turn  chan struct{} // holds a token while the key is free
-	users int
-}
-
-// join enters the queue of a key and waits for its turn.
-func (l *locks) join(ctx context.Context, key string) error {
-	l.mu.Lock()
-	if l.keys == nil {
-		l.keys = make(map[string]*queue)
-	}
-	q := l.keys[key]
-	if q == nil {
-		q = &queue{turn: make(chan struct{}, 1)}
-		q.turn <- struct{}{}
-		l.keys[key] = q
-	}
-	q.users++
-	l.mu.Unlock()
-	select {
-	case <-q.turn:
-		return nil
-	case <-ctx.Done():
-		l.leave(key, false)
-		return ctx.Err()
-	}
-}
-
-// leave ends a caller's part in the queue; held says that it had its turn.
-func (l *locks) leave(key string, held bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	q := l.keys[key]
-	if held {
-		q.turn <- struct{}{}
-	}
-	if q.users--; q.users == 0 {
-		delete(l.keys, key)
-	}
-}
-
 // lockSpace keeps our advisory locks apart from the application's: the first four bytes of each key.
 const lockSpace = 0x74656e74 // "tent"
 
@@ -123,76 +85,167 @@ func lockKey(key string) int64 {
 }
 
 // Lock holds an advisory lock for as long as a transaction is open, on a connection of its own outside the pool: lock
-// holders can never use up the connections that they need for their work. See [backend.Locker].
+// holders can never use up the connections that they need for their work. Callers of this process are served in order of
+// arrival; other processes ask again every few milliseconds. See [backend.Locker].
 func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err error) {
-	fault := func(err error) error { return &backend.Error{Op: "lock " + key, Err: err} }
+	fault := func(err error) error { return lockFault(key, err) }
 	if be.closed.Load() {
 		return nil, fault(backend.ErrClosed)
 	}
-	if err := be.locks.join(ctx, key); err != nil {
+	leave, err := be.locks.queues.Enter(ctx, key)
+	if err != nil {
 		return nil, fault(err)
 	}
 	defer func() {
 		if err != nil {
-			be.locks.leave(key, true)
+			leave()
 		}
 	}()
-	// The holder may be busy elsewhere for long, and so may the one before it.
-	sql := "begin;set local statement_timeout=0;set local lock_timeout=0;set local idle_in_transaction_session_timeout=0;" +
-		"select pg_catalog.pg_advisory_xact_lock(" + formatKey(lockKey(key)) + ")"
-	c := be.locks.take()
-	if c != nil {
-		if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
-			// It may have been cut while it was idle; a lock it got went with it.
-			closeConn(c)
-			if c = nil; ctx.Err() != nil {
-				return nil, fault(err)
-			}
+	l := &lock{be: be, key: key, leave: leave, proof: rand.Uint32()}
+	if l.c = be.locks.take(); l.c != nil {
+		if err := l.acquire(ctx); err == nil {
+			return l, nil
+		}
+		// It may have been cut while it was idle; a lock it got went with it.
+		closeConn(l.c)
+		if ctx.Err() != nil {
+			return nil, fault(ctx.Err())
 		}
 	}
-	if c == nil {
-		if c, err = be.connect(ctx); err != nil {
-			return nil, fault(err)
-		}
-		if err := c.PgConn().Exec(ctx, sql).Close(); err != nil {
-			closeConn(c)
-			return nil, fault(err)
-		}
+	if l.c, err = be.connect(ctx); err != nil {
+		return nil, fault(err)
 	}
-	return &lock{be: be, key: key, c: c}, nil
+	if err := l.acquire(ctx); err != nil {
+		closeConn(l.c)
+		return nil, fault(err)
+	}
+	return l, nil
 }
 
 // lock is a key that is held, for as long as the transaction on its connection is open.
 type lock struct {
-	be   *Backend
-	key  string
-	c    *pgx.Conn
-	once sync.Once
+	be    *Backend
+	key   string
+	proof uint32 // the second half of another lock, which nobody else ever takes
+	leave func() // the queue
+
+	mu       sync.Mutex
+	c        *pgx.Conn
+	unlocked bool
 }
 
 var _ backend.Lock = (*lock)(nil)
 
-func (l *lock) Fence(ctx context.Context) context.Context { return ctx }
+// How often a lock that another process holds is asked for.
+const (
+	lockFirstPause = time.Millisecond
+	lockMaxPause   = 50 * time.Millisecond
+)
 
+// proofSpace is the first half of the locks that prove that another is held.
+const proofSpace = "1953394288"
+
+// acquire opens the transaction that is to hold the lock, and asks for it again and again. It does not wait in the
+// server's queue: whoever waits there has a snapshot for as long, and CREATE INDEX CONCURRENTLY waits for all of those to
+// end; with the index's builder in turn waited for, that is a circle that the server does not see. Between two statements
+// of a READ COMMITTED transaction there is no snapshot.
+func (l *lock) acquire(ctx context.Context) error {
+	// The holder may be busy elsewhere for long.
+	sql := "begin isolation level read committed;set local statement_timeout=0;set local idle_in_transaction_session_timeout=0;" +
+		fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d);", proofSpace, int32(l.proof))
+	try := "select pg_catalog.pg_try_advisory_xact_lock(" + formatKey(lockKey(l.key)) + ")"
+	for pause := lockFirstPause; ; pause = min(2*pause, lockMaxPause) {
+		results, err := l.c.PgConn().Exec(ctx, sql+try).ReadAll()
+		if err != nil {
+			return err
+		}
+		if string(results[len(results)-1].Rows[0][0]) == "t" {
+			return nil
+		}
+		sql = ""
+		timer := time.NewTimer(pause/2 + rand.N(pause/2))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// fenceKey is the key of a context's fence, a *lock.
+type fenceKey struct{}
+
+// Fence returns a context whose operations prove that the lock is held, once they have the store's lock.
+//
+// The proof is a second lock with a number of its own, taken in the transaction that holds the first, so that both end
+// together, however that comes about. Whoever can get it knows that they have ended. It is asked for with the store's
+// lock held. Should the lock be lost only after that, then whoever gets the key next needs the store's lock as well, to
+// drop, rename or make it, and so comes after the operation that is under way, and sees what it did.
+func (l *lock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, fenceKey{}, l)
+}
+
+// fenceSQL returns the statement that fails (codeLockLost) when the lock by which ctx is fenced is not held any more;
+// none when it is not fenced.
+func fenceSQL(ctx context.Context) string {
+	l, ok := ctx.Value(fenceKey{}).(*lock)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("select pg_catalog.ln((not pg_catalog.pg_try_advisory_xact_lock_shared(%s,%d))::pg_catalog.int4::pg_catalog.float8);", proofSpace, int32(l.proof))
+}
+
+// codeLockLost is what fenceSQL fails with: no other statement of ours takes a logarithm.
+const codeLockLost = "2201E"
+
+// Check asks the connection that holds the lock.
 func (l *lock) Check(ctx context.Context) error {
-	if err := l.c.Ping(ctx); err != nil {
-		return &backend.Error{Op: "lock " + l.key, Err: fmt.Errorf("%w: %w", backend.ErrLockLost, err)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fault := func(err error) error {
+		if err == nil {
+			return lockFault(l.key, backend.ErrLockLost)
+		}
+		return lockFault(l.key, fmt.Errorf("%w: %w", backend.ErrLockLost, err))
+	}
+	if l.unlocked {
+		return fault(errors.New("it was given up"))
+	}
+	// In the transaction: a pooler could answer by itself, or on another server connection, outside of one.
+	if l.c.PgConn().TxStatus() != 'T' {
+		return fault(nil)
+	}
+	if err := l.c.PgConn().Exec(ctx, "select").Close(); err != nil {
+		if ctx.Err() != nil {
+			// Nobody knows; and the connection does not survive a context that ends.
+			return lockFault(l.key, ctx.Err())
+		}
+		return fault(err)
 	}
 	return nil
 }
 
 func (l *lock) Unlock() {
-	l.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
-		defer cancel()
-		// Not left to the closing of the connection: behind a pooler that is noticed late.
-		if err := l.c.PgConn().Exec(ctx, "commit").Close(); err != nil || l.c.IsClosed() {
-			closeConn(l.c)
-		} else {
-			l.be.locks.keep(l.c)
-		}
-		l.be.locks.leave(l.key, true)
-	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unlocked {
+		return
+	}
+	l.unlocked = true
+	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+	defer cancel()
+	// Not left to the closing of the connection: behind a pooler that is noticed late.
+	if err := l.c.PgConn().Exec(ctx, "commit").Close(); err != nil || l.c.IsClosed() {
+		closeConn(l.c)
+	} else {
+		l.be.locks.keep(l.c)
+	}
+	l.leave()
+}
+
+func lockFault(key string, err error) error {
+	return &backend.Error{Op: "lock", Err: fmt.Errorf("%q: %w", key, err)}
 }
 
 // connect opens a connection outside the pool.

@@ -1,34 +1,3 @@
-// Package postgres keeps each tenant's store in a schema of one Postgres database.
-//
-// Importing it registers the URL schemes "postgres" and "postgresql" with [backend.Open]:
-//
-//	import _ "github.com/tenement-go/tenement/backend/postgres"
-//
-//	be, err := backend.Open(ctx, "postgres://app@db.example.com/app?pool_max_conns=16")
-//
-// # Connection strings
-//
-// URLs and keyword DSNs are taken as [pgxpool.ParseConfig] takes them, with all its options (pool_max_conns,
-// default_query_exec_mode, …), and these of our own:
-//
-//   - tenant_roles: on or off (the default). See [WithTenantRoles].
-//   - max_tenants_per_conn: a number of stores. See [WithMaxTenantsPerConn].
-//   - tenant_statements: a number of prepared statements. See [WithTenantStatements].
-//
-// # How a statement finds its store
-//
-// Each unit of work, a statement outside a transaction or a transaction, tells the server itself which schema it works
-// in: a prefix that travels ahead of it in the same message batch checks that the schema exists (and is the owner's) and
-// sets search_path for this transaction only. That costs no extra round trip, relies on nothing that a pooled connection
-// was used for before, and leaves nothing to be reset. It is what makes transaction-mode PgBouncer work.
-//
-// # What a connection may carry on
-//
-// A connection on which a statement made or changed something that outlives its transaction (SET, LISTEN, PREPARE, CREATE
-// TEMP TABLE, …) is closed rather than used again; it is recognised by its text. What a function or a DO block does inside
-// is not seen: a temporary table that one makes stays on the connection for later units of work, of other tenants too. It
-// never takes the place of a table (pg_temp comes last in search_path), but its name answers where there is no other. Let
-// functions make their temporary tables ON COMMIT DROP, and change settings with set_config(…, true).
 package postgres
 
 import (
@@ -37,7 +6,6 @@ import (
 	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,22 +21,20 @@ import (
 )
 
 func init() {
-	open := func(ctx context.Context, url string) (backend.Backend, error) { return Open(ctx, url) }
+	open := func(ctx context.Context, url string) (backend.Backend, error) {
+		be, err := Open(ctx, url, Config{})
+		if err != nil {
+			return nil, err // and no Backend that is a nil pointer
+		}
+		return be, nil
+	}
 	backend.Register("postgres", open)
 	backend.Register("postgresql", open)
 }
 
-// DefaultMaxTenantsPerConn is how many distinct stores a connection serves before it is retired, unless
-// [WithMaxTenantsPerConn] says otherwise.
-const DefaultMaxTenantsPerConn = 1024
-
-// DefaultTenantStatements is how many prepared statements a connection keeps for single stores, unless
-// [WithTenantStatements] says otherwise.
-const DefaultTenantStatements = 1024
-
 // Backend is a Postgres database whose schemas are stores. It is safe for concurrent use.
 type Backend struct {
-	cfg    config
+	cfg    Config
 	pool   *pgxpool.Pool
 	lent   bool // the pool is the caller's
 	mode   pgx.QueryExecMode
@@ -91,8 +57,10 @@ type Backend struct {
 		sync.RWMutex
 		oid map[backend.Route]uint32
 	}
-	locks locks
-	roles roles
+	locks  locks
+	code   code // in the database; see leftover.go
+	varied answers
+	roles  roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
 	// pinged before they are used.
@@ -104,94 +72,52 @@ var (
 	_ backend.ScriptRunner = (*Backend)(nil)
 	_ backend.Locker       = (*Backend)(nil)
 	_ backend.Sweeper      = (*Backend)(nil)
+	_ backend.Advisor      = (*Backend)(nil)
 )
 
-type config struct {
-	maxTenants       int
-	tenantStatements int
-	roles            bool
-}
-
-// Option adjusts a backend made by [Open] or [FromPool].
-type Option func(*config)
-
-// WithMaxTenantsPerConn retires a connection, once it is idle, after it has served n distinct stores: the server keeps
-// about 10 KB in each of its processes for every table or index that the process ever touched, and never lets go of it.
-// n ≤ 0 means the default, [DefaultMaxTenantsPerConn]. Through PgBouncer the server's connections are not ours to retire;
-// use its server_lifetime.
-func WithMaxTenantsPerConn(n int) Option {
-	return func(c *config) { c.maxTenants = n }
-}
-
-// WithTenantStatements bounds the prepared statements that a connection keeps for single stores, in the query mode
-// cache_statement. A statement's plan is only good for the store that it was made for, and making a new one costs the
-// server more than the rest of a point read; so a connection that alternates between stores keeps one of each, the least
-// recently used going first. Each takes the server some 10 KB. 0 means none: every change of store costs a new plan.
-// Defaults to [DefaultTenantStatements].
-func WithTenantStatements(n int) Option {
-	return func(c *config) { c.tenantStatements = max(n, 0) }
-}
-
-// WithTenantRoles turns roles on: each store gets a role (NOLOGIN) that may use its own schema and read the shared one,
-// and each unit of work assumes it, so that the server refuses a statement that names another tenant's schema or writes
-// to a shared table (SQLSTATE 42501). The log-in needs the CREATEROLE privilege.
-//
-// It stops mistakes and injected identifiers. It does not stop SQL that sets out to assume another role (SET ROLE, RESET
-// ROLE, set_config('role', …)): the one log-in may assume every tenant's role, and such a statement therefore can too.
-// What a unit of work does to its role ends with it.
-//
-// Stores made while roles were off get theirs by [Backend.EnsureRoles].
-func WithTenantRoles(on bool) Option {
-	return func(c *config) { c.roles = on }
-}
-
-// Open connects to the database that url names, a URL or keyword DSN, and checks that it answers. The options override
-// those in url. It returns an error that wraps [backend.ErrInvalidURL] when url is wrong. No error holds a password.
-// The caller closes the backend.
-func Open(ctx context.Context, url string, options ...Option) (*Backend, error) {
+// Open connects to the database that url names, a URL or keyword DSN, and checks that it answers. It returns an error that
+// wraps [backend.ErrInvalidURL] when url or cfg is wrong. No error holds a password. The caller closes the backend.
+func Open(ctx context.Context, url string, cfg Config) (*Backend, error) {
 	pc, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, &backend.Error{Op: "open", Err: parseFault(err)}
 	}
-	cfg := config{tenantStatements: DefaultTenantStatements}
 	if err := cfg.takeParams(pc.ConnConfig.RuntimeParams); err != nil {
 		return nil, &backend.Error{Op: "open", Err: err}
 	}
-	be := newBackend(cfg, options, pc.ConnConfig)
+	be, err := newBackend(cfg, pc.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
 	pc.ShouldPing = be.shouldPing
+	pc.BeforeConnect = be.roles.beforeConnect
 	be.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		be.lent = true // there is none to close
 		return nil, errors.Join(&backend.Error{Op: "open", Err: err}, be.Close())
 	}
-	if err := be.check(ctx); err != nil {
-		_ = be.Close()
-		return nil, err
-	}
-	return be, nil
+	return be.start(ctx)
 }
 
 // FromPool makes a backend over a pool that the caller made, and checks that it answers. The pool stays the caller's:
 // it is neither changed nor closed. Its connections may be used for other things in between.
-func FromPool(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Backend, error) {
+func FromPool(ctx context.Context, pool *pgxpool.Pool, cfg Config) (*Backend, error) {
 	if pool == nil {
 		return nil, &backend.Error{Op: "open", Err: errors.New("the pool is nil")}
 	}
-	be := newBackend(config{tenantStatements: DefaultTenantStatements}, options, pool.Config().ConnConfig)
-	be.pool, be.lent = pool, true
-	if err := be.check(ctx); err != nil {
-		_ = be.Close()
+	be, err := newBackend(cfg, pool.Config().ConnConfig)
+	if err != nil {
 		return nil, err
 	}
-	return be, nil
+	be.pool, be.lent = pool, true
+	return be.start(ctx)
 }
 
-func newBackend(cfg config, options []Option, cc *pgx.ConnConfig) *Backend {
-	for _, o := range options {
-		o(&cfg)
-	}
-	if cfg.maxTenants <= 0 {
-		cfg.maxTenants = DefaultMaxTenantsPerConn
+// newBackend makes a backend without a pool.
+func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, &backend.Error{Op: "open", Err: err}
 	}
 	be := &Backend{
 		cfg:                 cfg,
@@ -202,48 +128,29 @@ func newBackend(cfg config, options []Option, cc *pgx.ConnConfig) *Backend {
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}
 	be.identities.oid = make(map[backend.Route]uint32)
-	be.native = PGX{be: be, access: driver.AccessTenant}
+	be.native = PGX{be: be, binding: bound(backend.Route{})}
 	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
 	be.shared = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessShared)
-	return be
+	return be, nil
 }
 
-// takeParams takes our own options out of the parameters that pgx would send to the server.
-func (c *config) takeParams(params map[string]string) error {
-	for name, take := range map[string]func(string) error{
-		"tenant_roles": func(v string) error {
-			switch v {
-			case "on", "off":
-				c.roles = v == "on"
-				return nil
-			}
-			return fmt.Errorf("%w: tenant_roles=%q is not one of on, off", backend.ErrInvalidURL, v)
-		},
-		"tenant_statements": func(v string) error {
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 0 {
-				return fmt.Errorf("%w: tenant_statements=%q is not a whole number of at least 0", backend.ErrInvalidURL, v)
-			}
-			c.tenantStatements = n
-			return nil
-		},
-		"max_tenants_per_conn": func(v string) error {
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 1 {
-				return fmt.Errorf("%w: max_tenants_per_conn=%q is not a whole number of at least 1", backend.ErrInvalidURL, v)
-			}
-			c.maxTenants = n
-			return nil
-		},
-	} {
-		if v, ok := params[name]; ok {
-			delete(params, name)
-			if err := take(v); err != nil {
-				return err
-			}
-		}
+// start finds out what the server is, and closes the backend when it does not answer.
+func (be *Backend) start(ctx context.Context) (*Backend, error) {
+	err := be.check(ctx)
+	if err == nil {
+		err = be.prepareRoles(ctx)
 	}
-	return nil
+	if err == nil {
+		err = be.lend(ctx, "open", backend.Route{}, func(c *conn) error {
+			c.askCode(ctx)
+			return nil
+		})
+	}
+	if err != nil {
+		_ = be.Close()
+		return nil, err
+	}
+	return be, nil
 }
 
 // parseFault describes why pgx refused a connection string, without the string, which may hold a password that pgx
@@ -291,9 +198,6 @@ func leaks(connString, reason string) bool {
 // check makes sure that the database answers.
 func (be *Backend) check(ctx context.Context) error {
 	err := be.pool.Ping(ctx)
-	if err == nil && be.cfg.roles {
-		return be.prepareRoles(ctx)
-	}
 	if err == nil {
 		return nil
 	}
@@ -331,7 +235,8 @@ func (be *Backend) DBFor(rt backend.Route) *sql.DB {
 	return driver.OpenDB((*source)(be), rt, driver.AccessTenant)
 }
 
-// Maintenance returns a new handle on rt with the rights of the log-in. The caller closes it.
+// Maintenance returns a new handle on rt for its upkeep, with the rights of the role that does tenants' work (the log-in's
+// where roles are off). The caller closes it.
 func (be *Backend) Maintenance(rt backend.Route) *sql.DB {
 	return driver.OpenDB((*source)(be), rt, driver.AccessMaintenance)
 }
@@ -341,7 +246,7 @@ func (be *Backend) PGX() *PGX { return &be.native }
 
 // PGXFor returns a handle that speaks pgx and is bound to rt, as [Backend.DBFor]. It needs no closing.
 func (be *Backend) PGXFor(rt backend.Route) *PGX {
-	return &PGX{be: be, fixed: rt, access: driver.AccessTenant}
+	return &PGX{be: be, binding: bound(rt)}
 }
 
 // Close closes the handles, and the pool when it is the backend's own. See [backend.Backend].
@@ -411,7 +316,11 @@ var (
 )
 
 func (s *source) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
-	return (*Backend)(s).acquire(ctx, rt, access)
+	sess, err := (*Backend)(s).acquire(ctx, rt, access)
+	if err != nil {
+		return nil, err
+	}
+	return sess.watch(access), nil
 }
 
 func (s *source) Ping(ctx context.Context) error {

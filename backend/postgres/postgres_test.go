@@ -35,10 +35,10 @@ func TestOpenRefuses(t *testing.T) {
 		"port":              {"postgres://me:s3cret@localhost:port/app", ""},
 		"mode":              {"postgres://me:s3cret@localhost/app?default_query_exec_mode=fast", "fast"},
 		"pool size":         {"postgres://me:s3cret@localhost/app?pool_max_conns=many", "pool_max_conns"},
-		"roles":             {"postgres://me:s3cret@localhost/app?tenant_roles=yes", "tenant_roles"},
+		"roles":             {"postgres://me:s3cret@localhost/app?tenant_role=none", "tenant_role"},
 		"tenants":           {"postgres://me:s3cret@localhost/app?max_tenants_per_conn=0", "max_tenants_per_conn"},
-		"keyword DSN":       {"host=localhost password=s3cret tenant_roles=maybe", "tenant_roles"},
-		"broken DSN":        {"host=localhost password='s3cret tenant_roles", ""},
+		"keyword DSN":       {"host=localhost password=s3cret tenant_role=pg_read_all_data", "tenant_role"},
+		"broken DSN":        {"host=localhost password='s3cret tenant_role", ""},
 		"unknown parameter": {with(t, good, map[string]string{"no_such_setting": "1"}), "no_such_setting"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Run("keyword DSN that is right", func(t *testing.T) {
 		t.Parallel()
 		password, _ := u.User.Password()
-		be, err := backend.Open(t.Context(), fmt.Sprintf("host=%s port=%s user=%s password=%s dbname=%s tenant_roles=off max_tenants_per_conn=7",
+		be, err := backend.Open(t.Context(), fmt.Sprintf("host=%s port=%s user=%s password=%s dbname=%s tenant_role=off max_tenants_per_conn=7",
 			u.Hostname(), port, u.User.Username(), password, strings.TrimPrefix(u.Path, "/")))
 		require.NoError(t, err)
 		require.NoError(t, be.Close())
@@ -72,7 +72,7 @@ func TestLentPool(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), with(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1"}))
 	require.NoError(t, err)
 	defer pool.Close()
-	be, err := postgres.FromPool(t.Context(), pool)
+	be, err := postgres.FromPool(t.Context(), pool, postgres.Config{})
 	require.NoError(t, err)
 	_, a := tenant(t, be, "a")
 	_, err = pool.Exec(t.Context(), `CREATE TABLE notes (id int, mark text)`)
@@ -240,7 +240,7 @@ func TestTenantRoles(t *testing.T) {
 	_, err := off.Shared().ExecContext(t.Context(), `CREATE TABLE plans (name text); INSERT INTO plans VALUES ('free');
 		ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE SELECT ON TABLES FROM PUBLIC`)
 	require.NoError(t, err)
-	be := open(t, databaseURL, map[string]string{"tenant_roles": "on", "pool_max_conns": "1"})
+	be := open(t, databaseURL, map[string]string{"tenant_role": "each", "pool_max_conns": "1"})
 	old := backend.WithRoute(t.Context(), route("old"))
 	_, err = be.DB().ExecContext(old, `INSERT INTO notes (mark) VALUES ('m')`)
 	require.ErrorContains(t, err, "EnsureRoles")
@@ -309,7 +309,7 @@ func TestTenantRoles(t *testing.T) {
 // Roles' names do not collide, and fit.
 func TestLongRoleNames(t *testing.T) {
 	t.Parallel()
-	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_roles": "on"})
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": "each"})
 	for _, end := range []string{"x", "y"} {
 		rt := route(strings.Repeat("n", backend.MaxNameLen-1) + end)
 		require.NoError(t, be.Create(t.Context(), rt))
@@ -383,35 +383,6 @@ func TestErrorPosition(t *testing.T) {
 	require.EqualValues(t, len("INSERT INTO ")+1, pe.Position)
 }
 
-// Waiters of one process queue without a connection each, and a lock is given up when its holder's context is not.
-func TestLocks(t *testing.T) {
-	t.Parallel()
-	databaseURL := pgtest.Shared(t).Database(t)
-	one, other := open(t, databaseURL, map[string]string{"pool_max_conns": "1"}), open(t, databaseURL, nil)
-	held, err := one.Lock(t.Context(), "k")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	failed := make(chan error, 20)
-	for range 10 {
-		for _, be := range []*postgres.Backend{one, other} {
-			wg.Go(func() { _, err := be.Lock(ctx, "k"); failed <- err })
-		}
-	}
-	require.NoError(t, one.Shared().QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int)), "the pool is free")
-	cancel()
-	wg.Wait()
-	close(failed)
-	for err := range failed {
-		require.ErrorIs(t, err, context.Canceled)
-	}
-	held.Unlock()
-	held.Unlock()
-	again, err := other.Lock(t.Context(), "k")
-	require.NoError(t, err)
-	again.Unlock()
-}
-
 type tracer struct {
 	sync.Mutex
 	started, ended []string
@@ -440,7 +411,7 @@ func TestTracer(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	require.NoError(t, err)
 	defer pool.Close()
-	be, err := postgres.FromPool(t.Context(), pool)
+	be, err := postgres.FromPool(t.Context(), pool, postgres.Config{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, be.Close()) }()
 	_, a := tenant(t, be, "a")

@@ -8,188 +8,137 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
-// Tenant roles: one per store, without a log-in of its own, granted to the log-in. Roles belong to the whole cluster, so
-// the database's name is part of theirs.
+// Tenants' work is done by a role without a log-in of its own that the log-in is a member of: one for all tenants, or
+// one for each. It owns what is in their schemas, but not the schemas, and may read and refer to the shared tables. So
+// the server itself keeps tenants' requests and migrations from changing what is shared, and from dropping or renaming
+// stores. Roles belong to the whole cluster, so the database's name is part of theirs.
 
-// roles names them.
+// roleMode says whose role does tenants' work.
+type roleMode uint8
+
+const (
+	rolesOff  roleMode = iota // none: the log-in does it
+	rolesOne                  // one for all tenants
+	rolesEach                 // the tenant's own
+)
+
+// roles is what a backend knows of them. All but names and kept are set while it is opened.
 type roles struct {
+	mode     roleMode
+	one      string // the role of all tenants
 	database string
-	names    sync.Map // backend.Store → string
+	version  int  // the server's, as server_version_num
+	pooled   bool // connections are not ours to keep a role on: they are lent, or a pooler's
+	advice   []string
+
+	kept  atomic.Pointer[string] // the role that connections take when they are made; nil: none
+	names sync.Map               // backend.Store → string
 }
 
 // maxRoleName is how long an identifier may be.
 const maxRoleName = 63
 
-// name returns the role of a store: "tn_DATABASE.STORE", or a hash of both where that would be too long.
+// roleName returns prefix and name, or a hash where that would be too long.
+func roleName(prefix, name string) string {
+	if full := prefix + name; len(full) <= maxRoleName {
+		return full
+	}
+	sum := sha256.Sum256([]byte(prefix + name))
+	return prefix + "#" + hex.EncodeToString(sum[:20])
+}
+
+// name returns the role that works for a store.
 func (r *roles) name(s backend.Store) string {
+	if r.mode == rolesOne {
+		return r.one
+	}
 	if name, ok := r.names.Load(s); ok {
 		return name.(string)
 	}
-	// A store's name has no dot, so that no two pairs make the same name; the hashed form has no dot at all.
+	// A store's name has no dot or '#', so that no two pairs make the same name.
 	name := "tn_" + r.database + "." + s.String()
 	if len(name) > maxRoleName {
-		sum := sha256.Sum256([]byte(name))
-		name = "tn#" + hex.EncodeToString(sum[:20])
+		name = roleName("tn", "#"+name)
 	}
 	r.names.Store(s, name)
 	return name
 }
 
-// readers returns the role that all of a database's tenant roles are members of, and that may read the shared tables.
-// It keeps those tables' access lists short, which the server reads from end to end.
-func (r *roles) readers() string {
-	name := "tn:" + r.database
-	if len(name) > maxRoleName {
-		sum := sha256.Sum256([]byte(name))
-		name = "tn:#" + hex.EncodeToString(sum[:20])
+// reader returns the role that has the rights on what is shared: the one role, or, with a role for each tenant, one that
+// those are all members of. (It keeps the tables' access lists short, which the server reads from end to end.)
+func (r *roles) reader() string {
+	if r.mode == rolesOne {
+		return r.one
 	}
-	return name
+	return roleName("tn:", r.database)
 }
 
-// makeSQL makes a role unless it is there.
-func makeSQL(name string) string {
-	return "if not exists (select from pg_catalog.pg_roles where rolname=" + literal(name) + ") then create role " + quote(name) + " nologin; end if;"
-}
-
-// createSQL makes a store's role and gives it its rights, on what is there and on what the log-in will make.
-func (r *roles) createSQL(s backend.Store) string {
-	name := r.name(s)
-	role, schema := quote(name), quote(s.String())
-	return "do $do$ begin " + makeSQL(name) +
-		" if not pg_catalog.pg_has_role(" + literal(name) + "," + literal(r.readers()) + ",'member') then grant " + quote(r.readers()) + " to " + role + "; end if;" +
-		" if not pg_catalog.pg_has_role(current_user," + literal(name) + ",'member') then execute pg_catalog.format('grant %I to %I'," + literal(name) + ",current_user);" +
-		// From Postgres 16 on, whoever creates a role is not thereby allowed to become it.
-		" elsif current_setting('server_version_num')::int>=160000 then execute pg_catalog.format('grant %I to %I with inherit true, set true'," + literal(name) + ",current_user); end if; " +
-		"end $do$;" +
-		"grant usage on schema " + schema + " to " + role + ";" +
-		"grant select,insert,update,delete,truncate,references,trigger on all tables in schema " + schema + " to " + role + ";" +
-		"grant usage,select,update on all sequences in schema " + schema + " to " + role + ";" +
-		"grant execute on all routines in schema " + schema + " to " + role + ";" +
-		"alter default privileges in schema " + schema + " grant select,insert,update,delete,truncate,references,trigger on tables to " + role + ";" +
-		"alter default privileges in schema " + schema + " grant usage,select,update on sequences to " + role + ";"
-}
-
-// shareSQL makes the readers' role and lets it read the shared tables that the log-in may say so of, and those that it
-// will make.
-func (r *roles) shareSQL() string {
-	readers := quote(r.readers())
-	return "do $do$ declare t record; begin " + makeSQL(r.readers()) +
-		" for t in select c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid=c.relnamespace" +
-		" where n.nspname='public' and c.relkind in ('r','p','v','m','f') and pg_catalog.pg_has_role(c.relowner,'usage')" +
-		" and not pg_catalog.has_table_privilege(" + literal(r.readers()) + ",c.oid,'select')" +
-		" loop execute pg_catalog.format('grant select on public.%I to %I',t.relname," + literal(r.readers()) + "); end loop; " +
-		"if not pg_catalog.has_schema_privilege(" + literal(r.readers()) + ",'public','usage') then grant usage on schema public to " + readers + "; end if; " +
-		"alter default privileges in schema public grant select on tables to " + readers + "; " +
-		"end $do$;"
-}
-
-func (r *roles) dropSQL(s backend.Store) string {
-	name := literal(r.name(s))
-	return "do $do$ begin if exists (select from pg_catalog.pg_roles where rolname=" + name + ") then " +
-		"execute pg_catalog.format('drop owned by %I'," + name + "); execute pg_catalog.format('drop role %I'," + name + "); end if; end $do$;"
-}
-
-func (r *roles) renameSQL(from, to backend.Store) string {
-	return "alter role " + quote(r.name(from)) + " rename to " + quote(r.name(to)) + ";"
-}
-
-// resetSQL returns the statement that gives a transaction of ours the log-in's rights.
-func (r *roles) resetSQL(be *Backend) string {
-	if be.cfg.roles {
-		return "set local role none;"
+// beforeConnect has a new connection take the role with its start-up message. That costs no round trip, and RESET brings
+// the role back; a pooler that does not know the parameter refuses it rather than pass it on to others.
+func (r *roles) beforeConnect(_ context.Context, cc *pgx.ConnConfig) error {
+	if role := r.kept.Load(); role != nil {
+		cc.RuntimeParams["role"] = *role
 	}
-	return ""
+	return nil
 }
 
-// prepareRoles learns what the roles' names need, checks that the log-in may make roles, and opens the shared tables to
-// be read by them.
-func (be *Backend) prepareRoles(ctx context.Context) error {
-	err := be.withConn(ctx, "open", backend.Route{}, func(c *pgx.Conn) error {
-		var may bool
-		err := c.QueryRow(ctx, "select current_database()::text, rolsuper or rolcreaterole from pg_catalog.pg_roles where rolname=session_user",
-			be.queryMode()).Scan(&be.roles.database, &may)
-		if err != nil {
-			return err
-		}
-		if !may {
-			return fmt.Errorf("tenant_roles=on: the log-in may not create roles; as a superuser: ALTER ROLE %s CREATEROLE",
-				quote(c.Config().User))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
+// assume returns how a unit of work gets its rights, and from which role.
+func (r *roles) assume(rt backend.Route, access driver.Access, lost bool) (roleKind, string) {
+	switch {
+	case r.mode == rolesOff:
+		return roleNone, ""
+	case access == driver.AccessShared:
+		return roleSet, "none"
+	case r.mode == rolesEach || r.pooled || lost:
+		return roleSet, r.name(rt.Store)
 	}
-	return be.shareWithReaders(ctx)
+	return roleVerified, r.one
 }
 
-// shareWithReaders keeps processes that start at the same time from doing it at the same time.
-func (be *Backend) shareWithReaders(ctx context.Context) error {
-	return be.upkeep(ctx, "open", backend.Route{}, "begin;select pg_catalog.pg_advisory_xact_lock("+
-		formatKey(lockKey("tenement: readers of "+be.roles.database))+");"+be.roles.shareSQL()+"commit")
+// deniedShared reports whether a statement of a tenant was refused because of its role's rights: it would have changed
+// something that is not the tenant's, which is the shared store's. The server's text is not looked at, it may be in any
+// language; the function of its source that complains is the same everywhere: aclcheck_error (aclchk.c), or one of two
+// for sequences (sequence.c).
+func (be *Backend) deniedShared(access driver.Access, pe *pgconn.PgError) bool {
+	if be.roles.mode == rolesOff || access == driver.AccessShared || pe.Code != "42501" {
+		return false
+	}
+	return strings.HasPrefix(pe.Routine, "aclcheck_error") || pe.Routine == "nextval_internal" || pe.Routine == "do_setval"
 }
 
-// EnsureRoles makes the roles, with their rights, that are missing: run it once after turning tenant roles on over a
-// database that has stores already. Shared tables made by another log-in have to be granted by hand, to the role
-// "tn:DATABASE". It is safe to run again, and does nothing when roles are off. It goes on after a
-// store that fails; the errors are joined.
-func (be *Backend) EnsureRoles(ctx context.Context) error {
-	if !be.cfg.roles {
+// readOnlyFault dresses what deniedShared says yes to.
+func readOnlyFault(op string, s backend.Store, err error) error {
+	return &backend.Error{Op: op, Store: s, Err: fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, err)}
+}
+
+// errNotOurs: the store was made while roles were off, or others.
+var errNotOurs = errors.New("the store is not yet given to the role that does tenants' work; run EnsureRoles once after turning tenant roles on")
+
+// roleFault says what is wrong when the prefix could not assume the role; nil when that is not what it failed with.
+func (c *conn) roleFault(pe *pgconn.PgError) error {
+	u := &c.unit
+	if u.role == roleNone {
 		return nil
 	}
-	faults := []error{be.shareWithReaders(ctx)}
-	for info, err := range be.Stores(ctx) {
-		if err != nil {
-			return errors.Join(append(faults, err)...)
-		}
-		rt := backend.Route{Store: info.Store, Owner: info.Owner}
-		if err := be.upkeep(ctx, "ensure role", rt, "begin;"+guardSQL(rt)+be.roles.createSQL(info.Store)+"commit"); err != nil {
-			faults = append(faults, err)
-		}
+	var says string
+	switch pe.Code {
+	case codeNotOurs:
+		says = errNotOurs.Error()
+	case "22023", "42704": // no such role; it went while the connection had it
+		says = "the role that does tenants' work is missing; run EnsureRoles once after turning tenant roles on"
+	case "42501":
+		says = "the log-in may not become the role that does tenants' work; GRANT it to the log-in"
+	default:
+		return nil
 	}
-	return errors.Join(faults...)
-}
-
-// Leftovers lists the roles of this database's stores whose store is gone: what is left when schemas were dropped by
-// other means than [Backend.Drop]. See [backend.Sweeper].
-func (be *Backend) Leftovers(ctx context.Context) ([]backend.Leftover, error) {
-	if !be.cfg.roles {
-		return nil, nil
-	}
-	var left []backend.Leftover
-	err := be.withConn(ctx, "list leftovers", backend.Route{}, func(c *pgx.Conn) error {
-		prefix := "tn_" + be.roles.database + "."
-		// Schemas first: a role seen afterwards without its schema was not just being made, since both are made in one
-		// transaction.
-		rows, _ := c.Query(ctx, "select r.rolname::text from pg_catalog.pg_roles r where pg_catalog.starts_with(r.rolname::text,$1) "+
-			"and not exists (select from pg_catalog.pg_namespace n where n.nspname::text=pg_catalog.substr(r.rolname::text,$2))",
-			be.queryMode(), prefix, len([]rune(prefix))+1)
-		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		for _, n := range names {
-			store, _ := backend.ParseStore(strings.TrimPrefix(n, prefix))
-			left = append(left, backend.Leftover{
-				Name: n, Kind: "role", Store: store,
-				Detail: "the role of store " + strings.TrimPrefix(n, prefix) + ", which is gone; sweeping it drops the role and its grants",
-			})
-		}
-		return err
-	})
-	return left, err
-}
-
-// Sweep drops a role that [Backend.Leftovers] listed. See [backend.Sweeper].
-func (be *Backend) Sweep(ctx context.Context, l backend.Leftover) error {
-	prefix := "tn_" + be.roles.database + "."
-	store, found := strings.CutPrefix(l.Name, prefix)
-	s, err := backend.ParseStore(store)
-	if !be.cfg.roles || l.Kind != "role" || !found || err != nil {
-		return &backend.Error{Op: "sweep", Err: fmt.Errorf("%q is not a leftover of this backend", l.Name)}
-	}
-	return be.upkeep(ctx, "sweep", backend.Route{Store: s}, "begin;"+be.roles.dropSQL(s)+"commit")
+	return &backend.Error{Op: "use", Store: u.rt.Store, Err: fmt.Errorf("%s: %w", says, pe)}
 }

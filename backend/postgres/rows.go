@@ -105,29 +105,8 @@ func (r *sqlRows) Next(dest []driver.Value) error {
 // decoded here, without a detour.
 func decode(types *pgtype.Map, f *pgconn.FieldDescription, raw []byte) (driver.Value, error) {
 	if f.Format == pgtype.BinaryFormatCode {
-		switch f.DataTypeOID {
-		case pgtype.Int8OID:
-			if len(raw) == 8 {
-				return int64(binary.BigEndian.Uint64(raw)), nil
-			}
-		case pgtype.Int4OID:
-			if len(raw) == 4 {
-				return int64(int32(binary.BigEndian.Uint32(raw))), nil
-			}
-		case pgtype.Int2OID:
-			if len(raw) == 2 {
-				return int64(int16(binary.BigEndian.Uint16(raw))), nil
-			}
-		case pgtype.BoolOID:
-			if len(raw) == 1 {
-				return raw[0] == 1, nil
-			}
-		case pgtype.Float8OID:
-			if len(raw) == 8 {
-				return math.Float64frombits(binary.BigEndian.Uint64(raw)), nil
-			}
-		case pgtype.ByteaOID:
-			return append(make([]byte, 0, len(raw)), raw...), nil
+		if v := decodeBinary(f.DataTypeOID, raw); v != nil {
+			return v, nil
 		}
 	}
 	switch f.DataTypeOID {
@@ -165,6 +144,25 @@ func decode(types *pgtype.Map, f *pgconn.FieldDescription, raw []byte) (driver.V
 	return scanned[string](types, f, raw)
 }
 
+// decodeBinary decodes what most results consist of; nil means that it is something else.
+func decodeBinary(oid uint32, raw []byte) driver.Value {
+	switch {
+	case oid == pgtype.Int8OID && len(raw) == 8:
+		return int64(binary.BigEndian.Uint64(raw))
+	case oid == pgtype.Int4OID && len(raw) == 4:
+		return int64(int32(binary.BigEndian.Uint32(raw)))
+	case oid == pgtype.Int2OID && len(raw) == 2:
+		return int64(int16(binary.BigEndian.Uint16(raw)))
+	case oid == pgtype.BoolOID && len(raw) == 1:
+		return raw[0] == 1
+	case oid == pgtype.Float8OID && len(raw) == 8:
+		return math.Float64frombits(binary.BigEndian.Uint64(raw))
+	case oid == pgtype.ByteaOID:
+		return append(make([]byte, 0, len(raw)), raw...)
+	}
+	return nil
+}
+
 func scanned[T any](types *pgtype.Map, f *pgconn.FieldDescription, raw []byte) (driver.Value, error) {
 	var v T
 	if err := types.Scan(f.DataTypeOID, f.Format, raw, &v); err != nil {
@@ -199,9 +197,12 @@ func (r *sqlRows) ColumnTypeLength(i int) (int64, bool) {
 	case pgtype.TextOID, pgtype.ByteaOID:
 		return math.MaxInt64, true
 	case pgtype.VarcharOID, pgtype.BPCharOID:
+		if f.TypeModifier < typmodHeader {
+			return 0, false // as long as one likes
+		}
 		return int64(f.TypeModifier - typmodHeader), true
 	case pgtype.VarbitOID:
-		return int64(f.TypeModifier), true
+		return int64(f.TypeModifier), f.TypeModifier >= 0
 	}
 	return 0, false
 }
@@ -211,7 +212,7 @@ const typmodHeader = 4 // what Postgres adds to the type modifier of types of va
 // ColumnTypePrecisionScale returns those of numeric.
 func (r *sqlRows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
 	f := &r.fields[i]
-	if f.DataTypeOID != pgtype.NumericOID {
+	if f.DataTypeOID != pgtype.NumericOID || f.TypeModifier < typmodHeader {
 		return 0, 0, false
 	}
 	mod := f.TypeModifier - typmodHeader

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // A schema is a store when its comment begins with the stamp. The comment goes with the schema through dumps, restores
@@ -24,25 +25,40 @@ func (be *Backend) Create(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "create", Err: backend.ErrInvalidName}
 	}
-	err := be.upkeep(ctx, "create", rt, "begin;"+be.createSQL(rt)+"commit")
+	err := be.upkeep(ctx, "create", rt, "begin;"+fencedSQL(ctx, rt.Store)+joined(be.createSQL(rt))+"commit")
 	if err == nil {
 		be.forgetStore(rt.Store)
 	}
 	return err
 }
 
-// createSQL returns the statements that make rt's schema.
-func (be *Backend) createSQL(rt backend.Route) string {
-	schema := quote(rt.Store.String())
-	sql := "create schema " + schema + ";comment on schema " + schema + " is " + literal(stampOf(rt.Owner)) + ";"
-	if be.cfg.roles {
-		sql += be.roles.createSQL(rt.Store)
+// fencedSQL returns the statements that make a fenced operation wait for its turn with the store; none without a fence,
+// since whoever makes a schema first makes all others fail.
+func fencedSQL(ctx context.Context, s backend.Store) string {
+	fence := fenceSQL(ctx)
+	if fence == "" {
+		return ""
 	}
-	return sql
+	return claimSQL(s) + fence
+}
+
+// createSQL returns the statements that make rt's schema.
+func (be *Backend) createSQL(rt backend.Route) []string {
+	schema := quote(rt.Store.String())
+	return append([]string{"create schema " + schema, "comment on schema " + schema + " is " + literal(stampOf(rt.Owner))},
+		be.roles.createSQL(rt.Store)...)
+}
+
+// joined writes statements as one text.
+func joined(statements []string) string {
+	if len(statements) == 0 {
+		return ""
+	}
+	return strings.Join(statements, ";") + ";"
 }
 
 // Adopt makes a store of a schema that is already there and is none yet, such as one made by another library, by
-// stamping it with rt.Owner. It returns ErrStoreMissing when there is no such schema, and ErrStoreExists when it is a
+// stamping it with rt.Owner; with tenant roles, what is in it is given to the role. It returns ErrStoreMissing when there is no such schema, and ErrStoreExists when it is a
 // store already.
 func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
 	info, stamped, err := be.stat(ctx, rt.Store)
@@ -52,11 +68,8 @@ func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
 	case stamped:
 		return &backend.Error{Op: "adopt", Store: info.Store, Err: backend.ErrStoreExists}
 	}
-	sql := "begin;comment on schema " + quote(rt.Store.String()) + " is " + literal(stampOf(rt.Owner)) + ";"
-	if be.cfg.roles {
-		sql += be.roles.createSQL(rt.Store)
-	}
-	return be.upkeep(ctx, "adopt", rt, sql+"commit")
+	return be.upkeep(ctx, "adopt", rt, "begin;comment on schema "+quote(rt.Store.String())+" is "+literal(stampOf(rt.Owner))+";"+
+		joined(be.roles.createSQL(rt.Store))+be.roles.handOverSQL(rt.Store)+"commit")
 }
 
 // Drop removes the schema and all that is in it; see [backend.Backend]. It waits for the statements and transactions that
@@ -65,10 +78,7 @@ func (be *Backend) Drop(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "drop", Err: backend.ErrStoreMissing}
 	}
-	sql := "begin;" + claimSQL(rt.Store) + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;"
-	if be.cfg.roles {
-		sql += be.roles.dropSQL(rt.Store)
-	}
+	sql := "begin;" + claimSQL(rt.Store) + fenceSQL(ctx) + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;" + be.roles.dropSQL(rt.Store)
 	err := be.upkeep(ctx, "drop", rt, sql+"commit")
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) && pe.Code == "53200" {
@@ -100,7 +110,7 @@ func (be *Backend) thin(ctx context.Context, rt backend.Route) error {
 		if err != nil || len(names) == 0 {
 			return err
 		}
-		if err := be.upkeep(ctx, "drop", rt, "begin;"+claimSQL(rt.Store)+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
+		if err := be.upkeep(ctx, "drop", rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
 			return err
 		}
 	}
@@ -112,18 +122,15 @@ func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Stor
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
 	}
 	if rt.Store == to {
-		return be.upkeep(ctx, "rename", rt, "begin;"+guardSQL(rt)+"commit")
+		return be.upkeep(ctx, "rename", rt, "begin;"+fenceSQL(ctx)+guardSQL(rt)+"commit")
 	}
 	// Always in the same order, so that two renames in opposite directions do not wait for each other.
 	first, second := rt.Store, to
 	if storeKey(first) > storeKey(second) {
 		first, second = second, first
 	}
-	sql := "begin;" + claimSQL(first) + claimSQL(second) + guardSQL(rt)
-	sql += "alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";"
-	if be.cfg.roles {
-		sql += be.roles.renameSQL(rt.Store, to)
-	}
+	sql := "begin;" + claimSQL(first) + claimSQL(second) + fenceSQL(ctx) + guardSQL(rt) +
+		"alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";" + be.roles.renameSQL(rt.Store, to)
 	err := be.upkeep(ctx, "rename", rt, sql+"commit")
 	if err == nil {
 		be.forgetStore(rt.Store)
@@ -153,7 +160,7 @@ const (
 func (be *Backend) upkeep(ctx context.Context, op string, rt backend.Route, sql string) error {
 	// Whatever settings the connection's last user left, a role above all, must not count.
 	sql = strings.Replace(sql, "begin;", "begin;set local search_path=pg_catalog,pg_temp;set local lock_timeout="+
-		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10)+";"+be.roles.resetSQL(be), 1)
+		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10)+";"+be.roles.resetSQL(), 1)
 	for pause := upkeepLockTimeout; ; pause = min(2*pause, upkeepMaxPause) {
 		err := be.upkeepOnce(ctx, op, rt, sql)
 		var pe *pgconn.PgError
@@ -195,7 +202,9 @@ func upkeepFault(err error) error {
 		return err
 	}
 	switch {
-	case pe.Code == "3F000", pe.Code == "22012":
+	case pe.Code == codeLockLost:
+		return backend.ErrLockLost
+	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
 		return backend.ErrStoreMissing
 	case pe.Code == "42P06", // the schema is there
 		pe.Code == "23505" && pe.TableName == "pg_namespace": // … and was not yet when it was looked for
@@ -206,21 +215,30 @@ func upkeepFault(err error) error {
 
 // withConn lends f a connection for messages that no prefix is needed for.
 func (be *Backend) withConn(ctx context.Context, op string, rt backend.Route, f func(*pgx.Conn) error) error {
-	if be.closed.Load() {
-		return &backend.Error{Op: op, Store: rt.Store, Err: backend.ErrClosed}
-	}
-	res, err := be.pool.Acquire(ctx)
-	if err != nil {
-		if be.closed.Load() {
-			err = backend.ErrClosed
+	return be.lend(ctx, op, rt, func(c *conn) error {
+		if c.dirty {
+			if err := c.texts(ctx, ";", nil); err != nil { // which has it cleaned
+				return err
+			}
 		}
-		return &backend.Error{Op: op, Store: rt.Store, Err: err}
+		return f(c.pg)
+	})
+}
+
+// lend lends f a connection.
+func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func(*conn) error) error {
+	c, err := be.take(ctx, backend.Route{}, driver.AccessShared)
+	if err == nil {
+		c.newSession()
+		defer c.release()
+		err = f(c)
 	}
-	defer res.Release()
-	err = f(res.Conn())
 	var wrapped *backend.Error
-	if err != nil && !errors.As(err, &wrapped) {
-		err = &backend.Error{Op: op, Store: rt.Store, Err: err}
+	switch {
+	case errors.As(err, &wrapped) && wrapped.Op == "connect":
+		return &backend.Error{Op: op, Store: rt.Store, Err: wrapped.Err}
+	case err != nil && wrapped == nil:
+		return &backend.Error{Op: op, Store: rt.Store, Err: err}
 	}
 	return err
 }
@@ -276,7 +294,7 @@ func (be *Backend) Stores(ctx context.Context) iter.Seq2[backend.StoreInfo, erro
 		for {
 			var page []backend.StoreInfo
 			n := 0
-			err := be.withConn(ctx, "list stores", backend.Route{}, func(c *pgx.Conn) error {
+			err := be.withConn(ctx, "list", backend.Route{}, func(c *pgx.Conn) error {
 				// By bytes, as Go compares names, and not as the database's collation does.
 				rows, _ := c.Query(ctx, statSQL+`where n.nspname::text collate "C">$1 `+
 					`and pg_catalog.obj_description(n.oid,'pg_namespace') like '`+stampText+`%' `+

@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 const (
@@ -37,18 +36,14 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
-	for next := 0; next < len(scripts); {
-		err := be.withConn(ctx, "run scripts", backend.Route{}, func(c *pgx.Conn) error {
-			next = be.runOn(ctx, c, scripts, next, opt, faults)
-			return nil
-		})
-		if err != nil {
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
+	for r.next < len(scripts) {
+		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
 			if errors.As(err, &wrapped) {
 				err = wrapped.Err
 			}
-			failFrom(scripts, faults, next, err)
-			break
+			r.failRest(err)
 		}
 	}
 	for i, s := range scripts {
@@ -56,154 +51,204 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
+	if r.shared != nil && r.shared.code {
+		be.code.asked.Store(0)
+	}
 	return faults
 }
 
-func failFrom(scripts []backend.Script, faults []error, from int, err error) {
-	for i := from; i < len(scripts); i++ {
-		faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: err}
+// scriptRun is one call of RunScripts.
+type scriptRun struct {
+	be      *Backend
+	scripts []backend.Script
+	opt     backend.ScriptOptions
+	faults  []error
+	next    int // what is before it is done with
+	again   int // the script whose store was looked for a second time
+
+	shared *names // nil: not asked for yet
+
+	c       *conn // that it is on
+	refused map[backend.Route]bool
+}
+
+func (r *scriptRun) fail(i int, err error) {
+	r.faults[i] = &backend.Error{Op: "run script in", Store: r.scripts[i].Route.Store, Err: err}
+}
+
+// failRest ends the run.
+func (r *scriptRun) failRest(err error) {
+	for ; r.next < len(r.scripts); r.next++ {
+		r.fail(r.next, err)
 	}
 }
 
-// runOn runs scripts on one connection, from the given one on, until none is left or the connection must not be used any
-// more. It returns which is the next.
-func (be *Backend) runOn(ctx context.Context, c *pgx.Conn, scripts []backend.Script, next int, opt backend.ScriptOptions, faults []error) int {
-	if err := be.identifyAll(ctx, c, scripts[next:]); err != nil {
-		failFrom(scripts, faults, next, err)
-		return len(scripts)
-	}
-	again := -1 // the script whose store was looked for a second time
-	for next < len(scripts) {
-		if err := ctx.Err(); err != nil {
-			failFrom(scripts, faults, next, err)
-			return len(scripts)
+// on runs scripts on one connection, until none is left or the connection must not be used any more. It returns what
+// keeps the rest from being run at all.
+func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
+	r.c = c
+	if r.shared == nil {
+		if r.shared, err = c.sharedNames(ctx); err != nil {
+			return err
 		}
-		end, size, changed := next, 0, false
-		if classify(scripts[next].SQL)&ends != 0 {
-			faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: errScriptEnds}
-			next++
+	}
+	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
+		return err
+	}
+	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.refuse(&r.scripts[r.next]); err != nil {
+			r.fail(r.next, err)
+			r.next++
 			continue
 		}
-		for end < len(scripts) && end-next < scriptsPerMessage && (end == next || size+len(scripts[end].SQL) <= scriptBytes) {
-			// One that ends its transaction itself would upset the counting, and one that changes settings for longer
-			// than its transaction would change them for those after it.
-			t := classify(scripts[end].SQL)
-			lone := t&(control|sticky) != 0
-			if lone && end > next { // one that is refused, too
-				break
-			}
-			size += len(scripts[end].SQL)
-			end++
-			if lone {
-				changed = t&sticky != 0
-				break
-			}
-		}
-		done, ours, err := be.runMessage(ctx, c, scripts[next:end], opt)
-		next += done
+		done, ours, err := c.runMessage(ctx, r.scripts[r.next:r.pick()], r.opt, r.shared)
+		r.next += done
 		if err != nil {
-			// The script at next failed, and its transaction with it.
-			var pe *pgconn.PgError
-			if c.IsClosed() || !errors.As(err, &pe) {
-				unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, err)
-				if pgconn.SafeToRetry(err) {
-					unknown = err
-				}
-				faults[next] = &backend.Error{Op: "run script in", Store: scripts[next].Route.Store, Err: unknown}
-				failFrom(scripts, faults, next+1, fmt.Errorf("not run, the connection was lost before: %w", err))
-				closeConn(c)
-				return len(scripts)
-			}
-			failed := next
-			next++
-			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			err := c.PgConn().Exec(rctx, "rollback").Close()
-			cancel()
-			if s := scripts[failed]; ours && pe.Code == "22012" && failed != again && err == nil {
-				// Not the schema that was remembered as this owner's. Another one may be by now.
-				be.forget(s.Route)
-				if be.identifyAll(ctx, c, scripts[failed:next]) == nil {
-					if _, known := be.identity(s.Route); known {
-						next, again = failed, failed
-						continue
-					}
-				}
-			}
-			faults[failed] = &backend.Error{Op: "run script in", Store: scripts[failed].Route.Store, Err: scriptFault(pe, ours)}
-			if err != nil {
-				closeConn(c)
-				return next
-			}
-		}
-		if changed {
-			closeConn(c)
-			return next
+			r.failed(ctx, ours, err)
 		}
 	}
-	return next
+	return nil
+}
+
+// pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
+// and one that changes settings for longer than its transaction would change them for those after it: such a one goes alone.
+func (r *scriptRun) pick() (end int) {
+	size := 0
+	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
+		s := &r.scripts[end]
+		t := r.shared.look(s.SQL).traits
+		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
+			return end
+		}
+		size += len(s.SQL)
+		if alone {
+			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
+			return end + 1
+		}
+	}
+	return end
+}
+
+// failed deals with the failure of the script that is next, and of its transaction with it.
+func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
+	var pe *pgconn.PgError
+	if r.c.pc.IsClosed() || !errors.As(cause, &pe) {
+		unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, cause)
+		if pgconn.SafeToRetry(cause) {
+			unknown = cause
+		}
+		r.fail(r.next, unknown)
+		r.next++
+		r.failRest(fmt.Errorf("not run, the connection was lost before: %w", cause))
+		r.c.close()
+		return
+	}
+	if r.c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && r.again != r.next {
+		// Not the schema that was remembered as this owner's. Another one may be by now.
+		rt := r.scripts[r.next].Route
+		r.again = r.next
+		r.be.forget(rt)
+		if _, err := r.be.identifyAll(ctx, r.c.pg, r.scripts[r.next:r.next+1]); err == nil {
+			if _, known := r.be.identity(rt); known {
+				return
+			}
+		}
+	}
+	r.fail(r.next, r.be.scriptFault(pe, ours))
+	r.next++
+}
+
+// refuse returns why a script must not be sent, or nil.
+func (r *scriptRun) refuse(s *backend.Script) error {
+	switch {
+	case r.shared.look(s.SQL).traits&ends != 0:
+		return errScriptEnds
+	case r.refused[s.Route]:
+		return errNotOurs
+	}
+	return nil
 }
 
 // identifyAll learns, in one query, which schemas are the ones that the scripts' owners mean, so that each script only has
 // to check that its schema still is that one: to read the stamp takes ten times as long.
-func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) error {
-	owners := map[string]string{}
+// It returns the routes whose schema is not yet given to the role that does tenants' work.
+func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backend.Script) (refused map[backend.Route]bool, err error) {
+	unknown := map[backend.Route]bool{}
+	var names, roles []string
 	for _, s := range scripts {
-		if _, known := be.identity(s.Route); !known && s.Route.Owner != "" && !s.Create {
-			owners[s.Route.Store.String()] = s.Route.Owner
+		if _, known := be.identity(s.Route); known || s.Create || unknown[s.Route] {
+			continue
 		}
+		unknown[s.Route] = true
+		names = append(names, s.Route.Store.String())
+		role := "" // there is no such role
+		if be.roles.mode != rolesOff {
+			role = be.roles.name(s.Route.Store)
+		}
+		roles = append(roles, role)
 	}
-	if len(owners) == 0 {
-		return nil
+	if len(unknown) == 0 {
+		return nil, nil
 	}
-	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') "+
-		"from pg_catalog.pg_namespace n where n.nspname=any($1::text[])", be.queryMode(), slices.Collect(maps.Keys(owners)))
+	refused = map[backend.Route]bool{}
+	rows, _ := c.Query(ctx, "select n.nspname::text,n.oid,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
+		"coalesce((select pg_catalog.has_schema_privilege(r.oid,n.oid,'usage') from pg_catalog.pg_roles r where r.rolname=x.role),false) "+
+		"from rows from (pg_catalog.unnest($1::text[]),pg_catalog.unnest($2::text[])) x(name,role) join pg_catalog.pg_namespace n on n.nspname=x.name", be.queryMode(), names, roles)
 	var (
 		name, stamp string
 		oid         uint32
+		usable      bool
 	)
-	_, err := pgx.ForEachRow(rows, []any{&name, &oid, &stamp}, func() error {
-		if s, err := backend.ParseStore(name); err == nil && stamp == stampOf(owners[name]) {
-			be.remember(backend.Route{Store: s, Owner: owners[name]}, oid)
+	_, err = pgx.ForEachRow(rows, []any{&name, &oid, &stamp, &usable}, func() error {
+		owner, stamped := strings.CutPrefix(stamp, stampText)
+		s, err := backend.ParseStore(name)
+		if err != nil || !stamped {
+			return nil
+		}
+		for _, rt := range []backend.Route{{Store: s, Owner: owner}, {Store: s}} {
+			switch {
+			case !unknown[rt]:
+			case be.roles.mode == rolesOff || usable:
+				be.remember(rt, oid)
+			default:
+				refused[rt] = true
+			}
 		}
 		return nil
 	})
-	return err
+	return refused, err
 }
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
 // was a statement of ours, ahead of the script's own text, that failed.
-func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backend.Script, opt backend.ScriptOptions) (done int, ours bool, err error) {
+func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, shared *names) (done int, ours bool, err error) {
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i], preambles[i] = be.writeScript(&b, &scripts[i], opt)
+		starts[i], preambles[i] = c.be.writeScript(ctx, &b, &scripts[i], opt, shared)
 	}
 	message := b.String()
-	mrr := c.PgConn().Exec(ctx, message)
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
-	var results, since, commits int
-	for mrr.NextResult() {
-		results++
-		tag, err := mrr.ResultReader().Close()
-		if err != nil {
-			continue
-		}
-		since++
-		if tag.String() == "COMMIT" {
+	var since, commits int
+	results, err := c.commands(ctx, message, nil, func() {
+		if since++; c.wire.tagged("COMMIT") {
 			commits++
 			since = 0
 		}
-	}
-	err = mrr.Close()
+	})
 	var pe *pgconn.PgError
 	switch {
 	case err == nil && commits == len(scripts):
 		return commits, false, nil
-	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.IsClosed():
+	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.pc.IsClosed():
 		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
 		for i := range scripts {
-			if _, ours, err := be.runMessage(ctx, c, scripts[i:i+1], opt); err != nil {
+			if _, ours, err := c.runMessage(ctx, scripts[i:i+1], opt, shared); err != nil {
 				return i, ours, err
 			}
 		}
@@ -218,7 +263,7 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 	ours = results > 0 && since < preambles[done]
 	if errors.As(err, &pe) && pe.Position > 0 {
 		// Characters, of the message: make it of the script's text.
-		if before := int32(utf8.RuneCountInString(message[:starts[done]])); pe.Position > before {
+		if before := int32(sqltext.Characters(message, starts[done])); pe.Position > before {
 			pe.Position -= before
 		} else {
 			pe.Position = 0
@@ -228,62 +273,86 @@ func (be *Backend) runMessage(ctx context.Context, c *pgx.Conn, scripts []backen
 }
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
-// statements of ours come before it.
-func (be *Backend) writeScript(b *strings.Builder, s *backend.Script, opt backend.ScriptOptions) (start, preamble int) {
+// statements of ours come before its head.
+func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions, shared *names) (start, preamble int) {
 	timeout := opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
-	schema := quote(s.Route.Store.String())
 	// SET LOCAL is cheap, a SELECT is not: there is one.
-	b.WriteString("begin;")
-	preamble = 4
-	if be.cfg.roles {
-		b.WriteString("set local role none;")
-		preamble++
+	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
+	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
+		ours = append(ours, "set local role none")
 	}
-	b.WriteString("set local lock_timeout=")
-	b.WriteString(strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if opt.Async {
-		b.WriteString(";set local synchronous_commit=off")
-		preamble++
+		ours = append(ours, "set local synchronous_commit=off")
 	}
-	b.WriteString(";set local search_path=")
-	b.WriteString(schema)
-	b.WriteString(",public,pg_temp;select pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",")
-	b.WriteString(strconv.FormatInt(int64(storeKey(s.Route.Store)), 10))
-	b.WriteByte(')')
-	regnamespace := literal(schema) + "::pg_catalog.text::pg_catalog.regnamespace"
+	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp")
+	fence := strings.TrimSuffix(fenceSQL(ctx), ";")
+	share := strings.TrimSuffix(shareSQL(s.Route.Store), ";")
 	switch {
+	case s.Create && fence != "":
+		ours = append(ours, strings.TrimSuffix(claimSQL(s.Route.Store), ";"), fence)
 	case s.Create:
-		b.WriteByte(';')
-		b.WriteString(be.createSQL(s.Route))
-		preamble += 2
-	case s.Route.Owner == "":
-		b.WriteString("," + regnamespace + ";")
+		ours = append(ours, share)
+	case fence != "":
+		ours = append(ours, share+be.sameSQL(s.Route), fence)
 	default:
-		oid, _ := be.identity(s.Route) // 0 is no schema's
-		b.WriteString(",1 operator(pg_catalog./) (" + regnamespace + "::pg_catalog.oid operator(pg_catalog.=) ")
-		b.WriteString(strconv.FormatUint(uint64(oid), 10))
-		b.WriteString("::pg_catalog.oid)::pg_catalog.int4;")
+		ours = append(ours, share+be.sameSQL(s.Route))
 	}
-	start = b.Len()
+	if s.Create {
+		ours = append(ours, be.createSQL(s.Route)...)
+	}
+	b.WriteString(joined(ours))
 	b.WriteString(s.Head)
+	if s.Head != "" {
+		// The newline ends a comment, the first semicolon a statement that has none.
+		b.WriteString("\n;")
+		if makes(s.Head) {
+			b.WriteString(be.roles.handOverSQL(s.Route.Store))
+		}
+	}
+	if be.roles.mode == rolesOff {
+		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
+	}
+	b.WriteString(be.roles.assumeSQL(s.Route.Store))
+	start = b.Len()
 	b.WriteString(s.SQL)
-	// The newline ends a comment, the first semicolon a statement that has none.
-	b.WriteString("\n;commit;\n")
-	return start, preamble
+	b.WriteString("\n;")
+	if !s.Create && (makes(s.Head) && shared.look(s.Head).hides || shared.look(s.SQL).hides) {
+		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
+	}
+	if be.roles.mode == rolesOff {
+		b.WriteString(lookSQL(s.Route.Store))
+	}
+	b.WriteString("commit;\n")
+	return start, len(ours)
 }
 
-// scriptFault turns the refusal of a statement of ours into the contract's errors.
-func scriptFault(pe *pgconn.PgError, ours bool) error {
-	if !ours {
+// sameSQL returns a column that fails when the store's schema is not the one that identifyAll saw.
+func (be *Backend) sameSQL(rt backend.Route) string {
+	oid, _ := be.identity(rt) // 0 is no schema's
+	return ",1 operator(pg_catalog./) (" + literal(quote(rt.Store.String())) + "::pg_catalog.text::pg_catalog.regnamespace::pg_catalog.oid operator(pg_catalog.=) " +
+		strconv.FormatUint(uint64(oid), 10) + "::pg_catalog.oid)::pg_catalog.int4"
+}
+
+// makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
+func makes(head string) bool { return strings.Contains(strings.ToLower(head), "create") }
+
+// scriptFault turns the refusal of a statement of ours, or of what the script's text may not do, into the contract's errors.
+func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {
+	switch {
+	case !ours && (outside(pe) || be.deniedShared(driver.AccessMaintenance, pe)):
+		return fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, pe)
+	case !ours:
 		return pe
 	}
 	switch {
+	case pe.Code == codeLockLost:
+		return fmt.Errorf("%w: %w", backend.ErrLockLost, pe)
 	case pe.Code == "42P06", pe.Code == "23505" && pe.TableName == "pg_namespace":
 		return fmt.Errorf("%w: %w", backend.ErrStoreExists, pe)
-	case pe.Code == "3F000", pe.Code == "22012":
+	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
 		return fmt.Errorf("%w: %w", backend.ErrStoreMissing, pe)
 	}
 	return pe

@@ -9,46 +9,95 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
-	"github.com/jackc/pgx/v5/pgtype"
-
-	"github.com/tenement-go/tenement/backend"
 )
 
-// wire speaks the protocol for one message batch of a connection: what is queued on the frontend is sent at once, and the
-// answers are read to ReadyForQuery. It does what pgconn's own readers do, but for two answers in a row, the prefix's and
-// the statement's, and with less ado: those measured a tenth of a point read. Sending, decoding of messages, the state of
+// wire speaks the protocol for one message of a connection: what is queued on the frontend is sent at once, and the
+// answers are read to ReadyForQuery. It does what pgconn's own readers do, but for our own answers ahead of the
+// application's, and with less ado: those measured a tenth of a point read. Sending, decoding of messages, the state of
 // the transaction, notices and fatal errors stay pgconn's.
-//
-// pgconn guards its writes against a server that cannot read because it is blocked writing to us. That cannot be here:
-// in a batch that ends with one statement, the server has read all of it but the Sync before it has anything to say that
-// would fill a buffer.
 type wire struct {
 	c       *conn
 	ctx     context.Context
 	open    bool // answers are outstanding
 	watched bool
-	text    bool // sent by the simple protocol
-	fields  []pgconn.FieldDescription
-	params  []uint32 // of the statement that was described
-	values  [][]byte
-	tag     [64]byte // of the last command
-	tagLen  int
-	results int // commands that are complete
-	err     error
+	text    bool   // sent by the simple protocol
+	steps   []step // what the server has to answer, in order
+	done    int    // how many of them it has
+	ended   bool   // the result at hand has been read to its end
+	flushed chan error
+	size    int    // of what is queued, roughly
+	message string // of the simple protocol
+	starts  []int  // where in it the application's queries begin
+
+	fields []pgconn.FieldDescription
+	params []uint32 // of the statement that was described
+	values [][]byte
+	tag    [64]byte // of the last command
+	tagLen int
+	err    error
 }
+
+// step is a part of a message that is answered by itself. The application's come last.
+type step uint8
+
+const (
+	stepClean   step = iota // what the connection's last user left is taken away
+	stepBegin               // BEGIN
+	stepPrefix              // the store is bound
+	stepOurs                // a question of ours: its answer is a row
+	stepPrepare             // a statement is described
+	stepQuery               // a statement of the application's is run
+)
+
+// at returns the step that is to be answered next. The simple protocol's texts may have more than were counted.
+func (w *wire) at() step {
+	if w.done < len(w.steps) {
+		return w.steps[w.done]
+	}
+	return stepQuery
+}
+
+func (w *wire) queue(s step) { w.steps = append(w.steps, s) }
 
 var _ cursor = (*wire)(nil)
 
 // errBusy: as pgconn has it.
 var errBusy = errors.New("conn busy: a result is still open")
 
+// start begins a message.
+func (w *wire) start(ctx context.Context) error {
+	switch {
+	case w.open:
+		return &notSent{errBusy}
+	case w.c.pc.IsClosed():
+		return &notSent{pgconn.ErrConnClosed}
+	case w.c.pc.IsBusy():
+		return &notSent{errBusy}
+	}
+	w.ctx, w.err, w.text, w.ended = ctx, nil, false, false
+	w.steps, w.done, w.size = w.steps[:0], 0, 0
+	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
+	if err := ctx.Err(); err != nil {
+		return &notSent{w.timeout(err)}
+	}
+	return nil
+}
+
+// patience is how many bytes are sent before the first answer is read. A server that cannot write its answers stops
+// reading; so much fits into the buffers between us.
+const patience = 32 << 10
+
 // flush sends what is queued, which ends with a Sync or a Query.
-func (w *wire) flush(ctx context.Context) error {
-	w.ctx, w.open, w.err = ctx, true, nil
-	w.fields, w.params, w.values, w.tagLen, w.results = nil, nil, nil, 0, 0
-	if ctx.Done() != nil {
+func (w *wire) flush() error {
+	w.open = true
+	if w.ctx.Done() != nil {
 		w.watched = true
-		w.c.watcher.Watch(ctx)
+		w.c.watcher.Watch(w.ctx)
+	}
+	if w.size > patience && !w.text {
+		w.flushed = make(chan error, 1)
+		go func(fe *pgproto3.Frontend, done chan error) { done <- fe.Flush() }(w.c.fe, w.flushed)
+		return nil
 	}
 	if err := w.c.fe.Flush(); err != nil {
 		w.lost(err)
@@ -57,59 +106,97 @@ func (w *wire) flush(ctx context.Context) error {
 	return nil
 }
 
+// sent waits until all is sent.
+func (w *wire) sent() error {
+	if w.flushed == nil {
+		return nil
+	}
+	err := <-w.flushed
+	w.flushed = nil
+	return err
+}
+
 // event is what receive came to.
 type event uint8
 
 const (
-	eventRow event = iota
-	eventComplete
-	eventReady // the batch is over; w.err tells how
+	eventRow   event = iota
+	eventDone        // a step was answered
+	eventReady       // the message is over; w.err tells how
 )
 
-// receive reads on to the next row, the end of a command, or the end of the batch.
+// receive reads on to the next row, the end of a step, or the end of the message.
 func (w *wire) receive() event {
 	for {
 		msg, err := w.c.pc.ReceiveMessage(context.Background())
 		if err != nil {
 			// pgconn marks it safe to retry, which only holds where nothing was sent.
-			w.lost(errors.Unwrap(err))
+			w.lost(errorOr(errors.Unwrap(err), err))
 			return eventReady
 		}
+		complete := false
 		switch m := msg.(type) {
 		case *pgproto3.DataRow:
 			w.values = m.Values
 			return eventRow
 		case *pgproto3.CommandComplete:
 			w.tagLen = copy(w.tag[:], m.CommandTag)
-			w.results++
-			return eventComplete
+			complete = w.at() != stepClean
 		case *pgproto3.EmptyQueryResponse:
 			w.tagLen = 0
-			w.results++
-			return eventComplete
+			complete = true
+		case *pgproto3.PortalSuspended:
+			complete = true
+		case *pgproto3.NoData:
+			complete = w.at() == stepPrepare
 		case *pgproto3.RowDescription:
 			w.fields = describe(m)
+			complete = w.at() == stepPrepare
 		case *pgproto3.ParameterDescription:
 			w.params = slices.Clone(m.ParameterOIDs)
 		case *pgproto3.ErrorResponse:
 			if w.err == nil {
-				w.err = pgconn.ErrorResponseToPgError(m)
+				pe := pgconn.ErrorResponseToPgError(m)
+				if w.text {
+					w.moved(pe)
+				}
+				w.err = pe
 			}
 		case *pgproto3.CopyInResponse:
-			// Nobody is there to send data. (pgconn would wait for ever.)
-			w.c.fe.Send(&pgproto3.CopyFail{Message: "COPY FROM STDIN needs CopyFrom"})
-			if !w.text {
-				w.c.fe.SendSync(&pgproto3.Sync{}) // the one that was sent before was taken for data; a text has none
-			}
-			if err := w.c.fe.Flush(); err != nil {
+			if err := w.refuseCopy(); err != nil {
 				w.lost(err)
 				return eventReady
 			}
 		case *pgproto3.ReadyForQuery:
-			w.done()
+			if w.at() == stepClean { // a message of its own, ahead of this one
+				if w.err != nil {
+					w.lost(w.err)
+					return eventReady
+				}
+				w.done++
+				continue
+			}
+			w.finish()
 			return eventReady
 		}
+		if complete {
+			w.done++
+			return eventDone
+		}
 	}
+}
+
+// refuseCopy ends a COPY FROM STDIN: nobody is there to send data. (pgconn would wait for ever.)
+func (w *wire) refuseCopy() error {
+	if err := w.sent(); err != nil {
+		return err
+	}
+	w.c.fe.Send(&pgproto3.CopyFail{Message: "COPY FROM STDIN needs CopyFrom"})
+	if !w.text {
+		// What was sent behind it, the Sync too, was taken for data. A text has none.
+		w.c.fe.SendSync(&syncAll)
+	}
+	return w.c.fe.Flush()
 }
 
 func describe(m *pgproto3.RowDescription) []pgconn.FieldDescription {
@@ -124,27 +211,29 @@ func describe(m *pgproto3.RowDescription) []pgconn.FieldDescription {
 	return fields
 }
 
-// done ends the batch.
-func (w *wire) done() {
-	w.open, w.text, w.values = false, false, nil
+// finish ends the message.
+func (w *wire) finish() {
+	w.open, w.values = false, nil
+	if err := w.sent(); err != nil && w.err == nil {
+		w.err = err
+	}
 	if w.watched {
 		w.watched = false
 		w.c.watcher.Unwatch()
 	}
 }
 
-// lost ends the batch and the connection with it.
+// lost ends the message and the connection with it.
 func (w *wire) lost(err error) {
-	ctx := w.ctx
-	w.done()
 	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() && ctx.Err() != nil {
-		err = ctx.Err() // the watcher's deadline
+	if w.ctx.Err() != nil && errors.As(err, &ne) && ne.Timeout() {
+		err = w.timeout(w.ctx.Err()) // the watcher's deadline
 	}
 	if w.err == nil {
 		w.err = err
 	}
 	w.c.abandon()
+	w.finish()
 }
 
 // abandon closes a connection in the middle of things: the server is told to stop, in the background. pgconn does that
@@ -154,113 +243,59 @@ func (c *conn) abandon() {
 		return
 	}
 	_ = c.pc.Conn().SetDeadline(time.Unix(1, 0))
+	_ = c.wire.sent()
 	_ = c.pc.Exec(context.Background(), "").Close()
 	if !c.pc.IsClosed() {
 		c.close()
 	}
 }
 
-// drain reads to the end of the batch.
+// drain reads to the end of the message.
 func (w *wire) drain() {
 	for w.open && w.receive() != eventReady {
 	}
+	w.ended = true
 }
 
-// Next reads the next row of the batch's last command.
+// Next reads the next row of the result at hand. At the end of the last one it reads to the end of the message, where a
+// transaction of its own may still fail.
 func (w *wire) Next() bool {
-	if !w.open {
+	if !w.open || w.ended {
 		return false
 	}
 	switch w.receive() {
 	case eventRow:
 		return true
-	case eventComplete:
-		w.drain()
+	case eventDone:
+		w.ended = true
+		if w.done >= len(w.steps) {
+			w.drain()
+		}
+	case eventReady:
+		w.ended = true
 	}
 	return false
+}
+
+// skip reads the result at hand to its end.
+func (w *wire) skip() {
+	for w.Next() {
+	}
 }
 
 func (w *wire) RawValues() [][]byte { return w.values }
 
 func (w *wire) FieldDescriptions() []pgconn.FieldDescription { return w.fields }
 
+// Close reads the message to its end.
 func (w *wire) Close() { w.drain() }
 
 func (w *wire) Err() error { return w.err }
 
 func (w *wire) CommandTag() pgconn.CommandTag { return pgconn.NewCommandTag(string(w.tag[:w.tagLen])) }
 
-// ready refuses to begin a batch while another is being read.
-func (c *conn) ready(ctx context.Context) error {
-	if c.wire.open {
-		return errBusy
-	}
-	if c.pc.IsClosed() {
-		return pgconn.ErrConnClosed
-	}
-	return ctx.Err()
-}
-
-// sendStatement queues the messages of one statement: by name; or parsed anew, under a name when that is given, when
-// st is nil, has no name or is not to be trusted. formats are those of the result; none means text.
-func (c *conn) sendStatement(query string, st *statement, fresh bool, name string, formats []int16) {
-	describe := true
-	switch {
-	case st == nil:
-		c.fe.SendParse(&pgproto3.Parse{Query: query})
-	case fresh || st.sd.Name == "":
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: query, ParameterOIDs: st.sd.ParamOIDs})
-	default:
-		name = st.sd.Name
-		// No fields may mean that they were not known then, as with FETCH.
-		describe = len(st.sd.Fields) == 0
-	}
-	c.statementBind = pgproto3.Bind{
-		PreparedStatement: name, ParameterFormatCodes: c.eqb.ParamFormats, Parameters: c.eqb.ParamValues, ResultFormatCodes: formats,
-	}
-	c.fe.SendBind(&c.statementBind)
-	if describe {
-		c.fe.SendDescribe(&pgproto3.Describe{ObjectType: 'P'})
-	}
-	c.fe.SendExecute(&executeAll)
-	c.fe.SendSync(&syncAll)
-}
-
-var (
-	executeAll = pgproto3.Execute{}
-	syncAll    = pgproto3.Sync{}
-)
-
-// answerPrefix reads the prefix's row. It returns the error that took its place.
-func (c *conn) answerPrefix(named bool) error {
-	w := &c.wire
-	if w.receive() != eventRow {
-		w.drain()
-		return errorOr(w.err, errNoAnswer)
-	}
-	c.prefixDone(named, w.values)
-	return nil
-}
-
-// sendText sends text by the simple protocol and reads all its results; skip is how many commands of it come first that
-// are ours (one with a row: the prefix). It returns how many commands were completed.
-func (c *conn) sendText(ctx context.Context, text string, prefixed bool) (results int, err error) {
-	if err := c.ready(ctx); err != nil {
-		return 0, &notSent{err}
-	}
-	c.fe.SendQuery(&pgproto3.Query{String: text})
-	w := &c.wire
-	w.text = true
-	if err := w.flush(ctx); err != nil {
-		return 0, err
-	}
-	for w.open {
-		if w.receive() == eventRow && prefixed && w.results == 0 {
-			c.prefixDone(false, w.values)
-		}
-	}
-	return w.results, w.err
-}
+// tagged reports whether the last command was this one, without allocating.
+func (w *wire) tagged(tag string) bool { return string(w.tag[:w.tagLen]) == tag }
 
 // notSent marks an error that came before anything was sent.
 type notSent struct{ error }
@@ -268,28 +303,34 @@ type notSent struct{ error }
 func (e *notSent) Unwrap() error     { return e.error }
 func (e *notSent) SafeToRetry() bool { return true }
 
-// decoded returns a row's values as pgx's Rows.Values does.
-func decoded(types *pgtype.Map, fields []pgconn.FieldDescription, raw [][]byte) ([]any, error) {
-	values := make([]any, len(raw))
-	for i, src := range raw {
-		switch t, ok := types.TypeForOID(fields[i].DataTypeOID); {
-		case src == nil:
-		case ok:
-			v, err := t.Codec.DecodeValue(types, fields[i].DataTypeOID, fields[i].Format, src)
-			if err != nil {
-				return nil, err
-			}
-			values[i] = v
-		case fields[i].Format == pgtype.TextFormatCode:
-			values[i] = string(src)
-		default:
-			values[i] = append([]byte(nil), src...)
-		}
+// timeout dresses the error of a context that is over, so that [pgconn.Timeout] says of it what it says with the bare
+// driver. The type that it looks for is private, and to be had from a call that comes too late.
+func (w *wire) timeout(err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
-	return values, nil
+	_, late := w.c.pc.ReceiveMessage(w.ctx)
+	if !pgconn.Timeout(late) {
+		return err
+	}
+	return &timeoutError{error: err, late: late}
 }
 
-// busyError dresses errBusy.
-func (s *session) busyError(op string) error {
-	return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: errBusy}
+// timeoutError: what pgconn says of late is that nothing was sent, which is not so.
+type timeoutError struct {
+	error
+	late error
 }
+
+func (e *timeoutError) Error() string     { return "timeout: " + e.error.Error() }
+func (e *timeoutError) Unwrap() []error   { return []error{e.error, e.late} }
+func (e *timeoutError) SafeToRetry() bool { return false }
+
+func errorOr(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
+}
+
+var errNoAnswer = errors.New("the server ended the message without an answer")

@@ -29,6 +29,7 @@ func TestConformance(t *testing.T) {
 			}
 		},
 		SharedReadOnly: true,
+		StoresApart:    true,
 		Full:           true,
 	})
 }

@@ -50,7 +50,8 @@ type Cluster struct {
 
 // Start initialises a cluster in a temporary directory (below TMPDIR) and starts it with TCP on a free port of 127.0.0.1
 // and a unix socket. fsync is on and the caches are small; settings of the form "name=value" go to the server's
-// configuration after the defaults. The caller calls Stop; when the process ends without, however it ends, the server
+// configuration after the defaults, except "icu_locale", which is the collation of every database (plain byte order when
+// it is not given). The caller calls Stop; when the process ends without, however it ends, the server
 // is stopped and its directory removed all the same. As root it runs as the user postgres. It returns an error that
 // wraps ErrNotInstalled when Postgres is not there.
 func Start(ctx context.Context, settings ...string) (*Cluster, error) {
@@ -96,6 +97,11 @@ func start(ctx context.Context, bin string, configuration map[string]string) (*C
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
 	configuration = maps.Clone(configuration)
+	collation := ""
+	if locale := configuration["icu_locale"]; locale != "" {
+		collation = "--locale-provider=icu --icu-locale=" + locale
+	}
+	delete(configuration, "icu_locale")
 	configuration["port"] = strconv.Itoa(port)
 
 	// In "$dir": data, log, and the unix socket. The script waits on its standard input, which ends when this process
@@ -103,14 +109,14 @@ func start(ctx context.Context, bin string, configuration map[string]string) (*C
 	const script = `
 set -e
 mkdir data
-"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync >log 2>&1 </dev/null
+"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C $collation --no-sync >log 2>&1 </dev/null
 cat settings >>data/postgresql.conf
 "$bin/pg_ctl" -D data -l log -w -t 120 start >/dev/null 2>&1 </dev/null
 echo ready
 cat >/dev/null || true
 "$bin/pg_ctl" -D data -m immediate -w -t 60 stop >/dev/null 2>&1 </dev/null || true
 `
-	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin}, func(dir string) map[string]string {
+	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation}, func(dir string) map[string]string {
 		configuration["unix_socket_directories"] = dir
 		var lines strings.Builder
 		for _, name := range slices.Sorted(maps.Keys(configuration)) {

@@ -132,6 +132,13 @@ func TestBouncerPreparedStatements(t *testing.T) {
 	}
 }
 
+// S86. What compares text by its bytes is found out where the database does not.
+func TestCollationIsNotThatOfBytes(t *testing.T) {
+	t.Parallel()
+	byBytes := scan[bool](t, connect(t, Shared(t).Database(t)), `SELECT 'B' < 'a'`)
+	require.False(t, byBytes)
+}
+
 func TestStopRemovesEverything(t *testing.T) {
 	t.Parallel()
 	Shared(t) // skips when Postgres is not installed

@@ -31,7 +31,7 @@ func Shared(t testing.TB) *Cluster {
 			shared.cluster, shared.err = Attach(ctx, adminURL)
 		} else {
 			// Tests kill processes, never the machine: what the operating system holds is safe enough.
-			shared.cluster, shared.err = Start(ctx, "fsync=off", "full_page_writes=off")
+			shared.cluster, shared.err = Start(ctx, "icu_locale=en-US", "fsync=off", "full_page_writes=off")
 		}
 		shared.started = true
 	}

@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// situation is all that decides how a statement is sent.
+type situation struct {
+	mode    pgx.QueryExecMode
+	store   backend.Store
+	st      *statement // what is remembered of the text, or nil
+	variant *statement // st as it is prepared for this store, or nil
+	alone   bool       // it can be run again when it fails: nothing of a transaction is lost
+	plain   bool       // the arguments' text does not depend on the types of the parameters
+	admits  bool       // another variant is worth making
+}
+
+// plan is how a statement is sent: by name, or parsed along.
+type plan struct {
+	// describe: nothing is known of it in this store; ask first, in a message of its own.
+	describe bool
+	st       *statement // by whose types the arguments are encoded; nil: as plain text
+	name     string     // of the prepared statement, "" is the unnamed one
+	parse    bool       // parse it, under that name
+	keep     bool       // as a variant
+	infer    bool       // the types that it has here are not known: ask, along with it
+	binary   bool       // the columns are known, and come in the formats that suit them; else they come as text
+}
+
+// choose decides how a statement is sent.
+//
+// A prepared statement stays bound to what it was first found to mean as long as search_path is the same when it is
+// executed. With another path the server looks everything up again and makes a new plan (plancache.c,
+// RevalidateCachedQuery); only the types of the parameters stay what they were when it was parsed. So a statement that
+// was prepared for one store is right in another where the types are the same, and merely slow there.
+func choose(s situation) plan {
+	if s.mode == pgx.QueryExecModeExec {
+		return plan{parse: true}
+	}
+	st := s.st
+	if st == nil {
+		return plan{describe: true}
+	}
+	own := st.store == s.store
+	_, same := st.same[s.store]
+	switch {
+	case st.sd.Name == "": // only described, and that for this store
+		return plan{st: st, parse: true, binary: true}
+	case st.varied, st.traits&star != 0 && !s.alone:
+		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
+		switch {
+		case own || same:
+			return plan{st: st, parse: true}
+		case s.plain:
+			return plan{parse: true}
+		}
+		return plan{describe: true}
+	case own:
+		return plan{st: st, name: st.sd.Name, binary: true}
+	case s.variant != nil:
+		return plan{st: s.variant, name: s.variant.sd.Name, binary: true}
+	case same && s.admits:
+		return plan{st: st, name: variantName(st.sd.SQL, s.store), parse: true, keep: true, infer: true}
+	case same && s.alone:
+		return plan{st: st, name: st.sd.Name, binary: true}
+	case same:
+		return plan{st: st, parse: true}
+	case s.plain && s.admits:
+		return plan{name: variantName(st.sd.SQL, s.store), parse: true, keep: true, infer: true}
+	case s.plain:
+		return plan{parse: true, infer: true}
+	}
+	return plan{describe: true}
+}
+
+// plainArgs reports whether all arguments have one way to be written as text, whatever type the server takes them for. A
+// []byte has not (bytea or json), nor has a time (it is rounded by its type).
+func plainArgs(args []any) bool {
+	for _, a := range args {
+		switch a.(type) {
+		case nil, string, bool, float64, int, int64, int32, int16, int8, uint, uint64, uint32, uint16, uint8:
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,158 @@
+package postgres
+
+import (
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// Config adjusts a backend. The zero value of each field means its default. A parameter of the URL, named behind each
+// field, wins over the field.
+type Config struct {
+	// TenantRole says with whose rights tenants' work is done: what runs on the routed handle, on handles bound to a
+	// store, on [Backend.Maintenance] handles, and the SQL of scripts. See the package's documentation. It is one of
+	//
+	//   - "auto": one role for all tenants, made when the backend is opened unless it is there. Where the log-in may not
+	//     make it, and it is not there, roles are off, with one warning.
+	//   - "off": the log-in's.
+	//   - "each": a role for each tenant. It keeps SQL that names another tenant's schema out of it. It is for hundreds
+	//     of tenants, not for thousands: after every sign-up each connection works out anew of which roles the log-in
+	//     is a member. The first statement afterwards took 205 ms longer with 10,000 roles on Postgres 15 (20 to 30 ms
+	//     on 18), 5 ms with 1,000.
+	//   - any other text: the name of a role that is there, that the log-in is a member of, for all tenants.
+	//
+	// Defaults to "auto". URL: tenant_role.
+	TenantRole string
+	// MaxTenantsPerConn retires a connection, once it is idle, after it has served so many distinct stores: the server
+	// keeps about 10 KB in each of its processes for every table or index that the process ever touched, and never lets
+	// go of it. Through PgBouncer the server's connections are not ours to retire; use its server_lifetime. Defaults to
+	// [DefaultMaxTenantsPerConn]. URL: max_tenants_per_conn.
+	MaxTenantsPerConn int
+	// TenantStatements bounds the prepared statements that a connection keeps for single stores, in the query mode
+	// cache_statement. A statement's plan is only good for the store that it was made for, and making a new one costs the
+	// server more than the rest of a point read; so a connection that alternates between stores keeps one of each, the
+	// least recently used going first. Each takes the server some 10 KB. Less than 0 means none: every change of store
+	// costs a new plan. Defaults to [DefaultTenantStatements]. URL: tenant_statements, where 0 means none.
+	TenantStatements int
+	// Reset says when a connection is cleaned before another store uses it: of settings, temporary tables, cursors, locks
+	// and LISTENs that are left on it. Statements whose text says that they leave something are always cleaned up after;
+	// this is about what functions and triggers do out of sight. It is one of
+	//
+	//   - "auto": when the database has functions that could leave something. It is asked once a minute.
+	//   - "always", for functions in ways that cannot be seen. It takes the server about 10 µs at each change of store.
+	//   - "off".
+	//
+	// A lent pool's connections are not cleaned but closed, and only for what is said in the text. Behind a pooler the
+	// server's connections are not ours to clean: give it a reset query (PgBouncer: server_reset_query_always).
+	// Defaults to "auto". URL: reset.
+	Reset string
+	// Logger gets the warnings of the backend. Defaults to [slog.Default].
+	Logger *slog.Logger
+}
+
+const (
+	// DefaultMaxTenantsPerConn is how many distinct stores a connection serves before it is retired, unless
+	// [Config.MaxTenantsPerConn] says otherwise.
+	DefaultMaxTenantsPerConn = 1024
+	// DefaultTenantStatements is how many prepared statements a connection keeps for single stores, unless
+	// [Config.TenantStatements] says otherwise.
+	DefaultTenantStatements = 1024
+)
+
+// The values of [Config.Reset].
+const (
+	resetAuto   = "auto"
+	resetAlways = "always"
+	resetOff    = "off"
+)
+
+// The values of [Config.TenantRole] that are not the name of a role.
+const (
+	roleAuto = "auto"
+	roleOff  = "off"
+	roleEach = "each"
+)
+
+// withDefaults returns cfg filled in.
+func (cfg Config) withDefaults() (Config, error) {
+	if cfg.TenantRole == "" {
+		cfg.TenantRole = roleAuto
+	}
+	if err := checkRole(cfg.TenantRole); err != nil {
+		return cfg, err
+	}
+	switch cfg.Reset {
+	case "":
+		cfg.Reset = resetAuto
+	case resetAuto, resetAlways, resetOff:
+	default:
+		return cfg, fmt.Errorf("%w: reset=%q is not one of auto, always, off", backend.ErrInvalidURL, cfg.Reset)
+	}
+	if cfg.MaxTenantsPerConn <= 0 {
+		cfg.MaxTenantsPerConn = DefaultMaxTenantsPerConn
+	}
+	switch {
+	case cfg.TenantStatements == 0:
+		cfg.TenantStatements = DefaultTenantStatements
+	case cfg.TenantStatements < 0:
+		cfg.TenantStatements = 0
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return cfg, nil
+}
+
+// checkRole refuses what cannot be the name of a role for tenants.
+func checkRole(name string) error {
+	switch {
+	case strings.HasPrefix(name, "pg_"), name == "none", name == "public", len(name) > maxRoleName, strings.ContainsRune(name, 0),
+		name == "on", name == "true", name == "false":
+		return fmt.Errorf("%w: tenant_role=%q is not auto, off, each or the name of a role", backend.ErrInvalidURL, name)
+	}
+	return nil
+}
+
+// takeParams takes our own options out of the parameters that pgx would send to the server.
+func (cfg *Config) takeParams(params map[string]string) error {
+	for name, take := range map[string]func(string) error{
+		"tenant_role": func(v string) error {
+			cfg.TenantRole = v
+			return checkRole(v)
+		},
+		"reset": func(v string) error {
+			cfg.Reset = v
+			_, err := Config{Reset: v}.withDefaults()
+			return err
+		},
+		"tenant_statements": func(v string) (err error) {
+			if cfg.TenantStatements, err = number("tenant_statements", v, 0); cfg.TenantStatements == 0 {
+				cfg.TenantStatements = -1
+			}
+			return err
+		},
+		"max_tenants_per_conn": func(v string) (err error) {
+			cfg.MaxTenantsPerConn, err = number("max_tenants_per_conn", v, 1)
+			return err
+		},
+	} {
+		if v, ok := params[name]; ok {
+			delete(params, name)
+			if err := take(v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func number(name, text string, least int) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least {
+		return 0, fmt.Errorf("%w: %s=%q is not a whole number of at least %d", backend.ErrInvalidURL, name, text, least)
+	}
+	return n, nil
+}

@@ -1,0 +1,105 @@
+// Package postgres keeps each tenant's store in a schema of one Postgres database.
+//
+// Importing it registers the URL schemes "postgres" and "postgresql" with [backend.Open]:
+//
+//	import _ "github.com/tenement-go/tenement/backend/postgres"
+//
+//	be, err := backend.Open(ctx, "postgres://app@db.example.com/app?pool_max_conns=16")
+//
+// # Connection strings
+//
+// URLs and keyword DSNs are taken as [pgxpool.ParseConfig] takes them, with all its options (pool_max_conns,
+// default_query_exec_mode, …), and these of our own:
+//
+//   - tenant_role: auto (the default), off, each, or the name of a role. See [Config.TenantRole].
+//   - max_tenants_per_conn: a number of stores. See [Config.MaxTenantsPerConn].
+//   - tenant_statements: a number of prepared statements. See [Config.TenantStatements].
+//   - reset: auto (the default), always or off. See [Config.Reset].
+//
+// # How a statement finds its store
+//
+// Each unit of work, a statement outside a transaction or a transaction, tells the server itself which schema it works
+// in: a prefix that travels ahead of it in the same message batch checks that the schema exists (and is the owner's) and
+// sets search_path for this transaction only. That costs no extra round trip, relies on nothing that a pooled connection
+// was used for before, and leaves nothing to be reset. It is what makes transaction-mode PgBouncer work.
+//
+// BEGIN waits for the first statement of its transaction and rides with it, so a transaction costs one round trip less than
+// with pgx, and one without statements costs nothing. What the client can know, BeginTx says (no tenant, another tenant, a
+// closed backend); what only the server knows (the store is gone) comes with the first statement.
+//
+// # The way of a query
+//
+// In this order, each in the file of that name unless said:
+//
+//  1. Backend.take (pool.go) takes a connection from the pool, and bindUnit (prefix.go) says what binds it to the store.
+//  2. session.QueryContext (exec.go), or a method of [PGX], makes a job of the statement: session.run.
+//  3. session.do (run.go) runs the job, again where that mends what failed: attempt.
+//  4. conn.admit (admit.go): may this text run here, and what does it leave behind? By the traits of classify (text.go).
+//  5. choose: by which name is it sent, is it parsed along, are the types known that it has in this store?
+//  6. conn.describe: asks for what is not known, in a round trip of its own.
+//  7. conn.send (message.go): BEGIN, the prefix, the statement, in one message.
+//  8. conn.answer (message.go): reads the answers to what is ours, and up to the first row.
+//  9. mend (remedy.go): what is done when that failed.
+//  10. sqlRows (rows.go), or rows of pgx (pgxrows.go), read the rest from the wire.
+//  11. conn.release (pool.go) gives the connection back.
+//
+// Batches take the same way with more queries in a job, scripts (script.go) and texts of the simple protocol (simple.go)
+// from 7 on. choose and mend are functions of their arguments alone.
+//
+// # Whose rights tenants' work has
+//
+// By default one role without a log-in, "tenants:DATABASE", does all that is done for tenants: requests, [Backend.Maintenance]
+// handles, the SQL of scripts. It owns what is in the tenants' schemas, but not the schemas, and may read the tables in
+// public and refer to them, also those that are made later by the same log-in. So the server keeps tenants' requests and
+// migrations from changing what is shared ([backend.ErrReadOnlyShared]), and lets them do in their own store what they
+// like. For an application that means:
+//
+//   - current_user is the role, session_user the log-in.
+//   - Sequences in public are not for tenants. What tenants are to write there they write through a SECURITY DEFINER function.
+//   - Temporary tables need the TEMP privilege on the database, which PUBLIC has unless it was revoked.
+//   - Stores made before, by hand or by pg_restore, are refused until [Backend.EnsureRoles] has given them to the role.
+//   - The log-in makes the role, so it needs CREATEROLE once; or a superuser makes it (CREATE ROLE … NOLOGIN; GRANT … TO
+//     the log-in). Its attribute is to be INHERIT. Where it cannot be had, roles are off, with a warning.
+//
+// A direct connection takes the role once, when it is made, and the prefix only verifies it; behind a pooler, and on a
+// pool that was lent, the prefix sets it.
+//
+// The role stops mistakes and injected identifiers. It does not stop SQL that sets out to assume the log-in's rights (SET
+// ROLE, RESET ROLE, set_config('role', …)): the log-in may become the role, and back. What a unit of work does to its role
+// ends with it. It does not keep tenants from each other's schemas either, if they are named: for that there is
+// tenant_role=each. [Config.TenantRole] has the choices.
+//
+// # What a session keeps, and what is cleaned
+//
+// A [database/sql.Conn] is one session on the server for as long as it is held. One that was lost says so from then on; only
+// where it has run nothing another connection takes its place. Advisory locks of the session's are refused on pooled
+// handles, where they would be gone when the call returns.
+//
+// What a statement says in its text that it leaves (SET, set_config(…, false), temporary tables, LISTEN, cursors WITH HOLD,
+// advisory locks) is gone before anyone else uses the connection, which costs no round trip. What functions and triggers
+// leave out of sight is gone before another store uses the connection, as far as the database knows them to have code for
+// that: functions in SQL and PL/pgSQL whose source has such a statement or EXECUTE in it, and all functions in other
+// languages but C. A function that was made by another program is noticed within a minute. Within one store it is as with any
+// pool: what one request's functions leave, the next finds. See [Config.Reset] for the choices; behind a pooler give that a
+// reset query, since the connections to the server are its own.
+//
+// # What a name means
+//
+// Unqualified names mean the store's own, then the shared store's; also in the bodies of functions. When a store is given
+// its own of something shared, statements mean that from then on, in all processes, if it was made through this package
+// (scripts, [Backend.Maintenance] handles, requests). Made by another program it is noticed for the names that are in a
+// statement's own text; for what functions do, run GRANT USAGE ON SCHEMA … TO CURRENT_USER afterwards, as the schema's
+// owner: the server then plans everything anew. What a PL/pgSQL function declares (name%TYPE, a type by its name) is bound
+// once for each session, whatever the store (the server's way): let functions that all stores share not declare what
+// differs between them.
+//
+// A statement's parameters and columns have the types that they have in its own store. A text that is new to a connection
+// costs one round trip more, as with pgx; one that the connection knows from another store costs none if its arguments are
+// strings, numbers, booleans and nil, whose text does not depend on the type.
+//
+// # The driver's own connection
+//
+// In [database/sql.Conn.Raw], interface{ Raw() any } gives pgx's connection (a *pgx.Conn) once something has been run on
+// the session. Its whole session is bound to the store, and it is closed when the [database/sql.Conn] is. Off limits are
+// search_path, the role, and closing it. [PGX.AcquireFunc] is the same for pgx's users.
+package postgres

@@ -1,0 +1,165 @@
+package postgres_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/postgres"
+	"github.com/tenement-go/tenement/internal/pgtest"
+)
+
+// Waiters of one process queue without a connection each, and a lock is given up when its holder's context is not.
+func TestLocks(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	one, other := open(t, databaseURL, map[string]string{"pool_max_conns": "1"}), open(t, databaseURL, nil)
+	held, err := one.Lock(t.Context(), "k")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	failed := make(chan error, 20)
+	for range 10 {
+		for _, be := range []*postgres.Backend{one, other} {
+			wg.Go(func() { _, err := be.Lock(ctx, "k"); failed <- err })
+		}
+	}
+	require.NoError(t, one.Shared().QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int)), "the pool is free")
+	cancel()
+	wg.Wait()
+	close(failed)
+	for err := range failed {
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	held.Unlock()
+	held.Unlock()
+	again, err := other.Lock(t.Context(), "k")
+	require.NoError(t, err)
+	again.Unlock()
+}
+
+// S85: a holder whose connection was lost changes nothing any more, whoever has the lock by then, and is told.
+func TestLockLost(t *testing.T) {
+	t.Parallel()
+	for _, through := range []string{"direct", "pgbouncer"} {
+		t.Run(through, func(t *testing.T) {
+			t.Parallel()
+			databaseURL := pgtest.Shared(t).Database(t)
+			to := databaseURL
+			params := map[string]string{}
+			if through == "pgbouncer" {
+				to = pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{PoolSize: 8})
+				params["default_query_exec_mode"] = "exec"
+			}
+			one, two := open(t, to, params), open(t, to, params)
+			admin, err := pgx.Connect(t.Context(), databaseURL)
+			require.NoError(t, err)
+			defer func() { _ = admin.Close(context.Background()) }()
+			lose := func() {
+				t.Helper()
+				var n int
+				require.NoError(t, admin.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_locks
+					WHERE locktype = 'advisory' AND classid = 1953394288 AND granted
+					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&n))
+				require.Equal(t, 1, n, "the connection that holds the lock")
+			}
+
+			rt, a := tenant(t, one, "a")
+			held, err := one.Lock(t.Context(), "a")
+			require.NoError(t, err)
+			fenced := held.Fence(t.Context())
+			require.NoError(t, held.Check(t.Context()))
+			lose()
+			next, err := two.Lock(t.Context(), "a")
+			require.NoError(t, err)
+			require.ErrorIs(t, one.Drop(fenced, rt), backend.ErrLockLost)
+			require.ErrorIs(t, one.Rename(fenced, rt, backend.MustParseStore("b")), backend.ErrLockLost)
+			require.ErrorIs(t, one.Create(fenced, route("c")), backend.ErrLockLost)
+			errs := one.RunScripts(fenced, []backend.Script{{Route: rt, SQL: `DROP TABLE notes`}, {Route: route("c"), Create: true}}, backend.ScriptOptions{})
+			require.ErrorIs(t, errs[0], backend.ErrLockLost)
+			require.ErrorIs(t, errs[1], backend.ErrLockLost)
+			require.ErrorIs(t, held.Check(t.Context()), backend.ErrLockLost)
+			require.ErrorIs(t, one.Drop(fenced, rt), backend.ErrLockLost, "after Check too")
+			_, err = one.DB().ExecContext(a, `INSERT INTO notes (mark) VALUES ('m')`)
+			require.NoError(t, err)
+			held.Unlock()
+			require.NoError(t, two.Rename(next.Fence(t.Context()), rt, backend.MustParseStore("b")))
+			require.NoError(t, two.Rename(next.Fence(t.Context()), backend.Route{Store: backend.MustParseStore("b"), Owner: rt.Owner}, rt.Store))
+			next.Unlock()
+
+			// Lost while the operation waits for the store.
+			held, err = one.Lock(t.Context(), "a")
+			require.NoError(t, err)
+			tx, err := one.DB().BeginTx(a, nil)
+			require.NoError(t, err)
+			_, err = tx.ExecContext(a, `INSERT INTO notes (mark) VALUES ('n')`)
+			require.NoError(t, err)
+			dropped := make(chan error, 1)
+			go func() { dropped <- one.Drop(held.Fence(t.Context()), rt) }()
+			require.NoError(t, waiting(t.Context(), databaseURL, 1))
+			lose()
+			require.NoError(t, tx.Commit())
+			require.ErrorIs(t, <-dropped, backend.ErrLockLost)
+			_, err = one.Stat(t.Context(), rt.Store)
+			require.NoError(t, err)
+			held.Unlock()
+		})
+	}
+}
+
+// S81: who waits for a lock does not keep CREATE INDEX CONCURRENTLY waiting, which its holder may be running.
+func TestLockBesideConcurrently(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	one, two := open(t, databaseURL, nil), open(t, databaseURL, nil)
+	rt, _ := tenant(t, one, "a")
+	held, err := one.Lock(t.Context(), "a")
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got := make(chan error, 1)
+	go func() {
+		l, err := two.Lock(ctx, "a")
+		if err == nil {
+			l.Unlock()
+		}
+		got <- err
+	}()
+	require.NoError(t, waiting(t.Context(), databaseURL, 1)) // which it never does, in the server; but it has asked by then
+	db := one.Maintenance(rt)
+	defer func() { _ = db.Close() }()
+	_, err = db.ExecContext(ctx, `CREATE INDEX CONCURRENTLY ON notes (mark)`)
+	require.NoError(t, err)
+	held.Unlock()
+	assert.NoError(t, <-got)
+}
+
+// S81: nor does who waits for a store that is in use, to drop it, keep an index of another store from being made.
+func TestDropBesideConcurrently(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be := open(t, databaseURL, nil)
+	rt, a := tenant(t, be, "a")
+	other, _ := tenant(t, be, "b")
+	tx, err := be.DB().BeginTx(a, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(a, `INSERT INTO notes (mark) VALUES ('m')`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dropped := make(chan error, 1)
+	go func() { dropped <- be.Drop(ctx, rt) }()
+	require.NoError(t, waiting(t.Context(), databaseURL, 1))
+	db := be.Maintenance(other)
+	defer func() { _ = db.Close() }()
+	_, err = db.ExecContext(ctx, `CREATE INDEX CONCURRENTLY ON notes (mark)`)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	require.NoError(t, <-dropped)
+}

@@ -1,0 +1,162 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
+)
+
+// When a store is given its own of something that so far was the shared one's (a table, a sequence, a function, a type),
+// plans that were made before go on with the shared one: a plan is bound to what its names meant, and is looked at again
+// only when search_path is another than the one it was made under, or when the server sends word that something it
+// depends on has changed (plancache.c). A new table is nothing that an old plan depends on, so no word is sent. Neither
+// are the plans of functions' bodies in our reach.
+//
+// So whoever defines something in a store through this package, and with it a name that the shared store has too, sends
+// the word in the same transaction. See renewSQL.
+
+// renewSQL makes every connection of every process, behind poolers too, plan anew what it has planned. The row of a schema
+// in pg_namespace is what every plan depends on (PlanCacheSysCallback), and a GRANT writes that row also where it changes
+// nothing. Tried on Postgres 15: a table, a sequence (nextval in text and in plpgsql), a function, plpgsql and SQL bodies.
+// The lock keeps two of them from writing the row at the same time, which would fail.
+func (be *Backend) renewSQL(s backend.Store) string {
+	return be.roles.resetSQL() + fmt.Sprintf("select pg_catalog.pg_advisory_xact_lock(%s,%d)%s;", renewSpace, storeKey(s), sqlLook) +
+		"grant usage on schema " + quote(s.String()) + " to session_user;"
+}
+
+// renewSpace is the first half of the advisory locks for renewSQL.
+const renewSpace = "1953394287"
+
+// renew sends the word for what the transaction defined, before it is committed.
+func (s *session) renew(ctx context.Context) error {
+	c := s.c
+	made := s.made
+	s.made = s.made[:0]
+	if slices.ContainsFunc(made, definesCode) {
+		c.be.code.asked.Store(0)
+	}
+	if len(made) > 0 && c.unit.access == driver.AccessShared {
+		c.be.varied.forget()
+	}
+	if len(made) == 0 || c.pc.TxStatus() != 'T' || c.unit.access == driver.AccessShared {
+		return nil
+	}
+	ask, always := renewAsk(made)
+	if !always {
+		hides := false
+		err := c.texts(ctx, ask, func(_ int, values [][]byte) { hides = string(values[0]) == "t" })
+		if err != nil || !hides {
+			return err
+		}
+	}
+	// Deferred triggers run with the rights that the transaction has, and so before these change.
+	return c.texts(ctx, "set constraints all immediate;"+c.be.renewSQL(c.unit.rt.Store), nil)
+}
+
+// renewAlone sends the word for what statements outside of a transaction defined. They have been committed: an error is
+// not theirs.
+func (s *session) renewAlone(ctx context.Context) {
+	c := s.c
+	if len(s.made) == 0 || s.inTx || !c.idle() || c.pc.IsClosed() {
+		return
+	}
+	if c.unit.access == driver.AccessShared {
+		_ = s.renew(ctx)
+		return
+	}
+	if c.texts(ctx, "begin", nil) != nil {
+		return
+	}
+	if s.renew(ctx) != nil || c.texts(ctx, "commit", nil) != nil {
+		_ = c.rollback(ctx)
+	}
+}
+
+// settleMade is renewAlone at the end of a session, for what did not come by exec.
+func (s *session) settleMade() {
+	if len(s.made) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+		defer cancel()
+		s.renewAlone(ctx)
+	}
+}
+
+// definesCode reports whether a text may define code that runs in the database.
+func definesCode(text string) bool {
+	names, whole := words(text)
+	return !whole || classify(text)&calls != 0 || slices.ContainsFunc(names, func(name string) bool {
+		return name == "function" || name == "procedure" || name == "routine" || name == "extension"
+	})
+}
+
+// renewAsk returns the question whether texts name something that the shared store has; always says that they cannot
+// be told.
+func renewAsk(texts []string) (sql string, always bool) {
+	var all []string
+	for _, text := range texts {
+		if classify(text)&control != 0 { // CALL
+			return "", true
+		}
+		names, whole := definedNames(text)
+		if !whole {
+			return "", true
+		}
+		all = append(all, names...)
+	}
+	return strings.ReplaceAll(namesSQL, "$1", literal(string(textArray(all)))), false
+}
+
+// definedNames is words, with those in the bodies of DO and of functions.
+func definedNames(text string) (names []string, whole bool) {
+	names, whole = words(text)
+	s := sqltext.New(sqltext.Postgres, text)
+	for t := s.Next(); t.Kind != sqltext.End; t = s.Next() {
+		if body := s.Text(t); t.Kind == sqltext.String && body[0] == '$' {
+			tag := strings.IndexByte(body[1:], '$') + 2
+			inner, all := words(strings.TrimSuffix(body[tag:], body[:tag]))
+			names, whole = append(names, inner...), whole && all
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), whole
+}
+
+// names are those of all that the shared store has and a store could have its own of.
+type names struct {
+	shared map[string]bool
+	texts  map[string]looked // many scripts have the same
+	code   bool              // one of them may define code
+}
+
+// looked is what was found out about a text.
+type looked struct {
+	traits traits
+	hides  bool // it may give its store something of its own that has the name of something shared
+}
+
+func (c *conn) sharedNames(ctx context.Context) (*names, error) {
+	n := &names{shared: map[string]bool{}, texts: map[string]looked{}}
+	err := c.texts(ctx, "select c.relname from pg_catalog.pg_class c where c.relnamespace operator(pg_catalog.=) "+publicOID+
+		" union select p.proname from pg_catalog.pg_proc p where p.pronamespace operator(pg_catalog.=) "+publicOID+
+		" union select t.typname from pg_catalog.pg_type t where t.typnamespace operator(pg_catalog.=) "+publicOID,
+		func(_ int, values [][]byte) { n.shared[string(values[0])] = true })
+	return n, err
+}
+
+func (n *names) look(text string) looked {
+	l, seen := n.texts[text]
+	if !seen {
+		if l.traits = classify(text); l.traits&(defines|calls) != 0 {
+			defined, whole := definedNames(text)
+			l.hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
+			n.code = n.code || definesCode(text)
+		}
+		n.texts[text] = l
+	}
+	return l
+}

@@ -1,0 +1,177 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
+)
+
+// sendText sends queries as one text of the simple protocol, what binds them to their store ahead of them.
+func (c *conn) sendText(queries []query) error {
+	w := &c.wire
+	w.text = true
+	c.queueClean()
+	var ahead string
+	if c.tx.begin != "" {
+		ahead = c.tx.begin + ";"
+		w.queue(stepBegin)
+	}
+	if c.prefixed() && !(c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0) {
+		ahead += c.prefixText("true")
+		w.queue(stepPrefix)
+	}
+	var message string
+	w.starts = w.starts[:0]
+	if ahead == "" && len(queries) == 1 {
+		message = queries[0].sql
+		w.starts = append(w.starts, 0)
+	} else {
+		var b strings.Builder
+		b.WriteString(ahead)
+		for i := range queries {
+			if i > 0 {
+				b.WriteString("\n;") // the newline ends a comment
+			}
+			w.starts = append(w.starts, b.Len())
+			b.WriteString(queries[i].sql)
+		}
+		message = b.String()
+	}
+	for range queries {
+		w.queue(stepQuery)
+	}
+	w.message = message
+	c.fe.SendQuery(&pgproto3.Query{String: message})
+	return w.flush()
+}
+
+// moved puts the position that an error gives, in characters of the whole message, back to where it is in the text of the
+// application's that it belongs to.
+func (w *wire) moved(pe *pgconn.PgError) {
+	if pe.Position <= 0 || len(w.starts) == 0 {
+		return
+	}
+	offset := sqltext.Offset(w.message, int(pe.Position)-1)
+	start := -1
+	for _, s := range w.starts {
+		if s <= offset {
+			start = s
+		}
+	}
+	if start < 0 { // in what is ours
+		pe.Position = 0
+		return
+	}
+	pe.Position -= int32(sqltext.Characters(w.message, start))
+}
+
+// texts runs statements of our own by the simple protocol, and shows their rows.
+func (c *conn) texts(ctx context.Context, text string, row func(result int, values [][]byte)) error {
+	_, err := c.commands(ctx, text, row, nil)
+	return err
+}
+
+// commands is texts that calls done when a statement is complete. It returns how many were.
+func (c *conn) commands(ctx context.Context, text string, row func(result int, values [][]byte), done func()) (results int, err error) {
+	if ctx.Done() == nil {
+		ctx = context.Background()
+	}
+	w := &c.wire
+	if err := w.start(ctx); err != nil {
+		return 0, err
+	}
+	w.text, w.starts = true, w.starts[:0]
+	c.queueClean()
+	w.queue(stepOurs)
+	c.fe.SendQuery(&pgproto3.Query{String: text})
+	if err := w.flush(); err != nil {
+		return 0, err
+	}
+	for w.open {
+		switch w.receive() {
+		case eventRow:
+			if row != nil {
+				row(results, w.values)
+			}
+		case eventDone:
+			if results++; done != nil {
+				done()
+			}
+		}
+	}
+	return results, w.err
+}
+
+// quoteArgs writes the arguments of a query into its text, for servers and poolers that only take the simple protocol.
+func (c *conn) quoteArgs(sql string, args []any) (string, error) {
+	if len(args) == 0 {
+		return sql, nil
+	}
+	if c.pc.ParameterStatus("standard_conforming_strings") != "on" || c.pc.ParameterStatus("client_encoding") != "UTF8" {
+		return "", errors.New("the simple protocol needs standard_conforming_strings=on and client_encoding=UTF8")
+	}
+	if err := c.eqb.Build(c.types, nil, args); err != nil {
+		return "", err
+	}
+	var (
+		b    strings.Builder
+		used = make([]bool, len(args))
+		s    = sqltext.New(sqltext.Postgres, sql)
+	)
+	for {
+		t := s.Scan()
+		switch t.Kind {
+		case sqltext.End:
+			for i := range used {
+				if !used[i] {
+					return "", fmt.Errorf("unused argument: %d", i)
+				}
+			}
+			return b.String(), nil
+		case sqltext.Param:
+			n := 0
+			if _, err := fmt.Sscanf(s.Text(t), "$%d", &n); err != nil || n < 1 || n > len(args) {
+				return "", fmt.Errorf("insufficient arguments: there is none for %s", s.Text(t))
+			}
+			used[n-1] = true
+			if err := writeValue(&b, args[n-1], c.eqb.ParamValues[n-1]); err != nil {
+				return "", err
+			}
+		default:
+			b.WriteString(s.Text(t))
+		}
+	}
+}
+
+// writeValue writes a value that is encoded as text: a Go number as a number, anything else as a string. Parentheses keep
+// a sign from making a comment of what comes before it.
+func writeValue(b *strings.Builder, arg any, text []byte) error {
+	switch {
+	case text == nil:
+		b.WriteString(" null ")
+		return nil
+	case strings.IndexByte(string(text), 0) >= 0:
+		return errors.New("a text of the simple protocol cannot contain a NUL")
+	}
+	switch v := reflect.ValueOf(arg); {
+	case v.CanInt(), v.CanUint(), v.Kind() == reflect.Bool:
+		if _, custom := arg.(fmt.Stringer); !custom && v.Type().PkgPath() == "" {
+			b.WriteString(" (" + string(text) + ") ")
+			return nil
+		}
+	case v.CanFloat() && v.Type().PkgPath() == "":
+		b.WriteString(" ('" + string(text) + "'::float8) ")
+		return nil
+	}
+	b.WriteByte(' ')
+	writeLiteral(b, string(text))
+	b.WriteByte(' ')
+	return nil
+}
