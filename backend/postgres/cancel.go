@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 )
@@ -30,18 +33,36 @@ const (
 //
 // pgx has such a handler too. It breaks a request off when the statement is over, and sleeps 100 ms because that may leave
 // it on its way.
+//
+// Behind a pooler the connection goes, as with the bare driver: what a pooler does with a request that comes late is its
+// business, and PgBouncer 1.18 was seen to die under many.
 type canceller struct {
-	pc   *pgconn.PgConn
-	over chan struct{} // closed when the statement is
-	done chan struct{} // gets true when every request has been seen to end
+	pc     *pgconn.PgConn
+	pooled *atomic.Bool
+	over   chan struct{} // closed when the statement is
+	done   chan struct{} // gets a value when every request has been seen to end; nil: none was made
 }
 
 var _ ctxwatch.Handler = (*canceller)(nil)
 
-func newCanceller(pc *pgconn.PgConn) ctxwatch.Handler { return &canceller{pc: pc} }
+// watcherOf returns what makes the watchers of a backend's statements: cancellers, unless the configuration has its own.
+func (be *Backend) watcherOf(cc *pgx.ConnConfig) func(*pgconn.PgConn) ctxwatch.Handler {
+	build := cc.BuildContextWatcherHandler
+	return func(pc *pgconn.PgConn) ctxwatch.Handler {
+		h := build(pc)
+		if d, usual := h.(*pgconn.DeadlineContextWatcherHandler); !usual || d.DeadlineDelay != 0 {
+			return h
+		}
+		return &canceller{pc: pc, pooled: &be.pooled}
+	}
+}
 
 // HandleCancel is called when the context of the statement under way is done.
 func (h *canceller) HandleCancel(context.Context) {
+	if h.done = nil; h.pooled.Load() {
+		_ = h.pc.Conn().SetDeadline(time.Now())
+		return
+	}
 	deadline := time.Now().Add(cancelWait)
 	_ = h.pc.Conn().SetDeadline(deadline)
 	over, done := make(chan struct{}), make(chan struct{}, 1)
@@ -75,10 +96,24 @@ func (h *canceller) ask(deadline time.Time, over <-chan struct{}) bool {
 
 // HandleUnwatchAfterCancel is called when the statement is over, however it ended.
 func (h *canceller) HandleUnwatchAfterCancel() {
-	close(h.over)
-	if _, ended := <-h.done; !ended {
-		_ = h.pc.Conn().Close()
-		return
+	if h.done != nil {
+		close(h.over)
+		if _, ended := <-h.done; !ended {
+			_ = h.pc.Conn().Close()
+			return
+		}
 	}
 	_ = h.pc.Conn().SetDeadline(time.Time{})
+}
+
+// codeCancelled is the SQLSTATE of a statement that was cancelled.
+const codeCancelled = "57014"
+
+// ended puts the end of the context in the place of what the server says of a statement that was cancelled for it.
+func ended(ctx context.Context, err error) error {
+	var pe *pgconn.PgError
+	if ctx.Err() != nil && errors.As(err, &pe) && pe.Code == codeCancelled {
+		return ctx.Err()
+	}
+	return err
 }

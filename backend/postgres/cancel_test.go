@@ -13,11 +13,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
+
+func newCanceller(pc *pgconn.PgConn) ctxwatch.Handler {
+	return &canceller{pc: pc, pooled: new(atomic.Bool)}
+}
 
 // cancellable connects with a canceller; dial, if not nil, is how.
 func cancellable(t *testing.T, dial pgconn.DialFunc) *pgx.Conn {

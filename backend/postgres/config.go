@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -26,11 +27,21 @@ type Config struct {
 	//
 	// Defaults to "auto". URL: tenant_role.
 	TenantRole string
-	// MaxTenantsPerConn retires a connection, once it is idle, after it has served so many distinct stores: the server
-	// keeps about 10 KB in each of its processes for every table or index that the process ever touched, and never lets
-	// go of it. Through PgBouncer the server's connections are not ours to retire; use its server_lifetime. Defaults to
-	// [DefaultMaxTenantsPerConn]. URL: max_tenants_per_conn.
-	MaxTenantsPerConn int
+	// AffinityWait is for how long a unit of work waits for a connection that has its store in its caches before it takes
+	// another; see "Ten thousand tenants" in the package's documentation. Less than 0 means not at all: any connection
+	// serves any store. So it is behind a pooler. Defaults to [DefaultAffinityWait]. URL: affinity_wait, where 0 means
+	// not at all.
+	AffinityWait time.Duration
+	// FirstSights is after how many pairs of store and text, run on it for the first time, a connection is closed, when
+	// another has been opened in its place. A process of the server keeps what it has read of the catalog for each, and
+	// never lets go of it: it takes about
+	//
+	//	5 MB + FirstSights × 12.5 KB + TenantStatements × 10 KB
+	//
+	// where texts use one table with two indexes; with larger ones set it lower. Defaults to [DefaultFirstSights],
+	// about 128 MB. Behind a pooler the server's connections are not ours to close: use its server_lifetime. URL:
+	// first_sights.
+	FirstSights int
 	// TenantStatements bounds the prepared statements that a connection keeps for single stores, in the query mode
 	// cache_statement. A statement's plan is only good for the store that it was made for, and making a new one costs the
 	// server more than the rest of a point read; so a connection that alternates between stores keeps one of each, the
@@ -54,12 +65,13 @@ type Config struct {
 }
 
 const (
-	// DefaultMaxTenantsPerConn is how many distinct stores a connection serves before it is retired, unless
-	// [Config.MaxTenantsPerConn] says otherwise.
-	DefaultMaxTenantsPerConn = 1024
+	// DefaultAffinityWait is the default of [Config.AffinityWait].
+	DefaultAffinityWait = 3 * time.Millisecond
+	// DefaultFirstSights is the default of [Config.FirstSights].
+	DefaultFirstSights = 8192
 	// DefaultTenantStatements is how many prepared statements a connection keeps for single stores, unless
 	// [Config.TenantStatements] says otherwise.
-	DefaultTenantStatements = 1024
+	DefaultTenantStatements = 2048
 )
 
 // The values of [Config.Reset].
@@ -91,8 +103,14 @@ func (cfg Config) withDefaults() (Config, error) {
 	default:
 		return cfg, fmt.Errorf("%w: reset=%q is not one of auto, always, off", backend.ErrInvalidURL, cfg.Reset)
 	}
-	if cfg.MaxTenantsPerConn <= 0 {
-		cfg.MaxTenantsPerConn = DefaultMaxTenantsPerConn
+	switch {
+	case cfg.AffinityWait == 0:
+		cfg.AffinityWait = DefaultAffinityWait
+	case cfg.AffinityWait < 0:
+		cfg.AffinityWait = 0
+	}
+	if cfg.FirstSights <= 0 {
+		cfg.FirstSights = DefaultFirstSights
 	}
 	switch {
 	case cfg.TenantStatements == 0:
@@ -134,9 +152,18 @@ func (cfg *Config) takeParams(params map[string]string) error {
 			}
 			return err
 		},
-		"max_tenants_per_conn": func(v string) (err error) {
-			cfg.MaxTenantsPerConn, err = number("max_tenants_per_conn", v, 1)
+		"first_sights": func(v string) (err error) {
+			cfg.FirstSights, err = number("first_sights", v, 1)
 			return err
+		},
+		"affinity_wait": func(v string) (err error) {
+			if cfg.AffinityWait, err = time.ParseDuration(v); err != nil || cfg.AffinityWait < 0 {
+				return fmt.Errorf("%w: affinity_wait=%q is not a duration such as 3ms, or 0", backend.ErrInvalidURL, v)
+			}
+			if cfg.AffinityWait == 0 {
+				cfg.AffinityWait = -1
+			}
+			return nil
 		},
 	} {
 		if v, ok := params[name]; ok {

@@ -15,12 +15,15 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/backend/postgres/internal/warm"
 )
 
 // conn is what we know of one real connection. It lives as long as that does; between sessions the pool has it.
 type conn struct {
 	be    *Backend
-	res   *pgxpool.Conn // while a session has it
+	res   *pgxpool.Conn // nil when the pool has let go of it
+	lease warm.Lease[*conn]
+	lent  bool // a session has it
 	pg    *pgx.Conn
 	pc    *pgconn.PgConn
 	fe    *pgproto3.Frontend
@@ -28,9 +31,10 @@ type conn struct {
 
 	statements statements
 	prefixes   [roleKinds][prefixKinds]prepared
-	roleLost   bool                       // it was made with a role, and has it no more
-	begins     map[string]prepared        // BEGINs, by their text
-	tenants    map[backend.Store]struct{} // whom it has served
+	roleLost   bool                // it was made with a role, and has it no more
+	begins     map[string]prepared // BEGINs, by their text
+	sights     sights
+	expires    time.Time // when it is too old; zero: never
 	last       backend.Store
 	lastAccess driver.Access
 	tainted    bool // the session leaves something on it; see leftover.go
@@ -63,7 +67,7 @@ func (be *Backend) newConn(pg *pgx.Conn) *conn {
 	pc := pg.PgConn()
 	c := &conn{
 		be: be, pg: pg, pc: pc, fe: pc.Frontend(), types: pg.TypeMap(),
-		tenants: make(map[backend.Store]struct{}), begins: make(map[string]prepared), statements: be.newStatements(),
+		sights: make(sights), begins: make(map[string]prepared), statements: be.newStatements(),
 	}
 	c.wire.c = c
 	c.watcher = ctxwatch.NewContextWatcher(be.buildWatcher(pc))

@@ -54,7 +54,11 @@ func (c *conn) choose(j *job, q *query, alone bool) plan {
 			s.plain = q.formats == nil && plainArgs(q.args)
 		}
 	}
-	return choose(s)
+	p := choose(s)
+	if p.describe || p.parse || p.st.store != s.store {
+		c.see(q.sql)
+	}
+	return p
 }
 
 // encode writes down the values of a query's parameters.

@@ -2,46 +2,69 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/backend/postgres/internal/warm"
 )
 
-// How a connection is chosen, and when it is retired, is decided here and nowhere else: take and giveBack are the only
-// functions that touch the pool.
+// Connections are taken here and given back here, and nowhere else. Which it is, and when one is retired, is decided in
+// warm.go.
 
 // take takes a connection for rt.
 func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Access) (*conn, error) {
 	if be.closed.Load() {
 		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: backend.ErrClosed}
 	}
-	res, err := be.pool.Acquire(ctx)
+	c, err := be.borrow(ctx, rt.Store)
 	if err != nil {
-		if be.closed.Load() {
-			err = backend.ErrClosed
-		}
 		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: err}
 	}
-	c, _ := res.Conn().PgConn().CustomData()[connKey].(*conn)
-	if c == nil {
-		c = be.newConn(res.Conn())
-	}
-	c.be, c.res = be, res // a pool that was lent may be so to two
 	c.bindUnit(rt, access)
 	if rt.Store != c.last || access != c.lastAccess {
 		c.dirty = c.dirty || c.leaves(ctx)
 		c.last, c.lastAccess = rt.Store, access
-		if access != driver.AccessShared {
-			c.tenants[rt.Store] = struct{}{}
-		}
 	}
 	return c, nil
 }
 
+// borrow takes a connection for work in a store, or in none.
+func (be *Backend) borrow(ctx context.Context, s backend.Store) (*conn, error) {
+	for {
+		l, err := be.lease(ctx, s)
+		if err != nil {
+			if be.closed.Load() || errors.Is(err, warm.ErrClosed) {
+				err = backend.ErrClosed
+			}
+			return nil, err
+		}
+		c := l.Conn
+		c.lease, c.lent = l, true
+		if !be.stale(l.Idle) || c.pc.Ping(ctx) == nil {
+			return c, nil
+		}
+		if c.pc.IsClosed() {
+			be.lastBreak.Store(time.Now().UnixNano())
+		}
+		c.giveBack()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (be *Backend) lease(ctx context.Context, s backend.Store) (warm.Lease[*conn], error) {
+	if backend.IsApart(ctx) {
+		return be.warm.TakeApart(ctx)
+	}
+	return be.warm.Take(ctx, s.String())
+}
+
 // release gives a connection back, or closes it when it may not serve anyone else.
 func (c *conn) release() {
-	if c.res == nil {
+	if !c.lent {
 		return
 	}
 	if c.wire.open {
@@ -54,7 +77,7 @@ func (c *conn) release() {
 	}
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
-	} else if c.dirty = c.dirty || c.tainted; c.retired() {
+	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() {
 		c.close()
 	}
 	c.rows.s, c.rows.cur, c.tx, c.tainted = nil, nil, txState{}, false
@@ -63,13 +86,20 @@ func (c *conn) release() {
 	c.giveBack()
 }
 
-// retired reports whether a connection that is sound is not used any more.
-func (c *conn) retired() bool {
-	return c.doomed || c.dirty && !c.cleanable() || len(c.tenants) > c.be.cfg.MaxTenantsPerConn
-}
-
+// giveBack ends a use of a connection.
 func (c *conn) giveBack() {
-	res := c.res
-	c.res = nil
-	res.Release() // and destroys what is closed, busy or in a transaction
+	be, fate := c.be, warm.Reuse
+	switch {
+	case c.pc.IsClosed(), c.pc.IsBusy(), !c.idle():
+		fate = warm.Discard
+	case len(c.sights) >= be.cfg.FirstSights && !be.pooled.Load():
+		fate = warm.Retire
+	case !c.expires.IsZero() && time.Now().After(c.expires):
+		if fate = warm.Retire; be.lent {
+			fate = warm.Return // the ageing of a lent pool is its own
+		}
+	}
+	l := c.lease
+	c.lent, c.lease = false, warm.Lease[*conn]{}
+	be.warm.Give(l, fate)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/backend/postgres/internal/warm"
 )
 
 func init() {
@@ -36,6 +37,7 @@ func init() {
 type Backend struct {
 	cfg    Config
 	pool   *pgxpool.Pool
+	warm   *warm.Keeper[*conn]
 	lent   bool // the pool is the caller's
 	mode   pgx.QueryExecMode
 	tracer pgx.QueryTracer // nil: none
@@ -65,6 +67,11 @@ type Backend struct {
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
 	// pinged before they are used.
 	lastBreak atomic.Int64
+
+	maxConns         int
+	lifetime, jitter time.Duration // of a connection
+	pooled           atomic.Bool   // a pooler stands between us and the server
+	firstSights      atomic.Int64
 }
 
 var (
@@ -90,6 +97,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	pc.ShouldPing = be.shouldPing
+	pc.ConnConfig.BuildContextWatcherHandler = be.buildWatcher
 	pc.BeforeConnect = be.roles.beforeConnect
 	be.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
@@ -123,10 +131,10 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 		cfg:                 cfg,
 		mode:                cc.DefaultQueryExecMode,
 		tracer:              cc.Tracer,
-		buildWatcher:        cc.BuildContextWatcherHandler,
 		statementCapacity:   cc.StatementCacheCapacity,
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 	}
+	be.buildWatcher = be.watcherOf(cc)
 	be.identities.oid = make(map[backend.Route]uint32)
 	be.native = PGX{be: be, binding: bound(backend.Route{})}
 	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
@@ -195,10 +203,17 @@ func leaks(connString, reason string) bool {
 	return false
 }
 
-// check makes sure that the database answers.
+// check makes sure that the database answers, and asks whether it is a pooler who does: those make up process numbers of
+// their own.
 func (be *Backend) check(ctx context.Context) error {
-	err := be.pool.Ping(ctx)
+	err := be.pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		var pid uint32
+		err := c.QueryRow(ctx, "select pg_catalog.pg_backend_pid()::int4", be.queryMode()).Scan(&pid)
+		be.pooled.Store(pid != c.Conn().PgConn().PID())
+		return err
+	})
 	if err == nil {
+		be.warm = be.newKeeper()
 		return nil
 	}
 	var pe *pgconn.PgError
@@ -209,16 +224,6 @@ func (be *Backend) check(ctx context.Context) error {
 		}
 	}
 	return &backend.Error{Op: "connect", Err: err}
-}
-
-// shouldPing decides, for a pool of our own, whether an idle connection is checked before it is used: after a second,
-// as is pgx's default, or when connections have been breaking since.
-func (be *Backend) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
-	if p.IdleDuration > time.Second {
-		return true
-	}
-	broke := be.lastBreak.Load()
-	return broke != 0 && time.Now().UnixNano()-p.IdleDuration.Nanoseconds() <= broke
 }
 
 // Dialect returns [backend.Postgres].
@@ -255,6 +260,9 @@ func (be *Backend) Close() error {
 		return nil
 	}
 	err := errors.Join(be.db.Close(), be.shared.Close())
+	if be.warm != nil {
+		be.warm.Close()
+	}
 	be.locks.close()
 	if be.lent {
 		return err
@@ -328,10 +336,7 @@ func (s *source) Ping(ctx context.Context) error {
 	if be.closed.Load() {
 		return &backend.Error{Op: "ping", Err: backend.ErrClosed}
 	}
-	if err := be.pool.Ping(ctx); err != nil {
-		return &backend.Error{Op: "ping", Err: err}
-	}
-	return nil
+	return be.withConn(ctx, "ping", backend.Route{}, func(c *pgx.Conn) error { return c.Ping(ctx) })
 }
 
 func (s *source) Driver() sqldriver.Driver { return driver.Unnamed() }

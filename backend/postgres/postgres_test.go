@@ -36,7 +36,8 @@ func TestOpenRefuses(t *testing.T) {
 		"mode":              {"postgres://me:s3cret@localhost/app?default_query_exec_mode=fast", "fast"},
 		"pool size":         {"postgres://me:s3cret@localhost/app?pool_max_conns=many", "pool_max_conns"},
 		"roles":             {"postgres://me:s3cret@localhost/app?tenant_role=none", "tenant_role"},
-		"tenants":           {"postgres://me:s3cret@localhost/app?max_tenants_per_conn=0", "max_tenants_per_conn"},
+		"first sights":      {"postgres://me:s3cret@localhost/app?first_sights=0", "first_sights"},
+		"affinity wait":     {"postgres://me:s3cret@localhost/app?affinity_wait=3", "affinity_wait"},
 		"keyword DSN":       {"host=localhost password=s3cret tenant_role=pg_read_all_data", "tenant_role"},
 		"broken DSN":        {"host=localhost password='s3cret tenant_role", ""},
 		"unknown parameter": {with(t, good, map[string]string{"no_such_setting": "1"}), "no_such_setting"},
@@ -59,7 +60,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Run("keyword DSN that is right", func(t *testing.T) {
 		t.Parallel()
 		password, _ := u.User.Password()
-		be, err := backend.Open(t.Context(), fmt.Sprintf("host=%s port=%s user=%s password=%s dbname=%s tenant_role=off max_tenants_per_conn=7",
+		be, err := backend.Open(t.Context(), fmt.Sprintf("host=%s port=%s user=%s password=%s dbname=%s tenant_role=off first_sights=7 affinity_wait=0",
 			u.Hostname(), port, u.User.Username(), password, strings.TrimPrefix(u.Path, "/")))
 		require.NoError(t, err)
 		require.NoError(t, be.Close())
@@ -104,10 +105,10 @@ func TestLentPool(t *testing.T) {
 	require.NoError(t, pool.Ping(t.Context()))
 }
 
-// A connection is retired after so many stores.
+// A connection is retired after so many pairs of store and text.
 func TestRetirement(t *testing.T) {
 	t.Parallel()
-	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "max_tenants_per_conn": "3"})
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "first_sights": "3"})
 	pids := map[int]int{}
 	for i := range 12 {
 		rt := route(fmt.Sprintf("t%d", i))
@@ -119,6 +120,7 @@ func TestRetirement(t *testing.T) {
 		pids[pid]++
 	}
 	assert.GreaterOrEqual(t, len(pids), 3)
+	assert.Positive(t, be.Stats().Retired)
 }
 
 // The native API beyond what the conformance suite uses.

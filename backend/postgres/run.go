@@ -39,7 +39,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 	if ctx.Done() == nil {
 		ctx = context.Background() // which nobody needs to watch
 	}
-	st := standing{maxExchanges: int(s.c.be.pool.Config().MaxConns) + 1}
+	st := standing{maxExchanges: s.c.be.maxConns + 1}
 	for {
 		c := s.c
 		if err := s.usable(j.op); err != nil {
@@ -75,7 +75,7 @@ func (s *session) usable(op string) error {
 	switch {
 	case c.wire.open:
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: errBusy}
-	case s.used && c.pc.IsClosed(), c.res == nil:
+	case s.used && c.pc.IsClosed(), !c.lent:
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: c.gone()}
 	case c.idle() && c.be.closed.Load():
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: backend.ErrClosed}
@@ -199,10 +199,10 @@ func (c *conn) attempt(ctx context.Context, j *job, alone bool) (more bool, err 
 	if err := c.admit(ctx, j); err != nil {
 		return false, err
 	}
-	if !j.text {
-		if err := c.plan(ctx, j, alone); err != nil {
-			return false, err
-		}
+	if j.text {
+		c.see("") // such texts often have their values in them, and are another each time
+	} else if err := c.plan(ctx, j, alone); err != nil {
+		return false, err
 	}
 	if err := c.send(ctx, j); err != nil {
 		return false, err

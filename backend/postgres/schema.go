@@ -241,7 +241,7 @@ func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func
 	if err == nil {
 		c.newSession()
 		defer c.release()
-		err = f(c)
+		err = ended(ctx, f(c))
 	}
 	var wrapped *backend.Error
 	switch {

@@ -36,6 +36,9 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) == 0 {
 		return faults
 	}
+	if len(scripts) > 1 { // one is a tenant that is made
+		ctx = backend.Apart(ctx)
+	}
 	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
 	for r.next < len(scripts) {
 		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {

@@ -66,6 +66,7 @@ func (s *session) begin(ctx context.Context, text string) (err error) {
 	}
 	s.c.tx = txState{begin: text}
 	s.inTx = true
+	s.c.be.warm.Hold(s.c.lease)
 	return nil
 }
 

@@ -177,6 +177,9 @@ func (w *wire) receive() event {
 				continue
 			}
 			w.finish()
+			if err := ended(w.ctx, w.err); err != w.err { //nolint:errorlint // whether it is another
+				w.err = w.timeout(err)
+			}
 			return eventReady
 		}
 		if complete {

@@ -40,7 +40,7 @@ func (p *policy) homesOf(key string) homes {
 	var scores [ranks]uint64
 	h := hash(key)
 	for i := range p.keep {
-		if p.slots[i].state < slotIdle {
+		if !p.isHome(i) {
 			continue
 		}
 		score, slot := rank(h, i), i
@@ -54,11 +54,13 @@ func (p *policy) homesOf(key string) homes {
 	return found
 }
 
+func (p *policy) isHome(i int) bool { return p.slots[i].state >= slotIdle && !p.slots[i].apart }
+
 // homeOf returns the first of them, or -1.
 func (p *policy) homeOf(h uint64) int {
 	home, best := -1, uint64(0)
 	for i := range p.keep {
-		if p.slots[i].state >= slotIdle {
+		if p.isHome(i) {
 			if score := rank(h, i); home < 0 || score > best {
 				home, best = i, score
 			}
@@ -113,7 +115,7 @@ func (p *policy) lastUsed() int {
 
 // receive notes that a slot serves a store that is not at home there; g is what is known of it, or nil.
 func (p *policy) receive(i int, g *guest, key string) {
-	if key == "" || p.wait == 0 || i >= p.keep {
+	if key == "" || p.wait == 0 || i >= p.keep || p.slots[i].apart {
 		return
 	}
 	p.clock++

@@ -69,8 +69,8 @@ type place[C any] struct {
 	// next takes the place of conn as soon as nobody uses that. Without one, conn just goes.
 	next    C
 	succeed succession
-	apart   bool  // conn was taken by TakeApart, and is closed in the end
-	until   int64 // when, if nobody takes it again
+	loose   bool  // conn is detached
+	until   int64 // when a connection of TakeApart is closed, if nobody takes it again
 }
 
 // succession is how far the exchange of a slot's connection has come.
@@ -188,7 +188,7 @@ func (k *Keeper[C]) served(w *queued) (l Lease[C], err error) {
 func (k *Keeper[C]) leave(ctx context.Context, w *queued) error {
 	k.mu.Lock()
 	refusal := k.p.refusal
-	i := k.p.leave(w.waiter)
+	i := k.p.leave(k.now(), w.waiter)
 	k.mu.Unlock()
 	if i >= 0 { // at the same moment
 		k.Give(Lease[C]{slot: i}, Reuse)
@@ -246,20 +246,25 @@ func (k *Keeper[C]) Give(l Lease[C], fate Fate) {
 	case s.succeed == goesWithout:
 		s.succeed, spent = stays, true
 		k.p.release(now, i, false)
-	case s.apart:
+	case k.p.slots[i].apart:
 		if kept = k.keepApart(now, l, fate); !kept {
-			s.apart, spent = false, true
+			spent = true
 			k.p.release(now, i, false)
 		}
-	case fate == Retire && i < k.cfg.Keep:
+	case fate == Retire && k.cfg.Keep == k.cfg.Slots:
 		k.retire(now, i)
 		kept = k.p.release(now, i, true)
 	default:
 		kept = k.p.release(now, i, fate == Reuse)
-		spent = spent || fate == Retire
+		if fate == Retire { // from a pool that is not ours alone, whose limit is not to be passed
+			spent = true
+			k.retired++
+		}
 	}
 	if kept {
 		k.sweepIn(now, k.cfg.Idle)
+	} else {
+		s.loose = false
 	}
 	k.unlock(context.Background())
 	if !kept {
@@ -318,7 +323,12 @@ func (k *Keeper[C]) retire(now int64, i int) {
 	if k.retiring || k.p.closed || now < k.retireAfter || now < k.p.refusedUntil {
 		return
 	}
-	k.retiring = true
+	for j := range k.slots {
+		if k.slots[j].loose && j != i {
+			return
+		}
+	}
+	k.retiring, k.slots[i].loose = true, true
 	k.pool.Detach(k.slots[i].conn)
 	go k.succession(i)
 }
@@ -336,6 +346,7 @@ func (k *Keeper[C]) succession(i int) {
 		k.retireAfter = now + retireEvery
 	case err != nil && state == slotIdle:
 		gone, give, spent = s.conn, true, true
+		s.loose = false
 		k.retired++
 		k.p.vacate(now, i)
 	case err != nil && state == slotBusy:
@@ -363,8 +374,8 @@ func (k *Keeper[C]) succession(i int) {
 func (k *Keeper[C]) replace(now int64, i int) {
 	var none C
 	s := &k.slots[i]
-	s.conn, s.next, s.succeed, s.apart = s.next, none, stays, false
-	k.p.forget(i)
+	s.conn, s.next, s.succeed, s.loose = s.next, none, stays, false
+	k.p.renew(i)
 	k.retired++
 }
 
@@ -396,7 +407,6 @@ func (k *Keeper[C]) TakeApart(ctx context.Context) (Lease[C], error) {
 		return l, err
 	}
 	k.mu.Lock()
-	k.p.forget(l.slot)
 	l = k.setApart(l.slot)
 	k.unlock(ctx)
 	return l, nil
@@ -428,8 +438,7 @@ func (k *Keeper[C]) openApart(ctx context.Context, i int) (l Lease[C], err error
 }
 
 func (k *Keeper[C]) setApart(i int) Lease[C] {
-	k.slots[i].apart = true
-	k.p.hold(k.now(), i)
+	k.p.setApart(k.now(), i)
 	l := k.lease(i)
 	l.apart = true
 	return l
@@ -480,6 +489,7 @@ func (k *Keeper[C]) sweep() {
 	if k.cfg.Idle > 0 {
 		for _, i := range k.p.idleSince(now - int64(k.cfg.Idle)) {
 			gone = append(gone, k.slots[i].conn)
+			k.slots[i].loose = false
 			k.p.vacate(now, i)
 		}
 		if k.p.idle > 0 {
@@ -490,7 +500,6 @@ func (k *Keeper[C]) sweep() {
 	for _, i := range k.apart {
 		if s := &k.slots[i]; now >= s.until {
 			spent = append(spent, s.conn)
-			s.apart = false
 			k.p.vacate(now, i)
 		} else {
 			left = append(left, i)
@@ -513,12 +522,12 @@ func (k *Keeper[C]) giveBack(conns []C, spent bool) {
 func (k *Keeper[C]) Close() {
 	var gone, spent []C
 	k.mu.Lock()
-	for _, i := range k.p.close() {
+	for _, i := range k.p.close(k.now()) {
 		gone = append(gone, k.slots[i].conn)
 	}
 	for _, i := range k.apart {
 		spent = append(spent, k.slots[i].conn)
-		k.p.vacate(0, i)
+		k.p.vacate(k.now(), i)
 	}
 	k.apart = nil
 	for i := range k.slots {
@@ -538,10 +547,12 @@ func (k *Keeper[C]) Close() {
 
 // Stats are counts since the Keeper was made, and what is now.
 type Stats struct {
-	// Home and Seen count what was served by its home, and by another connection that had served the store before.
-	Home, Seen uint64
-	// Waited counts who had to stand in line, Overdue those of them whose wait for a home was in vain.
-	Waited, Overdue uint64
+	// Taken counts loans, Home and Seen those by a store's home and by another connection where it is a guest.
+	Taken, Home, Seen uint64
+	// Waited counts who had to stand in line, Overdue those of them who waited for a home in vain or to no purpose,
+	// Canceled those who left. WaitDuration is how long they stood there, in all.
+	Waited, Overdue, Canceled uint64
+	WaitDuration              time.Duration
 	// Retired counts connections that had seen too much.
 	Retired uint64
 	// Conns and Idle count connections, Waiting those in line, now.
@@ -554,7 +565,8 @@ func (k *Keeper[C]) Stats() Stats {
 	defer k.mu.Unlock()
 	c := k.p.stats
 	return Stats{
-		Home: c.home, Seen: c.seen, Waited: c.waited, Overdue: c.overdue, Retired: k.retired,
+		Taken: c.taken, Home: c.home, Seen: c.seen, Waited: c.waited, Overdue: c.overdue, Canceled: c.canceled,
+		WaitDuration: time.Duration(c.waitTime), Retired: k.retired,
 		Conns: k.p.there, Idle: k.p.idle + len(k.apart), Waiting: k.p.line.n + k.p.late.n,
 	}
 }

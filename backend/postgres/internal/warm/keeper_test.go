@@ -109,6 +109,14 @@ func (f *fakePool) Detach(c *fakeConn) {
 	}
 }
 
+// state tells how many connections are open, were open at most, were made and are out, and how many places are free.
+func (f *fakePool) state() (s struct{ open, most, made, out, free, idle int }) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.open, s.most, s.made, s.out, s.free, s.idle = f.open, f.most, f.made, len(f.out), len(f.free), len(f.idle)
+	return s
+}
+
 func config(slots int) Config {
 	return Config{
 		Slots: slots, Keep: slots, Wait: 3 * time.Millisecond, Brief: 700 * time.Microsecond,
@@ -219,12 +227,12 @@ func storm(t *testing.T, slots int, lent bool, seed uint64) {
 	s := k.Stats()
 	require.Zero(t, s.Waiting)
 	require.Positive(t, served.Load())
-	require.LessOrEqual(t, pool.most, slots+1, "one more than the limit while a successor is opened")
+	require.LessOrEqual(t, pool.state().most, slots+1, "one more than the limit while a successor is opened")
 	k.Close()
 	synctest.Wait()
 	time.Sleep(time.Minute)
-	require.Empty(t, pool.out, "a connection was not given back")
-	require.Len(t, pool.free, slots)
+	require.Zero(t, pool.state().out, "a connection was not given back")
+	require.Equal(t, slots, pool.state().free)
 	_, err := k.Take(t.Context(), "a")
 	require.ErrorIs(t, err, ErrClosed)
 }
@@ -258,8 +266,8 @@ func TestKeeperClosedInTheMiddle(t *testing.T) {
 			k.Close()
 			wg.Wait()
 			time.Sleep(time.Minute)
-			require.Empty(t, pool.out)
-			require.Len(t, pool.free, 4)
+			require.Zero(t, pool.state().out)
+			require.Equal(t, 4, pool.state().free)
 		})
 	}
 }
@@ -283,8 +291,8 @@ func TestKeeperSuccessor(t *testing.T) {
 		l, err = k.Take(t.Context(), "a")
 		require.NoError(t, err)
 		require.NotSame(t, first, l.Conn)
-		require.Equal(t, 1, pool.open, "the old one is closed")
-		require.Equal(t, 2, pool.most)
+		require.Equal(t, 1, pool.state().open, "the old one is closed")
+		require.Equal(t, 2, pool.state().most)
 		require.Equal(t, uint64(1), k.Stats().Retired)
 
 		// Without a place for a successor the only connection stays.
@@ -301,7 +309,7 @@ func TestKeeperSuccessor(t *testing.T) {
 		}
 		k.Give(l, Reuse)
 		k.Close()
-		require.Zero(t, pool.open-len(pool.idle))
+		require.Equal(t, pool.state().idle, pool.state().open)
 	})
 }
 
@@ -325,7 +333,7 @@ func TestKeeperApart(t *testing.T) {
 			require.NoError(t, err)
 			require.Same(t, own, apart.Conn, "it is kept for a moment")
 			k.Give(apart, Reuse)
-			l, err = k.Take(t.Context(), fmt.Sprint("s", pool.made))
+			l, err = k.Take(t.Context(), fmt.Sprint("s", pool.state().made))
 			require.NoError(t, err)
 			require.Same(t, ours, l.Conn, "nobody else gets it while there are others")
 			k.Give(l, Reuse)
@@ -338,9 +346,9 @@ func TestKeeperApart(t *testing.T) {
 		require.Same(t, own, other.Conn)
 		k.Give(other, Reuse)
 		k.Give(l, Reuse)
-		require.Equal(t, 2, pool.open)
+		require.Equal(t, 2, pool.state().open)
 		time.Sleep(2 * time.Second)
-		require.Equal(t, 1, pool.open, "it is closed after a while")
+		require.Equal(t, 1, pool.state().open, "it is closed after a while")
 
 		// Without room, it is one of the others, which is closed all the same.
 		l, err = k.Take(t.Context(), "a")
@@ -352,9 +360,9 @@ func TestKeeperApart(t *testing.T) {
 		apart, err = k.TakeApart(t.Context())
 		require.NoError(t, err)
 		k.Give(apart, Reuse)
-		require.Equal(t, 2, pool.open)
+		require.Equal(t, 2, pool.state().open)
 		time.Sleep(2 * time.Second)
-		require.Equal(t, 1, pool.open)
+		require.Equal(t, 1, pool.state().open)
 		k.Close()
 	})
 }
@@ -405,19 +413,22 @@ func TestKeeperWithoutServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		pool := newFakePool(t, 4, 4)
-		pool.err = errors.New("connection refused")
+		refused := errors.New("connection refused")
+		pool.err = refused
 		k := New(pool, config(4))
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
 				begun := time.Now()
 				_, err := k.Take(t.Context(), "a")
-				assert.ErrorIs(t, err, pool.err)
+				assert.ErrorIs(t, err, refused)
 				assert.LessOrEqual(t, time.Since(begun), 10*time.Millisecond)
 			})
 		}
 		wg.Wait()
+		pool.mu.Lock()
 		pool.err = nil
+		pool.mu.Unlock()
 		l, err := k.Take(t.Context(), "a")
 		require.NoError(t, err)
 		k.Give(l, Reuse)
@@ -442,9 +453,9 @@ func TestKeeperGivesBack(t *testing.T) {
 		for _, l := range held {
 			k.Give(l, Reuse)
 		}
-		require.Len(t, pool.free, 2, "half of them are kept")
+		require.Equal(t, 2, pool.state().free, "half of them are kept")
 		time.Sleep(2 * time.Second)
-		require.Len(t, pool.free, 4)
+		require.Equal(t, 4, pool.state().free)
 		k.Close()
 	})
 }

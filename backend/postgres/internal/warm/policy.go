@@ -36,7 +36,8 @@ type policy struct {
 
 // counters are what [Stats] says of the policy's decisions.
 type counters struct {
-	home, seen, waited, overdue uint64
+	taken, home, seen, waited, overdue, canceled uint64
+	waitTime                                     int64
 }
 
 type slotState uint8
@@ -54,6 +55,7 @@ const (
 type slot struct {
 	state slotState
 	key   string // the store that it serves or served last
+	apart bool   // it goes through every store, and is no home
 	held  bool   // by a transaction or a *sql.Conn: nobody can tell for how long
 	since int64  // when it was handed out or became idle
 	idled int64  // for how long it was idle before it was handed out
@@ -84,6 +86,7 @@ type waiter struct {
 	key     string
 	homes   homes
 	rank    int   // up to which of them it waits for
+	since   int64 // when it came
 	due     int64 // when it is overdue
 	arrival uint64
 	again   int64 // when tick is to be called next; 0: never
@@ -152,7 +155,7 @@ func (p *policy) take(now int64, key string) int {
 // join puts w, whom take has given nothing, in line. It may be given something all the same.
 func (p *policy) join(now int64, w *waiter, key string) {
 	w.key, w.slot, w.err, w.late, w.rank = key, -1, nil, false, -1
-	w.due, w.again = now, 0
+	w.since, w.due, w.again = now, now, 0
 	if key != "" {
 		w.due += p.wait
 	}
@@ -161,7 +164,7 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	w.arrival = p.arrivals
 	p.stats.waited++
 	if p.closed {
-		p.settle(w, -1, ErrClosed)
+		p.settle(now, w, -1, ErrClosed)
 		return
 	}
 	p.line.push(&w.inLine)
@@ -273,6 +276,19 @@ func (p *policy) hold(now int64, i int) {
 	p.disperse(now, i)
 }
 
+// setApart says that a slot is used for what goes through every store, until it is vacated.
+func (p *policy) setApart(now int64, i int) {
+	p.forget(i)
+	p.slots[i].apart = true
+	p.hold(now, i)
+}
+
+// renew says that a slot has another connection.
+func (p *policy) renew(i int) {
+	p.forget(i)
+	p.slots[i].apart = false
+}
+
 // disperse has those who wait for a slot look again.
 func (p *policy) disperse(now int64, i int) {
 	for r := range p.slots[i].own {
@@ -357,7 +373,7 @@ func (p *policy) vacate(now int64, i int) {
 	if s.state >= slotIdle {
 		p.there--
 	}
-	s.state, s.held, s.passed = slotEmpty, false, 0
+	s.state, s.held, s.apart, s.passed = slotEmpty, false, false, 0
 	p.forget(i)
 	p.disperse(now, i)
 	if p.waiting() && p.idle == 0 {
@@ -449,7 +465,7 @@ func (p *policy) failed(now int64, i int, err error) {
 	if p.opening > 0 {
 		return
 	}
-	p.dismiss(err)
+	p.dismiss(now, err)
 }
 
 // unreserve says that the opening of a slot was given up.
@@ -462,34 +478,36 @@ func (p *policy) unreserve(now int64, i int) {
 }
 
 // dismiss ends all waiting with an error.
-func (p *policy) dismiss(err error) {
+func (p *policy) dismiss(now int64, err error) {
 	for _, l := range []*list{&p.late, &p.line} {
 		for l.first != nil {
-			p.settle(l.first.w, -1, err)
+			p.settle(now, l.first.w, -1, err)
 		}
 	}
 }
 
 // close ends all waiting. It returns the slots that are idle, which are empty from now on.
-func (p *policy) close() (idle []int) {
+func (p *policy) close(now int64) (idle []int) {
 	p.closed = true
 	p.opens = p.opens[:0]
-	p.dismiss(ErrClosed)
+	p.dismiss(now, ErrClosed)
 	for i := range p.slots {
 		if p.slots[i].state == slotIdle {
 			idle = append(idle, i)
 		}
 	}
 	for _, i := range idle {
-		p.vacate(0, i)
+		p.vacate(now, i)
 	}
 	return idle
 }
 
 // leave takes w out of the line. When it was given a slot already, that is returned, and is the caller's to release.
-func (p *policy) leave(w *waiter) (slot int) {
+func (p *policy) leave(now int64, w *waiter) (slot int) {
+	p.stats.canceled++
 	if w.slot < 0 && w.err == nil {
 		p.unlink(w)
+		p.stats.waitTime += now - w.since
 	}
 	return w.slot
 }
@@ -506,12 +524,13 @@ func (p *policy) give(now int64, i int, w *waiter) {
 		p.receive(i, g, w.key)
 	}
 	p.hand(now, i, w.key)
-	p.settle(w, i, nil)
+	p.settle(now, w, i, nil)
 }
 
 // settle ends w's waiting.
-func (p *policy) settle(w *waiter, slot int, err error) {
+func (p *policy) settle(now int64, w *waiter, slot int, err error) {
 	p.unlink(w)
+	p.stats.waitTime += now - w.since
 	w.slot, w.err, w.again = slot, err, 0
 	w.ready <- struct{}{}
 }
@@ -531,6 +550,7 @@ func (p *policy) unlink(w *waiter) {
 // hand takes an idle slot into use.
 func (p *policy) hand(now int64, i int, key string) {
 	s := &p.slots[i]
+	p.stats.taken++
 	s.key = key
 	p.wake(i)
 	s.state, s.held, s.idled, s.since = slotBusy, false, now-s.since, now

@@ -120,7 +120,7 @@ func (w *world) step() {
 		w.finishOpening(w.rnd.IntN(4) > 0)
 	case 9:
 		for x := range w.waiting {
-			if i := w.p.leave(x); i >= 0 {
+			if i := w.p.leave(w.now, x); i >= 0 {
 				w.t.Fatal("it was given something, and collect did not see it")
 			}
 			delete(w.waiting, x)
@@ -274,7 +274,7 @@ func TestPolicyClosedAtRandom(t *testing.T) {
 		for x := range w.waiting {
 			defer func() { require.ErrorIs(t, x.err, ErrClosed) }()
 		}
-		w.p.close()
+		w.p.close(w.now)
 		w.collect()
 		w.check()
 		require.Empty(t, w.waiting)

@@ -1,0 +1,123 @@
+package postgres
+
+import (
+	"context"
+	"hash/maphash"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tenement-go/tenement/backend/postgres/internal/warm"
+)
+
+const (
+	// brief is for how long, at least, a store's home may have been busy and still be waited for.
+	brief = 700 * time.Microsecond
+	// keepIdle is for how long an idle connection of a pool of our own is kept from it. The pool checks, ages and closes
+	// what it has.
+	keepIdle = time.Minute
+	// keepIdleLent is the same for a pool that has other users.
+	keepIdleLent = time.Second
+	// keepApart is for how long a connection of a fleet run is kept for its next script.
+	keepApart = time.Second
+	// pingAfter is after which idle time a connection is checked before it is used, as pgxpool has it.
+	pingAfter = time.Second
+)
+
+// newKeeper makes what chooses among the pool's connections; see internal/warm.
+func (be *Backend) newKeeper() *warm.Keeper[*conn] {
+	pc := be.pool.Config()
+	be.maxConns, be.lifetime, be.jitter = int(pc.MaxConns), pc.MaxConnLifetime, pc.MaxConnLifetimeJitter
+	cfg := warm.Config{
+		Slots: be.maxConns, Keep: be.maxConns, Wait: be.cfg.AffinityWait, Brief: brief,
+		Idle: keepIdle, ApartIdle: keepApart,
+	}
+	if pc.MaxConnIdleTime > 0 {
+		cfg.Idle = min(cfg.Idle, pc.MaxConnIdleTime)
+	}
+	if be.lent {
+		// Its other users wait in the pool's own queue: half of its places are never kept from them, and what we have
+		// there goes back after each use. A pool that wants to see every use of its connections sees them all.
+		cfg.Keep, cfg.Idle = be.maxConns/2, keepIdleLent
+		if pc.PrepareConn != nil || pc.BeforeAcquire != nil || pc.AfterRelease != nil { //nolint:staticcheck // a lent pool may have the old hook
+			cfg.Keep = 0
+		}
+	}
+	if be.pooled.Load() {
+		// The pooler chooses which server connection works, and there is nothing of ours to keep warm.
+		cfg.Wait = 0
+	}
+	return warm.New(connections{be}, cfg)
+}
+
+// connections is the pool as package warm sees it. It, and the making of the pool, are the only places that touch it.
+type connections struct{ be *Backend }
+
+var _ warm.Pool[*conn] = connections{}
+
+func (p connections) Open(ctx context.Context) (*conn, error) {
+	res, err := p.be.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, _ := res.Conn().PgConn().CustomData()[connKey].(*conn)
+	if c == nil {
+		c = p.be.newConn(res.Conn())
+		if p.be.lifetime > 0 {
+			c.expires = time.Now().Add(p.be.lifetime + rand.N(p.be.jitter+1))
+		}
+	}
+	c.be, c.res = p.be, res // a pool that was lent may be so to two
+	return c, nil
+}
+
+func (p connections) GiveBack(c *conn, spent bool) {
+	if res := c.res; res != nil && !spent {
+		c.res = nil
+		res.Release() // and destroys what is closed, busy or in a transaction
+		return
+	}
+	c.close()
+	if res := c.res; res != nil {
+		c.res = nil
+		res.Release()
+	}
+}
+
+func (p connections) Detach(c *conn) {
+	if res := c.res; res != nil {
+		c.res = nil
+		res.Hijack()
+	}
+}
+
+// stale decides whether a connection is checked before it is used: after a second, or when connections have been breaking
+// since it was last used.
+func (be *Backend) stale(idle time.Duration) bool {
+	if idle > pingAfter {
+		return true
+	}
+	broke := be.lastBreak.Load()
+	return broke != 0 && idle > 0 && time.Now().UnixNano()-idle.Nanoseconds() <= broke
+}
+
+// shouldPing is stale for what the pool has kept.
+func (be *Backend) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
+	return be.stale(p.IdleDuration)
+}
+
+// sights are the pairs of store and text that a connection has run, as hashes. Each is the tables of one more store in the
+// caches of the server's process, which never lets go of them.
+type sights map[uint64]struct{}
+
+var sightSeed = maphash.MakeSeed()
+
+// see notes that a text is run in the session's store.
+func (c *conn) see(sql string) {
+	h := maphash.String(sightSeed, sql) ^ maphash.String(sightSeed, c.unit.rt.Store.String())*0x9e3779b97f4a7c15
+	if _, seen := c.sights[h]; !seen {
+		c.sights[h] = struct{}{}
+		c.be.firstSights.Add(1)
+	}
+}

@@ -1,0 +1,301 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/postgres"
+	"github.com/tenement-go/tenement/internal/pgtest"
+)
+
+func pidOf(t testing.TB, be *postgres.Backend, ctx context.Context) (pid int) {
+	t.Helper()
+	require.NoError(t, be.DB().QueryRowContext(ctx, `SELECT pg_backend_pid()`).Scan(&pid))
+	return pid
+}
+
+// stores makes n stores.
+func stores(t testing.TB, be *postgres.Backend, n int) (contexts []context.Context) {
+	t.Helper()
+	var scripts []backend.Script
+	for i := range n {
+		rt := route(fmt.Sprintf("s%d", i))
+		contexts = append(contexts, backend.WithRoute(t.Context(), rt))
+		scripts = append(scripts, backend.Script{Route: rt, Create: true, SQL: `CREATE TABLE notes (id serial PRIMARY KEY, mark text)`})
+	}
+	for _, err := range be.RunScripts(t.Context(), scripts, backend.ScriptOptions{}) {
+		require.NoError(t, err)
+	}
+	return contexts
+}
+
+// Each store has a connection that is its home, whatever handle it is used by.
+func TestStoresHaveHomes(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "4"})
+	contexts := stores(t, be, 30)
+	var all []pgx.Tx
+	for range 4 { // all connections are there
+		tx, err := be.PGX().Begin(contexts[0])
+		require.NoError(t, err)
+		_, err = tx.Exec(contexts[0], `SELECT 1`)
+		require.NoError(t, err)
+		all = append(all, tx)
+	}
+	for _, tx := range all {
+		require.NoError(t, tx.Commit(contexts[0]))
+	}
+	before := be.Stats()
+	pids := map[int]int{}
+	for _, ctx := range contexts {
+		home := pidOf(t, be, ctx)
+		pids[home]++
+		for range 3 {
+			require.Equal(t, home, pidOf(t, be, ctx))
+		}
+		var pid int
+		require.NoError(t, be.PGX().QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid))
+		require.Equal(t, home, pid)
+		b := &pgx.Batch{}
+		b.Queue(`SELECT pg_backend_pid()`).QueryRow(func(row pgx.Row) error { return row.Scan(&pid) })
+		require.NoError(t, be.PGX().SendBatch(ctx, b).Close())
+		require.Equal(t, home, pid)
+		tx, err := be.DB().BeginTx(ctx, nil)
+		require.NoError(t, err)
+		require.NoError(t, tx.QueryRow(`SELECT pg_backend_pid()`).Scan(&pid))
+		require.NoError(t, tx.Commit())
+		require.Equal(t, home, pid)
+	}
+	require.Greater(t, len(pids), 1) // the connection that made the stores is none of theirs
+	after := be.Stats()
+	require.Equal(t, after.Acquired-before.Acquired, after.AtHome-before.AtHome)
+	require.Equal(t, before.Waited, after.Waited)
+}
+
+// A statement whose context ends does not cost its session, whatever it was sent by.
+func TestCancelKeepsTheSession(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "default_query_exec_mode": mode})
+			_, a := tenant(t, be, "a")
+			pid := pidOf(t, be, a)
+			n := be.PGX()
+			for name, sleep := range map[string]func(ctx context.Context) error{
+				"exec": func(ctx context.Context) error {
+					_, err := be.DB().ExecContext(ctx, `SELECT pg_sleep(60)`)
+					return err
+				},
+				"query": func(ctx context.Context) error {
+					return be.DB().QueryRowContext(ctx, `SELECT 1 FROM pg_sleep($1)`, 60).Scan(new(int))
+				},
+				"transaction": func(ctx context.Context) error {
+					tx, err := be.DB().BeginTx(a, nil)
+					if err != nil {
+						return err
+					}
+					defer func() { require.NoError(t, tx.Rollback()) }()
+					_, err = tx.ExecContext(ctx, `SELECT pg_sleep(60)`)
+					return err
+				},
+				"native": func(ctx context.Context) error {
+					return n.QueryRow(ctx, `SELECT 1 FROM pg_sleep($1)`, 60).Scan(new(int))
+				},
+				"batch": func(ctx context.Context) error {
+					b := &pgx.Batch{}
+					b.Queue(`SELECT 1`)
+					b.Queue(`SELECT pg_sleep($1)`, 60)
+					return n.SendBatch(ctx, b).Close()
+				},
+				"shared": func(ctx context.Context) error {
+					_, err := be.Shared().ExecContext(ctx, `SELECT pg_sleep(60)`)
+					return err
+				},
+			} {
+				ctx, cancel := context.WithTimeout(a, 50*time.Millisecond)
+				err := sleep(ctx)
+				cancel()
+				require.ErrorIs(t, err, context.DeadlineExceeded, name)
+				require.True(t, pgconn.Timeout(err), name)
+				require.Equal(t, pid, pidOf(t, be, a), name)
+			}
+			require.Equal(t, int64(1), be.Stats().Opened)
+		})
+	}
+}
+
+// Two processes with pools of 16 on a server that has places for 17: nobody fails for it. (Issue: 40 % of the statements.)
+func TestServerWithoutAnotherPlace(t *testing.T) {
+	t.Parallel()
+	cluster, err := pgtest.Start(t.Context(), "max_connections=20", "fsync=off")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer func() { require.NoError(t, cluster.Stop()) }()
+	databaseURL, drop, err := cluster.NewDatabase(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, drop(context.Background())) }()
+	var backends []*postgres.Backend
+	for range 2 {
+		be, err := postgres.Open(t.Context(), with(t, databaseURL, map[string]string{"pool_max_conns": "16"}), postgres.Config{})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, be.Close()) }()
+		backends = append(backends, be)
+	}
+	contexts := stores(t, backends[0], 8)
+	var wg sync.WaitGroup
+	for g := range 48 {
+		wg.Go(func() {
+			for i := range 20 {
+				_, err := backends[g%2].DB().ExecContext(contexts[(g+i)%8], `SELECT pg_sleep(0.02)`)
+				assert.NoError(t, err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, be := range backends {
+		require.Zero(t, be.Stats().Waiting)
+		// All of them held, a wait ends with its context, and says why there is no other connection.
+		ctx, cancel := context.WithTimeout(contexts[0], 2*time.Second)
+		var err error
+		for err == nil {
+			var tx pgx.Tx
+			if tx, err = be.PGX().Begin(ctx); err == nil {
+				defer func() { _ = tx.Rollback(contexts[0]) }()
+			}
+		}
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		if be.Stats().InUse < 16 {
+			var pe *pgconn.PgError
+			require.ErrorAs(t, err, &pe)
+			require.Equal(t, "53300", pe.Code)
+		}
+	}
+}
+
+// What goes through every store has connections of its own, within the pool's limit, which are closed afterwards.
+func TestFleetRunsApart(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be := open(t, databaseURL, map[string]string{"pool_max_conns": "2"})
+	admin, err := pgx.Connect(t.Context(), pgtest.Shared(t).AdminDatabaseURL(t, databaseURL))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, admin.Close(context.Background())) }()
+	_, a := tenant(t, be, "a")
+	pid := pidOf(t, be, a)
+	contexts := stores(t, be, 40)
+	var scripts []backend.Script
+	for i := range contexts {
+		scripts = append(scripts, backend.Script{Route: route(fmt.Sprintf("s%d", i)), SQL: `CREATE TABLE who AS SELECT pg_backend_pid() AS pid`})
+	}
+	for range 2 {
+		for _, s := range scripts {
+			s.SQL = `DROP TABLE IF EXISTS who;` + s.SQL
+			require.NoError(t, be.RunScripts(backend.Apart(t.Context()), []backend.Script{s}, backend.ScriptOptions{})[0])
+			require.Equal(t, pid, pidOf(t, be, a), "those who serve go on on their own")
+		}
+	}
+	var apart int
+	require.NoError(t, be.DB().QueryRowContext(contexts[7], `SELECT pid FROM who`).Scan(&apart))
+	require.NotEqual(t, pid, apart)
+	var other int
+	require.NoError(t, be.DB().QueryRowContext(backend.Apart(a), `SELECT pg_backend_pid()`).Scan(&other))
+	require.Equal(t, apart, other, "a check goes there too")
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		var there, all int
+		assert.NoError(t, admin.QueryRow(context.Background(), `SELECT count(*) FILTER (WHERE pid = $1), count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'`, apart).Scan(&there, &all))
+		assert.Zero(t, there)
+		assert.LessOrEqual(t, all, 2)
+	}, 20*time.Second, 50*time.Millisecond)
+}
+
+// Those who share a lent pool are never starved by what is kept of it.
+func TestLentPoolIsShared(t *testing.T) {
+	t.Parallel()
+	for _, size := range []string{"1", "2", "4"} {
+		t.Run(size, func(t *testing.T) {
+			t.Parallel()
+			pool, err := pgxpool.New(t.Context(), with(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": size}))
+			require.NoError(t, err)
+			defer pool.Close()
+			be, err := postgres.FromPool(t.Context(), pool, postgres.Config{})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, be.Close()) }()
+			contexts := stores(t, be, 6)
+			done := make(chan struct{})
+			var wg sync.WaitGroup
+			for g := range 8 {
+				wg.Go(func() {
+					for i := 0; ; i++ {
+						select {
+						case <-done:
+							return
+						default:
+						}
+						_, err := be.DB().ExecContext(contexts[(g+i)%6], `SELECT pg_sleep(0.001)`)
+						assert.NoError(t, err)
+					}
+				})
+			}
+			for range 30 {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				var one int
+				assert.NoError(t, pool.QueryRow(ctx, `SELECT 1`).Scan(&one))
+				cancel()
+			}
+			close(done)
+			wg.Wait()
+			require.LessOrEqual(t, int(pool.Stat().AcquiredConns()), int(size[0]-'0')/2, "kept")
+			require.Eventually(t, func() bool { return pool.Stat().AcquiredConns() == 0 }, 20*time.Second, 20*time.Millisecond)
+		})
+	}
+}
+
+// S15: behind a pooler there are no homes, and a connection is not kept when a statement is cancelled.
+func TestPoolerChooses(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	direct := open(t, databaseURL, nil)
+	contexts := stores(t, direct, 4)
+	be := open(t, pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{}), map[string]string{
+		"default_query_exec_mode": "exec", "pool_max_conns": "2", "first_sights": "1",
+	})
+	for range 5 {
+		for _, ctx := range contexts {
+			_, err := be.DB().ExecContext(ctx, `INSERT INTO notes (mark) VALUES ($1)`, strings.Repeat("x", 3))
+			require.NoError(t, err)
+		}
+	}
+	s := be.Stats()
+	require.Zero(t, s.AtHome+s.Seen+s.Overdue+s.Retired)
+	ctx, cancel := context.WithTimeout(contexts[0], 50*time.Millisecond)
+	defer cancel()
+	_, err := be.DB().ExecContext(ctx, `SELECT pg_sleep(60)`)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = be.DB().ExecContext(contexts[0], `SELECT 1`)
+	require.NoError(t, err)
+}
+
+// A connection that is too old is retired as one that has seen too much.
+func TestOldConnectionsAreRetired(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "pool_max_conn_lifetime": "1ms"})
+	_, a := tenant(t, be, "a")
+	pid := pidOf(t, be, a)
+	require.Eventually(t, func() bool { return pidOf(t, be, a) != pid }, 20*time.Second, time.Millisecond)
+	require.Positive(t, be.Stats().Retired)
+}
