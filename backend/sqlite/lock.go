@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -34,23 +35,59 @@ func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
 	if err != nil {
 		return nil, &backend.Error{Op: "lock", Err: err}
 	}
-	return lock(unlock), nil
+	return &lock{key: key, unlock: unlock}, nil
 }
 
-// lock is a key that is held. The operating system keeps it for as long as the process lives: it cannot be lost.
-type lock func()
+// lock is a key that is held. The operating system keeps it for as long as the process lives: it cannot be lost, only
+// given up.
+type lock struct {
+	key    string
+	unlock func()
+	over   atomic.Bool
+}
 
-var _ backend.Lock = lock(nil)
+var _ backend.Lock = (*lock)(nil)
 
-func (l lock) Fence(ctx context.Context) context.Context { return ctx }
-func (l lock) Check(context.Context) error               { return nil }
-func (l lock) Unlock()                                   { l() }
+type fenceKey struct{}
+
+func (l *lock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, fenceKey{}, l)
+}
+
+func (l *lock) Check(context.Context) error {
+	if l.over.Load() {
+		return &backend.Error{Op: "lock " + l.key, Err: backend.ErrLockLost}
+	}
+	return nil
+}
+
+func (l *lock) Unlock() {
+	l.over.Store(true)
+	l.unlock()
+}
+
+// fenced returns ErrLockLost when the lock by which ctx is fenced was given up.
+func fenced(ctx context.Context) error {
+	if l, ok := ctx.Value(fenceKey{}).(*lock); ok && l.over.Load() {
+		return backend.ErrLockLost
+	}
+	return nil
+}
 
 func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err error) {
 	if b.isClosed() {
 		return nil, backend.ErrClosed
 	}
-	return b.locks.lock(ctx, key, true)
+	unlock, err = b.locks.lock(ctx, key, true)
+	if err == nil {
+		if err = fenced(ctx); err != nil {
+			unlock()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return unlock, nil
 }
 
 // tryLock is lock without waiting: it returns errLocked when somebody has the key.

@@ -30,7 +30,7 @@ type unsynced struct {
 func (b *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
 	errs := make([]error, len(scripts))
 	for i, s := range scripts {
-		err := ctx.Err()
+		err := errors.Join(ctx.Err(), fenced(ctx))
 		switch {
 		case err != nil:
 		case s.Route.IsZero():
