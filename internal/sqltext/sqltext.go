@@ -199,27 +199,27 @@ func (s *Scanner) openBody(t Token) {
 	case s.words == 1 && s.Is(t, "create"):
 		s.makes = "create"
 	case s.makes == "create":
-		switch {
-		case s.dialect == SQLite && s.Is(t, "trigger"), s.dialect == Postgres && (s.Is(t, "function") || s.Is(t, "procedure")):
-			s.makes = "body"
-		case s.Is(t, "or"), s.Is(t, "replace"), s.Is(t, "temp"), s.Is(t, "temporary"):
-		default:
-			s.makes = ""
-		}
+		s.makes = s.makesWhat(t)
 	case s.makes != "body" || s.depth > 0:
 	case s.begun == inBody:
 		if s.Is(t, "end") && (s.last.Kind == Other && s.text[s.last.Start] == ';' || s.Is(s.last, "atomic")) {
 			s.begun = endBody
 		}
-	case s.begun == noBody && s.dialect == SQLite:
-		if s.Is(t, "begin") {
-			s.begun = inBody
-		}
-	case s.begun == noBody:
-		if s.Is(t, "atomic") && s.Is(s.last, "begin") {
-			s.begun = inBody
-		}
+	case s.begun == endBody:
+	case s.dialect == SQLite && s.Is(t, "begin"), s.dialect == Postgres && s.Is(t, "atomic") && s.Is(s.last, "begin"):
+		s.begun = inBody
 	}
+}
+
+// makesWhat reads on in a CREATE [OR REPLACE] [TEMP] …
+func (s *Scanner) makesWhat(t Token) string {
+	switch word := Fold(s.Text(t)); {
+	case s.dialect == SQLite && word == "trigger", s.dialect == Postgres && (word == "function" || word == "procedure"):
+		return "body"
+	case word == "or", word == "replace", word == "temp", word == "temporary":
+		return "create"
+	}
+	return ""
 }
 
 // word reads a word, or what its beginning turns out to be: E'…' is a string, U&"…" a name.
