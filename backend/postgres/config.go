@@ -66,7 +66,7 @@ type Config struct {
 
 const (
 	// DefaultAffinityWait is the default of [Config.AffinityWait].
-	DefaultAffinityWait = 3 * time.Millisecond
+	DefaultAffinityWait = 5 * time.Millisecond
 	// DefaultFirstSights is the default of [Config.FirstSights].
 	DefaultFirstSights = 8192
 	// DefaultTenantStatements is how many prepared statements a connection keeps for single stores, unless

@@ -54,8 +54,8 @@
 // for each table and index), and never lets go of it. If any connection served any store, each would read and keep all of
 // them. So each store has a home among the connections, where it is warm, and is worth a short wait:
 //
-//	store a ─┐                      ┌─ connection 1: a, c, … and up to 128 guests
-//	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, … and up to 128 guests
+//	store a ─┐                      ┌─ connection 1: a, c, … and up to 96 guests
+//	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, … and up to 96 guests
 //	store c ─┘                      └─ connection 3: …
 //
 //	the home is idle:                                 take it

@@ -110,7 +110,8 @@ func TestRetirement(t *testing.T) {
 	t.Parallel()
 	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "first_sights": "3"})
 	pids := map[int]int{}
-	for i := range 12 {
+	for i := 0; len(pids) < 3; i++ { // a connection is used until its successor is there
+		require.Less(t, i, 1000)
 		rt := route(fmt.Sprintf("t%d", i))
 		require.NoError(t, be.Create(t.Context(), rt))
 		var pid int
@@ -119,7 +120,6 @@ func TestRetirement(t *testing.T) {
 		}
 		pids[pid]++
 	}
-	assert.GreaterOrEqual(t, len(pids), 3)
 	assert.Positive(t, be.Stats().Retired)
 }
 

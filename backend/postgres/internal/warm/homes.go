@@ -8,7 +8,7 @@ const (
 	// guestRoom is how many stores a slot serves besides those that are at home there: those that it served last, when
 	// their homes were busy. With few stores that is all of them. It is bounded because what is served once would be sent
 	// there again: little by little every connection would have everything in its caches.
-	guestRoom = 128
+	guestRoom = 96
 	// guestTries is among how many guests the one that goes is chosen.
 	guestTries = 4
 )

@@ -1,0 +1,251 @@
+package warm
+
+// waiter is one caller in line.
+type waiter struct {
+	key     string
+	homes   homes
+	rank    int   // up to which of them it waits for
+	since   int64 // when it came
+	due     int64 // when it is overdue
+	arrival uint64
+	again   int64 // when tick is to be called next; 0: never
+	late    bool
+
+	ready chan struct{} // gets one value when slot or err is set
+	slot  int           // -1: none yet
+	err   error
+
+	inLine node
+	inOwn  [ranks]node
+}
+
+func newWaiter() *waiter {
+	w := &waiter{ready: make(chan struct{}, 1)}
+	w.inLine.w = w
+	for i := range w.inOwn {
+		w.inOwn[i].w = w
+	}
+	return w
+}
+
+// join puts w, whom take has given nothing, in line. It may be given something all the same.
+func (p *policy) join(now int64, w *waiter, key string) {
+	w.key, w.slot, w.err, w.late, w.rank = key, -1, nil, false, -1
+	w.since, w.due, w.again = now, now, 0
+	if key != "" {
+		w.due += p.wait
+	}
+	w.homes = p.homesOf(key)
+	p.arrivals++
+	w.arrival = p.arrivals
+	p.stats.waited++
+	if p.closed {
+		p.settle(now, w, -1, ErrClosed)
+		return
+	}
+	p.line.push(&w.inLine)
+	p.look(now, w)
+	if w.slot < 0 && p.idle == 0 {
+		p.grow(now)
+	}
+}
+
+// tick looks again at w, whose time has come.
+func (p *policy) tick(now int64, w *waiter) {
+	switch {
+	case w.slot >= 0 || w.err != nil:
+	case w.late:
+		p.grow(now)
+		p.patience(now, w)
+	default:
+		p.look(now, w)
+	}
+}
+
+// patience says when somebody who is overdue asks again for another connection: the server may have a place by then.
+func (p *policy) patience(now int64, w *waiter) {
+	w.again = 0
+	if w.slot < 0 && p.there+p.opening < len(p.slots) {
+		w.again = now + refusedFor
+	}
+}
+
+// look finds w something, or says until when it waits for what: a home that is busy for a moment only; the next home,
+// where it is not; anything, when there is none or its time is over.
+func (p *policy) look(now int64, w *waiter) {
+	if now < w.due && !p.hot(w) {
+		for r, i := range w.homes {
+			if i < 0 {
+				break
+			}
+			s := &p.slots[i]
+			if s.state == slotIdle {
+				p.give(now, i, w)
+				return
+			}
+			if r > w.rank {
+				w.rank = r
+				s.own[r].push(&w.inOwn[r])
+			}
+			if until := s.since + max(p.brief, usuals*p.usual); s.state == slotBusy && !s.held && now < until {
+				w.again = min(until, w.due)
+				return
+			}
+		}
+	}
+	p.expire(w)
+	p.serveLate(now)
+	if w.slot < 0 {
+		p.grow(now)
+		p.patience(now, w)
+	}
+}
+
+// expire makes w overdue.
+func (p *policy) expire(w *waiter) {
+	p.line.remove(&w.inLine)
+	w.late = true
+	p.late.push(&w.inLine)
+	if w.key != "" && p.wait > 0 {
+		p.stats.overdue++
+	}
+}
+
+// hot reports whether w's store keeps its home busy itself, so that it should spread: at once where something is idle,
+// else when there are several of it.
+func (p *policy) hot(w *waiter) bool {
+	if w.homes[0] < 0 {
+		return false
+	}
+	s, same := &p.slots[w.homes[0]], 0
+	if s.key == w.key {
+		same++
+	}
+	n := s.own[0].first
+	for range hotLook {
+		if n == nil || n.w == w {
+			break
+		}
+		if n.w.key == w.key {
+			same++
+		}
+		n = n.next
+	}
+	return same >= hotMany || same > 0 && p.idle > 0
+}
+
+// serveLate gives what is idle to those who are overdue.
+func (p *policy) serveLate(now int64) {
+	for p.idle > 0 && p.late.first != nil {
+		w := p.late.first.w
+		p.give(now, p.bestIdle(w.key), w)
+	}
+}
+
+// next chooses who gets a slot that has become free.
+func (p *policy) next(i int) *waiter {
+	s := &p.slots[i]
+	var own *waiter
+	for r := range s.own {
+		if n := s.own[r].first; n != nil && (own == nil || n.w.arrival < own.arrival) {
+			own = n.w
+		}
+	}
+	late := p.late.first
+	for n, left := late, lateLook; n != nil && left > 0; n, left = n.next, left-1 {
+		if (own == nil || n.w.arrival < own.arrival) && p.guests[n.w.key].has(i) {
+			own = n.w
+			break
+		}
+	}
+	switch {
+	case late == nil || late.w == own:
+		s.passed = 0
+		return own
+	case own == nil || s.passed >= turns:
+		s.passed = 0
+		return late.w
+	}
+	s.passed++
+	return own
+}
+
+// dismiss ends all waiting with an error.
+func (p *policy) dismiss(now int64, err error) {
+	for _, l := range []*list{&p.late, &p.line} {
+		for l.first != nil {
+			p.settle(now, l.first.w, -1, err)
+		}
+	}
+}
+
+// leave takes w out of the line. When it was given a slot already, that is returned, and is the caller's to release.
+func (p *policy) leave(now int64, w *waiter) (slot int) {
+	p.stats.canceled++
+	if w.slot < 0 && w.err == nil {
+		p.unlink(w)
+		p.stats.waitTime += now - w.since
+	}
+	return w.slot
+}
+
+// settle ends w's waiting.
+func (p *policy) settle(now int64, w *waiter, slot int, err error) {
+	p.unlink(w)
+	p.stats.waitTime += now - w.since
+	w.slot, w.err, w.again = slot, err, 0
+	w.ready <- struct{}{}
+}
+
+func (p *policy) unlink(w *waiter) {
+	if w.late {
+		p.late.remove(&w.inLine)
+	} else {
+		p.line.remove(&w.inLine)
+	}
+	for r := 0; r <= w.rank; r++ {
+		p.slots[w.homes[r]].own[r].remove(&w.inOwn[r])
+	}
+	w.rank = -1
+}
+
+// list is a queue of waiters from whose middle one can go.
+type list struct {
+	first, last *node
+	n           int
+}
+
+type node struct {
+	prev, next *node
+	in         *list
+	w          *waiter
+}
+
+func (l *list) push(n *node) {
+	n.prev, n.next, n.in = l.last, nil, l
+	if l.last == nil {
+		l.first = n
+	} else {
+		l.last.next = n
+	}
+	l.last = n
+	l.n++
+}
+
+func (l *list) remove(n *node) {
+	if n.in != l {
+		return
+	}
+	if n.prev == nil {
+		l.first = n.next
+	} else {
+		n.prev.next = n.next
+	}
+	if n.next == nil {
+		l.last = n.prev
+	} else {
+		n.next.prev = n.prev
+	}
+	n.prev, n.next, n.in = nil, nil, nil
+	l.n--
+}

@@ -1,0 +1,31 @@
+package warm
+
+import (
+	"time"
+)
+
+// Stats are counts since the Keeper was made, and what is now.
+type Stats struct {
+	// Taken counts loans, Home and Seen those by a store's home and by another connection where it is a guest.
+	Taken, Home, Seen uint64
+	// Waited counts who had to stand in line, Overdue those of them who waited for a home in vain or to no purpose,
+	// Canceled those who left. WaitDuration is how long they stood there, in all.
+	Waited, Overdue, Canceled uint64
+	WaitDuration              time.Duration
+	// Retired counts connections that had seen too much.
+	Retired uint64
+	// Conns and Idle count connections, Waiting those in line, now.
+	Conns, Idle, Waiting int
+}
+
+// Stats returns the counts.
+func (k *Keeper[C]) Stats() Stats {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.p.stats
+	return Stats{
+		Taken: c.taken, Home: c.home, Seen: c.seen, Waited: c.waited, Overdue: c.overdue, Canceled: c.canceled,
+		WaitDuration: time.Duration(c.waitTime), Retired: k.retired,
+		Conns: k.p.there, Idle: k.p.idle + len(k.apart), Waiting: k.p.line.n + k.p.late.n,
+	}
+}
