@@ -105,6 +105,7 @@ func printStatus(w io.Writer, st *migrate.Status) error {
 var driftMeaning = map[migrate.DriftKind]string{
 	migrate.DriftEdited:  "the file was changed after it was applied; undo the change, or accept it with baseline",
 	migrate.DriftUnknown: "it is applied, and this binary does not have it: it may be older than the stores",
+	migrate.DriftInvalid: "an index that was to be made CONCURRENTLY is not valid; drop it and migrate again",
 	migrate.DriftLedger:  "the store has other versions than the ledger says; migrate corrects the ledger",
 }
 

@@ -167,6 +167,7 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 // that are not in the ledger are entered. The result's Drift says where the ledger was wrong, and which stores have an
 // index that is invalid; a row whose store is gone counts as missing (see Forget). Unlike Status it visits each store.
 func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
+	ctx = backend.Apart(ctx)
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}

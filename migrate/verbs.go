@@ -227,6 +227,7 @@ func (m *Migrator) inShared(ctx context.Context, r *report, do work) (*Result, e
 
 // upTenants applies the tenant set.
 func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) {
+	ctx = backend.Apart(ctx)
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,8 @@ const (
 	// FindingLeftover: the backend found something that belongs to no store: side files, temporary files, roles.
 	// Repair removes it.
 	FindingLeftover FindingCode = "leftover"
+	// FindingAdvice: the backend works, and something about it should be different. Repair does what can be done.
+	FindingAdvice FindingCode = "advice"
 	// FindingFilesOrphan: a directory in FilesDir belongs to no tenant. Repair sets it aside.
 	FindingFilesOrphan FindingCode = "files-orphan"
 )
@@ -54,7 +56,7 @@ type Finding struct {
 // operation under way has half done is not listed; see [App.Operations].
 func (a *App) Doctor(ctx context.Context) ([]Finding, error) {
 	c := &checkup{a: a, stores: map[string]backend.StoreInfo{}, claimed: map[string]bool{}, tenants: map[ID]bool{}}
-	if err := c.run(Leave(ctx)); err != nil {
+	if err := c.run(backend.Apart(Leave(ctx))); err != nil {
 		return nil, fmt.Errorf("tenement: doctor: %w", err)
 	}
 	return c.findings, nil
@@ -101,7 +103,7 @@ func (c *checkup) run(ctx context.Context) error {
 		}
 	}
 	c.findings = append(c.findings, orphans...)
-	for _, examine := range []func(context.Context) error{c.ledger, c.leftovers, c.files} {
+	for _, examine := range []func(context.Context) error{c.ledger, c.leftovers, c.files, c.advice} {
 		if err := examine(ctx); err != nil {
 			return err
 		}
@@ -307,6 +309,18 @@ func (c *checkup) leftovers(ctx context.Context) error {
 		c.findings = append(c.findings, Finding{
 			Code: FindingLeftover, Subject: l.Name, Detail: l.Kind + ": " + l.Detail, Repair: "removes it",
 		})
+	}
+	return err
+}
+
+func (c *checkup) advice(ctx context.Context) error {
+	advisor, ok := c.a.be.(backend.Advisor)
+	if !ok {
+		return nil
+	}
+	advice, err := advisor.Advise(ctx)
+	for _, d := range advice {
+		c.findings = append(c.findings, Finding{Code: FindingAdvice, Subject: string(c.a.be.Dialect()), Detail: d.Text, Repair: d.Mend})
 	}
 	return err
 }

@@ -42,6 +42,7 @@ func (a *App) pollLoop() {
 		}
 		failed = err != nil
 		a.known.forget(false)
+		a.settle()
 	}
 }
 
@@ -220,6 +221,19 @@ type waiting struct {
 }
 
 const maxBackoff = time.Minute
+
+// settle finishes what a run over the tenants' stores left undone whose process died, unless that is being done.
+func (a *App) settle() {
+	if a.settling.Swap(true) {
+		return
+	}
+	a.background(func() {
+		defer a.settling.Store(false)
+		if _, err := a.migrator.Settle(a.ctx); err != nil && a.ctx.Err() == nil {
+			a.log.Warn("tenement: a migration of the tenants is not over", "error", err)
+		}
+	})
+}
 
 // wake begins a round unless one is going on.
 func (w *resumer) wake(a *App) {

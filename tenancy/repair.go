@@ -41,6 +41,10 @@ func (a *App) repair(ctx context.Context, f Finding) error {
 		return a.repairLeftover(ctx, f)
 	case FindingFilesOrphan:
 		return a.repairFiles(ctx, f)
+	case FindingAdvice:
+		if advisor, ok := a.be.(backend.Advisor); ok && f.Repair != "" {
+			return advisor.Mend(ctx)
+		}
 	}
 	return fmt.Errorf("%w: %s", ErrNoRepair, f.Detail)
 }

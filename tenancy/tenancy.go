@@ -50,10 +50,11 @@ type App struct {
 	// remember the answer compares it before and after.
 	gen atomic.Uint64
 
-	pollMu  sync.Mutex // one poll at a time
-	seen    mark       // up to where changes are known; under pollMu
-	own     ownChanges
-	resumer resumer
+	pollMu   sync.Mutex // one poll at a time
+	seen     mark       // up to where changes are known; under pollMu
+	own      ownChanges
+	settling atomic.Bool // a round of settle is going on
+	resumer  resumer
 
 	files *os.Root // FilesDir; nil without
 

@@ -169,10 +169,29 @@ func (be *Backend) EnsureRoles(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
+// notHandedOver is a condition on a store's schema n: the role $1, which does tenants' work, may not use it, or does not own
+// a table in it.
+const notHandedOver = "(not pg_catalog.has_schema_privilege($1,n.oid,'usage') or exists (select from pg_catalog.pg_class c " +
+	"where c.relnamespace=n.oid and c.relkind in ('r','p','v','m','f') and c.relowner<>$1::pg_catalog.text::pg_catalog.regrole " +
+	"and not exists (select from pg_catalog.pg_depend e where e.classid='pg_catalog.pg_class'::pg_catalog.regclass and e.objid=c.oid and e.deptype='e')))"
+
 // Advise implements [backend.Advisor]: what should be different about roles.
-func (be *Backend) Advise(ctx context.Context) ([]string, error) {
-	advice := append([]string(nil), be.roles.advice...)
-	if be.roles.mode != rolesEach {
+func (be *Backend) Advise(ctx context.Context) ([]backend.Advice, error) {
+	var advice []backend.Advice
+	for _, text := range be.roles.advice {
+		advice = append(advice, backend.Advice{Text: text})
+	}
+	switch be.roles.mode {
+	case rolesOne:
+		stale, first, err := be.notHandedOver(ctx)
+		if stale > 0 {
+			advice = append(advice, backend.Advice{
+				Text: fmt.Sprintf("%d stores, %s the first of them, are not yet given to the role that does tenants' work, and are not served", stale, first),
+				Mend: "gives them to the role",
+			})
+		}
+		return advice, err
+	case rolesOff:
 		return advice, nil
 	}
 	var n int
@@ -181,10 +200,24 @@ func (be *Backend) Advise(ctx context.Context) ([]string, error) {
 			be.queryMode(), "tn_"+be.roles.database+".").Scan(&n)
 	})
 	if n > manyRoles {
-		advice = append(advice, fmt.Sprintf("tenant_role=each with %d tenants: after every sign-up each connection works out anew of which roles the log-in is a member; use tenant_role=auto", n))
+		advice = append(advice, backend.Advice{Text: fmt.Sprintf(
+			"tenant_role=each with %d tenants: after every sign-up each connection works out anew of which roles the log-in is a member; use tenant_role=auto", n)})
 	}
 	return advice, err
 }
+
+// notHandedOver counts the stores that were made while there was no such role, or another.
+func (be *Backend) notHandedOver(ctx context.Context) (n int, first string, err error) {
+	err = be.withConn(ctx, "advise", backend.Route{}, func(c *pgx.Conn) error {
+		return c.QueryRow(ctx, "select count(*)::int4,coalesce(min(n.nspname::text collate \"C\"),'') from pg_catalog.pg_namespace n "+
+			"where pg_catalog.starts_with(coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),$2) and "+notHandedOver,
+			be.queryMode(), be.roles.one, stampText).Scan(&n, &first)
+	})
+	return n, first, err
+}
+
+// Mend implements [backend.Advisor]. It is [Backend.EnsureRoles].
+func (be *Backend) Mend(ctx context.Context) error { return be.EnsureRoles(ctx) }
 
 // manyRoles is from how many roles on a role for each tenant is worth a warning.
 const manyRoles = 1000
