@@ -35,9 +35,16 @@ func files(nameAndText ...string) fs.FS {
 	return m
 }
 
+const pollsUp = "-- +goose Up\nCREATE TABLE polls (question TEXT PRIMARY KEY);\n-- +goose Down\nDROP TABLE polls;\n"
+
 func polls() migrate.Source {
-	return migrate.Source{Name: "polls", FS: files("00001_polls.sql",
-		"-- +goose Up\nCREATE TABLE polls (question TEXT PRIMARY KEY);\n-- +goose Down\nDROP TABLE polls;\n")}
+	return migrate.Source{Name: "polls", FS: files("00001_polls.sql", pollsUp)}
+}
+
+// longerPolls is the next version of polls.
+func longerPolls() migrate.Source {
+	return migrate.Source{Name: "polls", FS: files("00001_polls.sql", pollsUp,
+		"00002_open.sql", "-- +goose Up\nALTER TABLE polls ADD COLUMN open INTEGER;\n-- +goose Down\nALTER TABLE polls DROP COLUMN open;\n")}
 }
 
 func plans() migrate.Source {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // envVictim makes the test binary do one thing and die in the middle of it.
@@ -77,6 +78,9 @@ func killed() {
 func errandConfig(e errand) Config {
 	cfg := config()
 	cfg.FilesDir = e.Files
+	if e.Op == "migrate" {
+		cfg.Tenant = []migrate.Source{longerPolls()}
+	}
 	return cfg
 }
 
@@ -104,6 +108,13 @@ func (e errand) run(ctx context.Context, a *App) error {
 		return err
 	case "rename":
 		_, err := a.Rename(ctx, e.id(ctx, a), e.Slug+"-renamed")
+		return err
+	case "migrate":
+		_, err := a.Migrator().Up(ctx, migrate.UpOptions{Fleet: migrate.Fleet{Parallel: 1, OnEvent: func(e migrate.Event) {
+			if e.Set == migrate.SetTenant && e.Kind == migrate.EventStarted {
+				killed()
+			}
+		}}})
 		return err
 	default:
 		return a.Purge(ctx, e.id(ctx, a))
@@ -191,6 +202,25 @@ func TestKilledAtEveryStep(t *testing.T) {
 				e.verify(t, a, before)
 			}
 		}
+	})
+}
+
+// S65: a migration of the tenants whose process died is finished by whoever runs, without a call.
+func TestKilledMigrationIsFinished(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		before := open(t, p.be)
+		for i := range 3 {
+			create(t, before, fmt.Sprintf("t%d", i))
+		}
+		a := open(t, p.be, func(c *Config) {
+			c.Tenant, c.PollInterval = []migrate.Source{longerPolls()}, 20*time.Millisecond
+		})
+		require.True(t, errand{URL: p.url, Op: "migrate"}.send(t))
+		require.Eventually(t, func() bool {
+			st, err := a.Migrator().Status(t.Context())
+			require.NoError(t, err)
+			return st.Tenants.Current == 3
+		}, 20*time.Second, time.Millisecond)
 	})
 }
 
