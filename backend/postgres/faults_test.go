@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"database/sql"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -429,14 +430,16 @@ func TestWhatErrorsAndColumnsSay(t *testing.T) {
 			types, err := rows.ColumnTypes()
 			require.NoError(t, err)
 			require.NoError(t, rows.Close())
-			_, ok := types[0].Length()
-			assert.False(t, ok)
-			n, ok := types[1].Length()
+			n, ok := types[0].Length()
+			assert.True(t, ok)
+			assert.EqualValues(t, int64(math.MaxInt64), n)
+			n, ok = types[1].Length()
 			assert.True(t, ok)
 			assert.EqualValues(t, 7, n)
-			_, _, ok = types[2].DecimalSize()
-			assert.False(t, ok)
-			precision, scale, ok := types[3].DecimalSize()
+			precision, scale, ok := types[2].DecimalSize()
+			assert.True(t, ok)
+			assert.Equal(t, []int64{math.MaxInt64, math.MaxInt64}, []int64{precision, scale})
+			precision, scale, ok = types[3].DecimalSize()
 			assert.True(t, ok)
 			assert.Equal(t, []int64{5, 2}, []int64{precision, scale})
 		})

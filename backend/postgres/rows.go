@@ -198,7 +198,7 @@ func (r *sqlRows) ColumnTypeLength(i int) (int64, bool) {
 		return math.MaxInt64, true
 	case pgtype.VarcharOID, pgtype.BPCharOID:
 		if f.TypeModifier < typmodHeader {
-			return 0, false // as long as one likes
+			return math.MaxInt64, true // as long as one likes
 		}
 		return int64(f.TypeModifier - typmodHeader), true
 	case pgtype.VarbitOID:
@@ -209,11 +209,15 @@ func (r *sqlRows) ColumnTypeLength(i int) (int64, bool) {
 
 const typmodHeader = 4 // what Postgres adds to the type modifier of types of variable length
 
-// ColumnTypePrecisionScale returns those of numeric.
+// ColumnTypePrecisionScale returns those of numeric. Without a limit they are what
+// [driver.RowsColumnTypePrecisionScale] says: the greatest there are.
 func (r *sqlRows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
 	f := &r.fields[i]
-	if f.DataTypeOID != pgtype.NumericOID || f.TypeModifier < typmodHeader {
+	switch {
+	case f.DataTypeOID != pgtype.NumericOID:
 		return 0, 0, false
+	case f.TypeModifier < typmodHeader:
+		return math.MaxInt64, math.MaxInt64, true
 	}
 	mod := f.TypeModifier - typmodHeader
 	return int64((mod >> 16) & 0xffff), int64(mod & 0xffff), true

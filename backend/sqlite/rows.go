@@ -125,6 +125,10 @@ func (r *rows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool)
 
 func (r *rows) ColumnTypeScanType(i int) reflect.Type {
 	t := reflect.TypeFor[any]()
-	columnType(r, func(in driver.RowsColumnTypeScanType) { t = in.ColumnTypeScanType(i) })
+	columnType(r, func(in driver.RowsColumnTypeScanType) {
+		if t = in.ColumnTypeScanType(i); t == reflect.TypeFor[string]() && r.holdsTimes(i) {
+			t = reflect.TypeFor[time.Time]()
+		}
+	})
 	return t
 }

@@ -35,11 +35,16 @@ func (r *rows) time(i int, text string) (time.Time, bool) {
 	if len(text) < len("2006-01-02") || text[0] < '0' || text[0] > '9' {
 		return time.Time{}, false
 	}
-	declared := r.in.(driver.RowsColumnTypeDatabaseTypeName).ColumnTypeDatabaseTypeName(i)
-	if !strings.HasPrefix(declared, "TIMESTAMP") && !strings.HasPrefix(declared, "DATETIME") && declared != "DATE" {
+	if !r.holdsTimes(i) {
 		return time.Time{}, false
 	}
 	return parseTime(text)
+}
+
+// holdsTimes reports whether column i is declared to hold times.
+func (r *rows) holdsTimes(i int) bool {
+	declared := r.in.(driver.RowsColumnTypeDatabaseTypeName).ColumnTypeDatabaseTypeName(i)
+	return strings.HasPrefix(declared, "TIMESTAMP") || strings.HasPrefix(declared, "DATETIME") || declared == "DATE"
 }
 
 // parseTime reads what this package and SQLite write, what time.Time's String writes, and RFC 3339.

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -73,4 +74,22 @@ func FuzzParseTime(f *testing.F) {
 			assert.True(t, got.Equal(at), text)
 		}
 	})
+}
+
+// What scans into the type that a column says (GORM, into maps) gets the time, not its text.
+func TestTimesHaveAScanType(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, _ := withTable(t, b, "a")
+	mustExec(t, a, b.DB(), "CREATE TABLE at (t DATETIME, z TIMESTAMP, s TEXT)")
+	mustExec(t, a, b.DB(), "INSERT INTO at VALUES ($1, $1, 'x')", time.Unix(0, 0))
+	rows, err := b.DB().QueryContext(a, "SELECT t, z, s FROM at")
+	require.NoError(t, err)
+	defer func() { _ = rows.Close() }()
+	require.True(t, rows.Next())
+	types, err := rows.ColumnTypes()
+	require.NoError(t, err)
+	require.Equal(t, reflect.TypeFor[time.Time](), types[0].ScanType())
+	require.Equal(t, reflect.TypeFor[time.Time](), types[1].ScanType())
+	require.Equal(t, reflect.TypeFor[string](), types[2].ScanType())
 }
