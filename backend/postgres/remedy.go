@@ -55,14 +55,14 @@ type standing struct {
 	alone   bool // the attempt was all of its unit of work: it can be made again
 	inTx    bool // the application's transaction, which it began
 	used    bool // the session has run something, and must stay what it is
-	settled bool
+	settled bool // the session as a whole is bound to the store: what was sent may have committed part of itself (CALL)
 	byOID   bool // the store was checked by what is remembered of it
 	role    bool // a role is assumed
 	lost    bool // and the connection is known not to have it
 	known   knowledge
 	// How often each was tried already.
-	exchanged, distrusted, reidentified, forgotten int
-	maxExchanges                                   int
+	exchanged, distrusted, reidentified, forgotten, settles int
+	maxExchanges                                            int
 }
 
 // mend decides what to do about a failure. It is the only place that does.
@@ -81,7 +81,7 @@ func mend(f failure, s standing) remedy {
 		return mendPrefix(f, s)
 	case (f.code == "25001" || f.code == "2D000") && !s.inTx && !s.settled:
 		return settle // CREATE INDEX CONCURRENTLY, VACUUM, a procedure that commits
-	case s.known != knownNot && s.forgotten < 2 && stale(f.code, s.known):
+	case s.known != knownNot && !s.settled && s.forgotten < 2 && stale(f.code, s.known):
 		return forget
 	}
 	return giveUp

@@ -45,12 +45,17 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 		if err := s.usable(j.op); err != nil {
 			return false, err
 		}
+		if c.idle() && st.settles == 0 {
+			// It was for one unit of work, which may have been a DISCARD ALL, a RESET or a SET: what comes next is bound anew.
+			c.settled = false
+		}
 		begin := c.tx
-		st.alone, st.inTx, st.used, st.settled = c.idle(), s.inTx, s.used, c.settled
+		st.alone, st.inTx, st.used = c.idle(), s.inTx, s.used
 		if more, err = c.attempt(ctx, j, st.alone); err == nil {
 			s.used = true
 			return more, nil
 		}
+		st.settled = c.settled
 		f := c.failed(err, ctx.Err() != nil)
 		s.used = s.used || !f.closed && !f.unsent
 		q := j.failing(&c.wire)
@@ -136,6 +141,7 @@ func (s *session) apply(ctx context.Context, r remedy, j *job, st *standing, beg
 	case forget:
 		st.forgotten++
 	case settle:
+		st.settles++
 		if err := c.settle(ctx); err != nil {
 			return s.settleFault(err, cause)
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // settle binds the whole server session to the store, for what cannot run in the transaction that the prefix needs.
-// The connection is closed afterwards. Behind a pooler, which would run the next statement on whichever server
+// That holds for one unit of work, see [session.do], and the connection is closed when it is given back. Behind a pooler, which would run the next statement on whichever server
 // connection is free, it changes nothing and returns errPooled.
 func (c *conn) settle(ctx context.Context) error {
 	u := &c.unit
@@ -21,11 +21,11 @@ func (c *conn) settle(ctx context.Context) error {
 	// The share of the store that the prefix takes ends with this message. The one that follows it lasts as long as the
 	// connection.
 	message := c.prefixText("(not "+direct+")") + "select " + direct + ";"
-	if u.readOnly() {
-		message = "set default_transaction_read_only=on;" + message
-	}
 	if u.kind != prefixShared {
-		message += fmt.Sprintf("select case when %s then pg_catalog.pg_advisory_lock_shared(%s,%s) end", direct, storeSpace, u.key)
+		message += fmt.Sprintf("select case when %s then pg_catalog.pg_advisory_lock_shared(%s,%s) end;", direct, storeSpace, u.key)
+	}
+	if u.readOnly() {
+		message += fmt.Sprintf("select case when %s then pg_catalog.set_config('default_transaction_read_only','on',false) end", direct)
 	}
 	is := false
 	err := c.texts(ctx, message, func(result int, values [][]byte) {

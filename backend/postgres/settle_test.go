@@ -1,0 +1,106 @@
+package postgres_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/pgtest"
+)
+
+// S07, S08: what a statement that needs a session of its own does to the session does not outlast it: the next unit of
+// work on a held connection is bound to the store anew.
+func TestHeldSessionIsBoundAnew(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"auto", "off"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": role})
+			rt, a := tenant(t, be, "a")
+			exec := func(db interface {
+				ExecContext(context.Context, string, ...any) (sql.Result, error)
+			}, text string) {
+				t.Helper()
+				_, err := db.ExecContext(a, text)
+				require.NoError(t, err, text)
+			}
+			exec(be.Shared(), `CREATE TABLE notes (mark text)`)
+			exec(be.Shared(), `GRANT INSERT ON notes TO PUBLIC`)
+			exec(be.DB(), `CREATE PROCEDURE commits() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'`)
+			for _, settles := range []string{`VACUUM`, `CALL commits()`, `DO 'BEGIN COMMIT; END'`, `SELECT 1; BEGIN; COMMIT`, `DISCARD ALL`} {
+				for _, undoes := range []string{
+					`SELECT 1`, `RESET ALL`, `RESET search_path`, `SET search_path = public`, `DISCARD ALL`, `SELECT pg_advisory_unlock_all()`,
+					`SELECT set_config('search_path', 'public', false)`,
+				} {
+					conn, err := be.DB().Conn(a)
+					require.NoError(t, err)
+					exec(conn, settles)
+					exec(conn, undoes)
+					exec(conn, `INSERT INTO notes (mark) VALUES ('kept')`)
+					require.NoError(t, conn.Close())
+				}
+			}
+			var kept, stray int
+			require.NoError(t, be.DB().QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&kept))
+			require.NoError(t, be.Shared().QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&stray))
+			assert.Equal(t, 35, kept)
+			assert.Zero(t, stray)
+
+			// The share of the store is taken with each unit of work, too: after a rename nothing is reached.
+			conn, err := be.DB().Conn(a)
+			require.NoError(t, err)
+			exec(conn, `VACUUM`)
+			exec(conn, `SELECT pg_advisory_unlock_all()`)
+			require.NoError(t, be.Rename(t.Context(), rt, backend.MustParseStore("b")))
+			_, err = conn.ExecContext(a, `INSERT INTO notes (mark) VALUES ('stray')`)
+			require.ErrorIs(t, err, backend.ErrStoreMissing)
+			require.NoError(t, conn.Close())
+		})
+	}
+}
+
+// What may have committed part of itself is not run again.
+func TestCallsRunOnce(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), nil)
+	_, a := tenant(t, be, "a")
+	_, err := be.DB().ExecContext(a, `CREATE PROCEDURE fails(code text) LANGUAGE plpgsql AS $$
+		BEGIN INSERT INTO notes (mark) VALUES (code); COMMIT; RAISE EXCEPTION 'after the commit' USING ERRCODE = code; END $$`)
+	require.NoError(t, err)
+	for _, code := range []string{"0A000", "26000", "08P01", "25001", "2D000", "42P01", "3F000"} {
+		conn, err := be.DB().Conn(a)
+		require.NoError(t, err)
+		for range 2 {
+			_, err = conn.ExecContext(a, `CALL fails($1)`, code)
+			require.ErrorContains(t, err, "after the commit", code)
+			_, err = be.DB().ExecContext(a, `CALL fails($1)`, code)
+			require.ErrorContains(t, err, "after the commit", code)
+		}
+		require.NoError(t, conn.Close())
+		var rows int
+		require.NoError(t, be.DB().QueryRowContext(a, `SELECT count(*) FROM notes WHERE mark = $1`, code).Scan(&rows))
+		assert.Equal(t, 4, rows, code)
+	}
+}
+
+// A read-only route has a session of its own where a statement needs one, and nothing is written through it.
+func TestReadOnlyRouteSettles(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), nil)
+	rt, a := tenant(t, be, "a")
+	_, err := be.DB().ExecContext(a, `CREATE PROCEDURE commits() LANGUAGE plpgsql AS 'BEGIN COMMIT; INSERT INTO notes (mark) VALUES (''stray''); END'`)
+	require.NoError(t, err)
+	rt.ReadOnly = true
+	ro := backend.WithRoute(t.Context(), rt)
+	_, err = be.DB().ExecContext(ro, `DO 'BEGIN COMMIT; END'`)
+	require.NoError(t, err)
+	_, err = be.DB().ExecContext(ro, `CALL commits()`)
+	require.ErrorIs(t, err, backend.ErrReadOnly)
+	var rows int
+	require.NoError(t, be.DB().QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&rows))
+	require.Zero(t, rows)
+}
