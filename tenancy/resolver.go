@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/maypok86/otter/v2"
 )
 
-// Resolve returns the tenant that host leads to, whatever its status (see [App.Serve]). host is normalised first. It
+// Resolve returns the tenant that host leads to, whatever its status (see [App.Enter]). host is normalised first. It
 // returns ErrMalformedHost, ErrUnknownHost, or ErrUnavailable when the registry cannot be asked about a host that is
 // not in the cache. A host in the cache costs no allocation and takes no lock. The tenant must not be written to.
 func (a *App) Resolve(ctx context.Context, host string) (*Tenant, error) {
@@ -87,8 +88,10 @@ func (a *App) resolveSlow(ctx context.Context, tb *table, key string, old *Tenan
 	if a.closed.Load() {
 		return nil, ErrClosed
 	}
-	// The question is asked once for all who wait for it, so it must not end with the one who came first.
-	answer := a.flights.DoChan(tb.name+" "+key, func() (any, error) {
+	// The question is asked once for all who wait for it, so it must not end with the one who came first. Who comes after
+	// a change does not join those who asked before it: their answer may be on its way.
+	flight := tb.name + " " + strconv.FormatUint(a.gen.Load(), 36) + " " + key
+	answer := a.flights.DoChan(flight, func() (any, error) {
 		ctx, cancel := context.WithTimeout(a.ctx, a.cfg.LookupTimeout)
 		defer cancel()
 		return a.load(ctx, tb, key)
