@@ -29,7 +29,7 @@ type RouteKey struct{}
 type Router interface{ Route() Route }
 
 // WithRoute returns a context whose calls on a routed handle go to r. It replaces the route of a context that has one;
-// package tenancy refuses that, see tenancy.Enter.
+// package tenancy refuses that, see tenancy.App.Enter.
 func WithRoute(ctx context.Context, r Route) context.Context {
 	return context.WithValue(ctx, RouteKey{}, &r)
 }
