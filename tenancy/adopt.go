@@ -33,58 +33,94 @@ func (a *App) adopt(ctx context.Context, spec Spec, status Status, reason string
 		return Tenant{}, err
 	}
 	p.status, p.reason, p.event = status, reason, EventAdopted
-	info, err := a.be.Stat(ctx, p.store)
-	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
-		return Tenant{}, opError("adopt", p.slug, err)
-	}
-	id, err := a.adoptedID(ctx, ID(info.Owner))
-	if err != nil {
-		return Tenant{}, opError("adopt", p.slug, err)
-	}
 	var t *Tenant
-	err = a.withTenant(ctx, "adopt", id, func(ctx context.Context, _ *held) error {
-		if claimed, err := a.isClaimed(ctx, p.store); err != nil {
-			return err
-		} else if claimed {
-			return &ConflictError{Field: "store", Value: p.store.String()}
-		}
-		// Before the store is touched.
-		if _, err := a.reg.change(ctx, func(ctx context.Context, tx *registryTx) error {
-			return tx.conflict(ctx, id, p.slug, p.store, p.domains)
-		}); err != nil {
+	err = a.withStore(ctx, "adopt", p.store, func(ctx context.Context, lock backend.Lock) error {
+		info, err := a.be.Stat(ctx, p.store)
+		if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 			return err
 		}
-		if err := a.stamp(ctx, info, p.store, id); err != nil {
-			return err
-		}
-		err := a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-			if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
-				return nil, err
-			}
-			if t, err = tx.insertTenant(ctx, id, p); err != nil {
-				return nil, err
-			}
-			if t == nil {
-				return nil, errRetry
-			}
-			primary := ""
-			for i, host := range p.domains {
-				primary = p.domains[0]
-				t.Domains = append(t.Domains, Domain{Host: host, Primary: i == 0})
-			}
-			slices.SortFunc(t.Domains, func(a, b Domain) int { return strings.Compare(a.Host, b.Host) })
-			return []*Tenant{t}, tx.setDomains(ctx, id, p.domains, primary)
-		})
+		id, err := a.adoptedID(ctx, ID(info.Owner))
 		if err != nil {
 			return err
 		}
-		_, err = a.migrator.Verify(ctx, migrate.Fleet{Stores: []backend.Store{p.store}})
-		return err
+		return a.withTenant(ctx, "adopt", id, func(ctx context.Context, _ *held) error {
+			if t, err = a.claimStore(ctx, id, p); err != nil {
+				return err
+			}
+			a.step("adopt: claimed")
+			if err = lock.Check(ctx); err == nil {
+				err = a.stamp(ctx, info, p.store, id)
+			}
+			if err != nil {
+				return errors.Join(err, a.unclaim(ctx, t))
+			}
+			a.step("adopt: stamped")
+			if t, err = a.admitAdopted(ctx, id, p); err != nil {
+				return err
+			}
+			_, err = a.migrator.Verify(ctx, migrate.Fleet{Stores: []backend.Store{p.store}})
+			return err
+		})
 	})
 	if err != nil {
 		return Tenant{}, opError("adopt", p.slug, err)
 	}
 	return *t, nil
+}
+
+// claimStore enters the tenant that is to have the store, before that is touched: of two who adopt it one is refused
+// here. The tenant is suspended until the store is stamped. It is not Provisioning, because somebody who went on with
+// a creation would make an empty store in the place of this one.
+func (a *App) claimStore(ctx context.Context, id ID, p plan) (t *Tenant, err error) {
+	if claimed, err := a.isClaimed(ctx, p.store); err != nil {
+		return nil, err
+	} else if claimed {
+		return nil, &ConflictError{Field: "store", Value: p.store.String()}
+	}
+	p.status, p.reason, p.event = Suspended, "its store is being adopted", EventClaimed
+	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
+			return nil, err
+		}
+		if t, err = tx.insertTenant(ctx, id, p); err != nil {
+			return nil, err
+		}
+		if t == nil {
+			return nil, errRetry
+		}
+		primary := ""
+		for i, host := range p.domains {
+			primary = p.domains[0]
+			t.Domains = append(t.Domains, Domain{Host: host, Primary: i == 0})
+		}
+		slices.SortFunc(t.Domains, func(a, b Domain) int { return strings.Compare(a.Host, b.Host) })
+		return []*Tenant{t}, tx.setDomains(ctx, id, p.domains, primary)
+	})
+	return t, err
+}
+
+// unclaim undoes claimStore.
+func (a *App) unclaim(ctx context.Context, t *Tenant) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	return a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		return erase(ctx, tx, &run{a: a, t: t})
+	})
+}
+
+// admitAdopted gives a tenant whose store is stamped the status that it is to have.
+func (a *App) admitAdopted(ctx context.Context, id ID, p plan) (t *Tenant, err error) {
+	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		if t, err = one(ctx, tx, selectByID, string(id)); err != nil {
+			return nil, err
+		}
+		if err := tx.update(ctx, t, p.event, p.slug, `status = $3, reason = $4`, string(p.status), p.reason); err != nil {
+			return nil, err
+		}
+		t.Status, t.Reason = p.status, p.reason
+		return []*Tenant{t}, nil
+	})
+	return t, err
 }
 
 // adoptedID is the ID that a store of that owner is adopted under.
@@ -140,35 +176,45 @@ func asideStore(info backend.StoreInfo) AsideStore {
 // lost: [App.AsideStores] lists it, [App.PurgeAside] removes it for good. It returns a [*ConflictError] for a tenant's
 // store and backend.ErrStoreMissing when there is none of that name.
 func (a *App) SetAside(ctx context.Context, store backend.Store) (AsideStore, error) {
-	ctx = Leave(ctx)
-	fault := func(err error) (AsideStore, error) {
+	var aside AsideStore
+	err := a.withStore(Leave(ctx), "set aside", store, func(ctx context.Context, _ backend.Lock) error {
+		info, err := a.be.Stat(ctx, store)
+		if err != nil {
+			return err
+		}
+		if claimed, err := a.isClaimed(ctx, store); err != nil {
+			return err
+		} else if claimed {
+			return &ConflictError{Field: "store", Value: store.String()}
+		}
+		a.step("aside: looked")
+		// A tenant that claimed the name meanwhile has a store of another owner, which is not renamed.
+		if info.Store, err = a.putAside(ctx, backend.Route{Store: store, Owner: info.Owner}); err != nil {
+			return err
+		}
+		aside = asideStore(info)
+		return nil
+	})
+	if err != nil {
 		return AsideStore{}, fmt.Errorf("tenement: set store %s aside: %w", store, err)
 	}
-	info, err := a.be.Stat(ctx, store)
-	if err != nil {
-		return fault(err)
-	}
-	if claimed, err := a.isClaimed(ctx, store); err != nil {
-		return fault(err)
-	} else if claimed {
-		return fault(&ConflictError{Field: "store", Value: store.String()})
-	}
+	return aside, nil
+}
+
+// putAside renames a store to one of those that are set aside. It returns backend.ErrStoreMissing when there is none of
+// that name and owner.
+func (a *App) putAside(ctx context.Context, rt backend.Route) (to backend.Store, err error) {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails
-	was := store.String()
-	to, err := backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-9)] + "_" + hex.EncodeToString(random[:]))
+	was := rt.Store.String()
+	to, err = backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-9)] + "_" + hex.EncodeToString(random[:]))
 	if err != nil {
-		return fault(err)
+		return to, err
 	}
-	// A tenant that claimed the name meanwhile has a store of another owner, which is not renamed.
-	if err := a.be.Rename(ctx, backend.Route{Store: store, Owner: info.Owner}, to); err != nil {
-		return fault(err)
+	if err := a.be.Rename(ctx, rt, to); err != nil {
+		return to, err
 	}
-	if err := a.migrator.Forget(ctx, store); err != nil {
-		return fault(err)
-	}
-	info.Store = to
-	return asideStore(info), nil
+	return to, a.migrator.Forget(ctx, rt.Store)
 }
 
 // AsideStores lists the stores that were set aside, in order of name.

@@ -142,7 +142,7 @@ func (a *App) askFor(ctx context.Context, id ID, host string) error {
 	if err != nil || d.Host == "" {
 		return err
 	}
-	cause := a.cfg.Hooks.ApproveDomain(Leave(ctx), t, d)
+	cause := a.approve(Leave(ctx), t, d)
 	if cause == nil {
 		return nil
 	}
@@ -168,7 +168,7 @@ func (a *App) approvePending(ctx context.Context, r *run) error {
 		if i < 0 {
 			continue
 		}
-		if cause := a.cfg.Hooks.ApproveDomain(ctx, *r.t, pending[i]); cause == nil {
+		if cause := a.approve(ctx, *r.t, pending[i]); cause == nil {
 			r.approved = append(r.approved, host)
 		} else if _, err := a.reg.db.ExecContext(ctx, `UPDATE tenement_pending_domains SET reason = $3 WHERE tenant_id = $1 AND host = $2`,
 			string(r.t.ID), host, cutReason(cause)); err != nil {

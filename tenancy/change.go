@@ -34,8 +34,9 @@ func (tx *registryTx) touch(id ID, kind EventKind, detail string) {
 	tx.touched = append(tx.touched, touch{id: id, kind: kind, detail: detail, mark: mark{nonce: rand.Text()}})
 }
 
-// errRetry: somebody else changed the tenant between reading and writing it.
-var errRetry = errors.New("the tenant was changed meanwhile")
+// errRetry: somebody else changed the tenant between reading and writing it. It does not leave [registry.change], which
+// calls its function again.
+var errRetry = fmt.Errorf("%w; read it again", ErrChanged)
 
 const (
 	// keepChanges is how many revisions the list of changes reaches back. A process that missed more forgets all it
@@ -53,8 +54,14 @@ const (
 func (r *registry) change(ctx context.Context, fn func(ctx context.Context, tx *registryTx) error) ([]touch, error) {
 	for attempt := 0; ; attempt++ {
 		touched, err := r.tryChange(ctx, fn)
-		if !errors.Is(err, errRetry) || attempt == 10 {
+		switch {
+		case errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil:
+			// database/sql rolls a transaction back when its context ends, and says no more than that it is over.
+			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
+		case !errors.Is(err, errRetry):
 			return touched, err
+		case attempt == 10:
+			return nil, ErrChanged
 		}
 	}
 }
@@ -235,12 +242,10 @@ func (a *App) write(ctx context.Context, fn func(ctx context.Context, tx *regist
 			a.learned(t)
 		}
 	}
-	if a.cfg.Hooks.OnChange != nil {
-		for _, c := range touched {
-			for _, t := range changed {
-				if t.ID == c.id {
-					a.cfg.Hooks.OnChange(ctx, Event{Kind: c.kind, Tenant: *t, Actor: c.actor})
-				}
+	for _, c := range touched {
+		for _, t := range changed {
+			if t.ID == c.id {
+				a.tell(ctx, Event{Kind: c.kind, Tenant: *t, Actor: c.actor})
 			}
 		}
 	}

@@ -99,7 +99,8 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Hooks are an application's part in the life of its tenants.
+// Hooks are an application's part in the life of its tenants. A panic in one of them is logged, with its stack, and is
+// the error of that hook: it does not end the process. That of OnChange, which returns none, is only logged.
 type Hooks struct {
 	// OnCreate fills a new tenant's store, in the tenant's context, before the tenant is served for the first time.
 	// seed is what [Spec.Seed] was, nil when there was none. An error makes Create fail; creating the tenant again

@@ -16,11 +16,12 @@ import (
 // OnCreate in the tenant's context, and only then is the tenant active and served.
 //
 // It is an [Operation]: when the process dies, another goes on. Called again for a tenant whose creation failed or was
-// interrupted, it starts over, with the new spec and the ID it had; nothing of what was half made stays. It returns a
+// interrupted, it starts over, with the new spec and the ID it had, in an empty store: what a process that died left of
+// the store is set aside (see [App.AsideStores]). It returns a
 // [*FieldError] for a spec that is wrong and a [*ConflictError] when slug, store or a domain is another tenant's, in both
 // cases having changed nothing. A creation of the same slug that is under way elsewhere is waited for, and then is such
-// a conflict. When making the store or OnCreate fails, or ctx ends, the tenant is Failed, and the original error is in
-// the chain of the one returned.
+// a conflict. When making the store or OnCreate fails or panics, or ctx ends, the store is removed again, the tenant is
+// Failed, and the original error is in the chain of the one returned.
 func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 	p, err := a.plan(spec)
 	if err != nil {
@@ -185,19 +186,60 @@ var createSteps = []step{{name: "make", do: makeStore, commit: activate}}
 
 // makeStore makes the store of a claimed tenant and fills it.
 func makeStore(ctx context.Context, r *run) error {
-	a, t := r.a, r.t
 	if r.resumed {
-		// It was never served, so what is in it is the rest of a creation. An OnCreate that got half-way would
-		// stumble over its own rows.
-		if err := r.lock.Check(ctx); err != nil {
+		if err := r.clear(ctx); err != nil {
 			return err
 		}
-		a.step("create: resumed")
-		if err := a.be.Drop(ctx, t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
-			return err
-		}
-		a.step("create: dropped")
 	}
+	if err := r.fill(ctx); err != nil {
+		var foreign *abandon
+		if errors.As(err, &foreign) || errors.Is(err, backend.ErrLockLost) {
+			return err
+		}
+		return errors.Join(err, r.unmake(ctx))
+	}
+	return nil
+}
+
+// clear puts a store that is there already out of the way: an OnCreate that got half-way would stumble over its own rows.
+// It is not dropped. That it was never served is only what the registry says, and the registry may be older than the
+// store: one that was put back from a backup knows of no customer who came after that.
+func (r *run) clear(ctx context.Context) error {
+	a := r.a
+	if err := r.lock.Check(ctx); err != nil {
+		return err
+	}
+	a.step("create: resumed")
+	aside, err := a.putAside(ctx, r.t.route())
+	switch {
+	case errors.Is(err, backend.ErrStoreMissing):
+		return nil
+	case err != nil:
+		return err
+	}
+	a.log.WarnContext(ctx, "tenement: a creation is begun anew; what was in its store is kept",
+		"tenant", r.t.Slug, "store", r.t.Store.String(), "aside", aside.String())
+	a.step("create: set aside")
+	return nil
+}
+
+// unmake removes the store that this very run made and could not fill. The lock was held all the time, so nobody else
+// made it and nobody was served from it.
+func (r *run) unmake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := r.lock.Check(ctx); err != nil {
+		return err
+	}
+	if err := r.a.be.Drop(ctx, r.t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		return fmt.Errorf("remove what was made: %w", err)
+	}
+	return r.a.migrator.Forget(ctx, r.t.Store)
+}
+
+// fill makes the store and has the application fill it.
+func (r *run) fill(ctx context.Context) error {
+	a, t := r.a, r.t
 	switch err := a.migrator.Provision(ctx, t.route()); {
 	case errors.Is(err, backend.ErrStoreExists):
 		// Another owner's: the claim was wrong, nothing of it may stay.
@@ -207,7 +249,8 @@ func makeStore(ctx context.Context, r *run) error {
 	}
 	a.step("create: provisioned")
 	if a.cfg.Hooks.OnCreate != nil {
-		if err := a.cfg.Hooks.OnCreate(backend.WithRouter(ctx, &operated{t}), *t, Seed(r.op.args.Seed)); err != nil {
+		inside := backend.WithRouter(ctx, &operated{t})
+		if err := a.guard(inside, "OnCreate", func() error { return a.cfg.Hooks.OnCreate(inside, *t, Seed(r.op.args.Seed)) }); err != nil {
 			return fmt.Errorf("OnCreate: %w", err)
 		}
 	}

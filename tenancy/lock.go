@@ -29,9 +29,22 @@ type heldKey struct{}
 // withTenant calls fn while holding the tenant's lock. Within the context that fn gets, changes of stores fail once the
 // lock was lost. It returns a *StatusError within fn itself: waiting for oneself would not end.
 func (a *App) withTenant(ctx context.Context, op string, id ID, fn func(ctx context.Context, h *held) error) error {
-	outer, _ := ctx.Value(heldKey{}).([]ID)
-	if slices.Contains(outer, id) {
-		return &StatusError{Op: op, Slug: string(id), Status: "being worked on", Remedy: "OnCreate cannot do that to its own tenant"}
+	return a.withLock(ctx, op, "tenant", string(id), func(ctx context.Context, lock backend.Lock) error {
+		return fn(ctx, &held{Lock: lock, id: id})
+	})
+}
+
+// withStore calls fn while holding the lock of a store's name: for what is done to stores that are no tenant's, which no
+// tenant's lock excludes others from. It is taken before that of a tenant, never after.
+func (a *App) withStore(ctx context.Context, op string, s backend.Store, fn func(ctx context.Context, lock backend.Lock) error) error {
+	return a.withLock(ctx, op, "store", s.String(), fn)
+}
+
+func (a *App) withLock(ctx context.Context, op, kind, name string, fn func(ctx context.Context, lock backend.Lock) error) error {
+	key := "tenement/" + kind + "/" + name
+	outer, _ := ctx.Value(heldKey{}).([]string)
+	if slices.Contains(outer, key) {
+		return &StatusError{Op: op, Slug: name, Status: "being worked on", Remedy: "OnCreate cannot do that to its own " + kind}
 	}
 	if len(outer) == 0 {
 		// Who is inside of an operation already may go on, or eight of them could wait for each other.
@@ -40,13 +53,13 @@ func (a *App) withTenant(ctx context.Context, op string, id ID, fn func(ctx cont
 		}
 		defer a.operations.Release(1)
 	}
-	lock, err := a.locker.Lock(ctx, "tenement/tenant/"+string(id))
+	lock, err := a.locker.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	ctx = context.WithValue(lock.Fence(ctx), heldKey{}, append(slices.Clip(outer), id))
-	return fn(ctx, &held{Lock: lock, id: id})
+	ctx = context.WithValue(lock.Fence(ctx), heldKey{}, append(slices.Clip(outer), key))
+	return fn(ctx, lock)
 }
 
 // tryTenant is withTenant for those who do not want to wait. busy says that somebody else has the lock.

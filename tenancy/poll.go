@@ -172,7 +172,7 @@ func (a *App) learnChanges(ctx context.Context, changes []touch) error {
 		if t := byID[c.id]; t != nil {
 			e.Tenant = *t
 		}
-		a.cfg.Hooks.OnChange(ctx, e)
+		a.tell(ctx, e)
 	}
 	return nil
 }

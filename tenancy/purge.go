@@ -16,44 +16,92 @@ func (a *App) Purge(ctx context.Context, id ID) error {
 	subject := string(id)
 	err := a.withTenant(Leave(ctx), "purge", id, func(ctx context.Context, h *held) error {
 		// One that stopped is a creation, of which the purge removes what there is.
-		if over, err := a.goOn(ctx, h, false); err != nil || over == OpPurge {
+		over, err := a.goOn(ctx, h, false)
+		if err != nil || over == OpPurge {
 			return err
 		}
 		if err := a.Refresh(ctx); err != nil {
 			return err
 		}
-		t, err := one(ctx, a.reg.db, selectByID, string(id))
-		if err != nil {
-			return err
-		}
-		subject = t.Slug
-		if t.Status != Deleted {
-			return &StatusError{Op: "purge", Slug: t.Slug, Status: t.Status, Remedy: "delete it first"}
-		}
-		if err := a.waitHeard(ctx, t.Updated); err != nil {
-			return err
-		}
 		r := &run{a: a, lock: h}
-		err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-			copied := *t
-			if err := tx.update(ctx, &copied, EventPurging, "", `name = name`); err != nil {
-				return nil, err
+		for r.op == nil {
+			last, t, err := a.heardDeleted(ctx, id)
+			if t != nil {
+				subject = t.Slug
 			}
-			if _, err := tx.ExecContext(ctx, `DELETE FROM tenement_operations WHERE tenant = $1`, string(id)); err != nil {
-				return nil, err
+			if err != nil {
+				return err
 			}
-			r.t = &copied
-			r.op, err = tx.begin(ctx, id, OpPurge, "", opArgs{})
-			return []*Tenant{r.t}, err
-		})
-		if err != nil {
-			return err
+			a.step("purge: heard")
+			if err := a.claimPurge(ctx, r, id, last); err != nil {
+				return err
+			}
 		}
 		a.step("purge: claimed")
 		_, err = r.finish(ctx)
 		return err
 	})
 	return opError("purge", subject, err)
+}
+
+// heardDeleted waits until everybody has heard that the tenant was deleted. last is the change that they heard of.
+func (a *App) heardDeleted(ctx context.Context, id ID) (last int64, t *Tenant, err error) {
+	if last, err = lastDeleted(ctx, a.reg.db, id); err != nil {
+		return last, nil, err
+	}
+	if t, err = deletedTenant(ctx, a.reg.db, id); err != nil {
+		return last, t, err
+	}
+	return last, t, a.waitHeard(ctx, t.Updated)
+}
+
+// claimPurge enters the operation into r, unless the tenant was restored and deleted once more since last: not everybody
+// may have heard of that. Other changes of it do not matter.
+func (a *App) claimPurge(ctx context.Context, r *run, id ID, last int64) error {
+	return a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		r.op = nil
+		t, err := deletedTenant(ctx, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		if now, err := lastDeleted(ctx, tx, id); err != nil || now != last {
+			return nil, err
+		}
+		if err := tx.update(ctx, t, EventPurging, "", `name = name`); err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM tenement_operations WHERE tenant = $1`, string(id)); err != nil {
+			return nil, err
+		}
+		r.t = t
+		r.op, err = tx.begin(ctx, id, OpPurge, "", opArgs{})
+		return []*Tenant{t}, err
+	})
+}
+
+// deletedTenant returns the tenant, with a *StatusError when it is not deleted.
+func deletedTenant(ctx context.Context, q querier, id ID) (*Tenant, error) {
+	t, err := one(ctx, q, selectByID, string(id))
+	if err == nil && t.Status != Deleted {
+		err = &StatusError{Op: "purge", Slug: t.Slug, Status: t.Status, Remedy: "delete it first"}
+	}
+	return t, err
+}
+
+// lastDeleted is the revision of the latest change that made a tenant a tombstone, 0 when that is not listed any more.
+func lastDeleted(ctx context.Context, q querier, id ID) (revision int64, err error) {
+	rows, err := q.QueryContext(ctx, `SELECT COALESCE(max(revision), 0) FROM tenement_changes WHERE tenant_id = $1 AND kind = $2`,
+		string(id), string(EventDeleted))
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(&revision); err != nil {
+			return 0, err
+		}
+	}
+	return revision, rows.Err()
 }
 
 var purgeSteps = []step{

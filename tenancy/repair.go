@@ -109,12 +109,18 @@ func (a *App) createAgain(ctx context.Context, h *held, t *Tenant) error {
 		if err != nil {
 			return nil, err
 		}
-		claimed := *t
-		if err := tx.update(ctx, &claimed, EventClaimed, t.Slug, `status = $3, reason = ''`, string(Provisioning)); err != nil {
+		claimed, err := one(ctx, tx, selectByID, string(t.ID))
+		switch {
+		case err != nil:
+			return nil, err
+		case claimed.Status != t.Status:
+			return nil, ErrChanged
+		}
+		if err := tx.update(ctx, claimed, EventClaimed, t.Slug, `status = $3, reason = ''`, string(Provisioning)); err != nil {
 			return nil, err
 		}
 		claimed.Status, claimed.Reason = Provisioning, ""
-		return []*Tenant{&claimed}, nil
+		return []*Tenant{claimed}, nil
 	})
 	if err != nil {
 		return err
@@ -133,12 +139,18 @@ func (a *App) repoint(ctx context.Context, t *Tenant, name string) error {
 		if err := tx.conflict(ctx, t.ID, t.Slug, store, nil); err != nil {
 			return nil, err
 		}
-		moved := *t
-		if err := tx.update(ctx, &moved, EventAdopted, t.Store.String()+" → "+name, `store = $3`, name); err != nil {
+		moved, err := one(ctx, tx, selectByID, string(t.ID))
+		switch {
+		case err != nil:
+			return nil, err
+		case moved.Store != t.Store || moved.Slug != t.Slug:
+			return nil, ErrChanged
+		}
+		if err := tx.update(ctx, moved, EventAdopted, t.Store.String()+" → "+name, `store = $3`, name); err != nil {
 			return nil, err
 		}
 		moved.Store = store
-		return []*Tenant{&moved}, nil
+		return []*Tenant{moved}, nil
 	})
 }
 
