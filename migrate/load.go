@@ -151,31 +151,27 @@ func (s *series) readMigration(kind Set, version int64, v *variant, fault func(S
 		return nil
 	}
 	// A file for any dialect is held to the rules of both.
-	ok := true
-	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
-		if v.dialect != "" && v.dialect != d {
-			continue
-		}
-		for i, r := range m.readings(d) {
-			if why := r.refusal(kind); why != "" {
-				fault(SourceError{File: v.file, Line: lineAt(v.text, m.up[i], r.at), Reason: why})
-				ok = false
-			}
+	type finding struct {
+		line int
+		why  string
+	}
+	var found []finding
+	refuse := func(line int, why string) {
+		if f := (finding{line, why}); !slices.Contains(found, f) {
+			found = append(found, f)
+			fault(SourceError{File: v.file, Line: line, Reason: why})
 		}
 	}
-	if !ok {
+	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
+		if v.dialect == "" || v.dialect == d {
+			end := m.check(d, kind, v.text, m.up, 0, refuse)
+			m.check(d, kind, v.text, m.down, end, refuse)
+		}
+	}
+	if len(found) > 0 {
 		return nil
 	}
 	return m
-}
-
-// lineAt returns the line of a place in a statement of the file, or 0.
-func lineAt(text []byte, statement string, at int) int {
-	line := lineOf(text, statement)
-	if line == 0 {
-		return 0
-	}
-	return line + strings.Count(statement[:at], "\n")
 }
 
 // choose returns the variant of a version that d sees.

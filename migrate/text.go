@@ -23,7 +23,11 @@ type reading struct {
 
 	extension  bool // it makes an extension
 	searchPath bool // it changes where the names that come after it are looked for
+	role       bool // it changes whose rights hold
 	at         int  // where
+
+	controls []control // what it does to the transaction
+	cut      bool      // it is a piece of a statement, or has a quote that does not end
 }
 
 // refusal says why a file with such a statement must not be run at all, or nothing.
@@ -34,6 +38,8 @@ func (r reading) refusal(kind Set) string {
 			"(pg_dump writes such a line); take it out"
 	case r.extension && kind == SetTenant:
 		return "an extension is the whole database's: the first tenant's store would get it, and the second fail; put it into the shared set"
+	case r.role && kind == SetTenant:
+		return changesRole
 	}
 	return ""
 }
@@ -97,12 +103,14 @@ func read(d sqltext.Dialect, text string) reading {
 	for more := true; more; {
 		p := phrase{dialect: d, s: &s, r: &r}
 		more = p.collect()
-		plain = plain && !p.broken && p.judge()
+		plain = p.judge() && plain && !p.broken
+		r.cut = r.cut || p.broken
 		if p.concurrently > 0 {
 			cuts = append(cuts, p.tokens[p.concurrently])
 		}
 	}
-	plain = plain && !s.Open()
+	r.cut = r.cut || s.Open()
+	plain = plain && !r.cut
 	r.asText = plain && len(cuts) == 0
 	if plain && len(cuts) > 0 {
 		from := 0
@@ -148,6 +156,10 @@ func (p *phrase) is(i int, words ...string) bool {
 func (p *phrase) judge() bool {
 	if len(p.tokens) == 0 {
 		return true
+	}
+	p.judgeRole()
+	if c := p.control(); c.verb != noVerb {
+		p.r.controls = append(p.r.controls, c)
 	}
 	if p.is(0, "set") {
 		return p.judgeSet()

@@ -1,10 +1,13 @@
 package migrate
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
@@ -19,15 +22,15 @@ func TestReadPostgres(t *testing.T) {
 		"INSERT INTO a VALUES (';', $$ ; $$, E'\\';'); UPDATE a SET x = 1;":                   text,
 		"/* first */ -- second\nALTER TABLE a ADD COLUMN y INT;":                              text,
 		"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END;":               text,
-		"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1;":                              goose,
-		"CREATE FUNCTION f() RETURNS void AS $$ BEGIN":                                        goose,
+		"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1;":                              {cut: true},
+		"CREATE FUNCTION f() RETURNS void AS $$ BEGIN":                                        {cut: true},
 		"CREATE FUNCTION f() RETURNS int SET search_path = x AS $$ SELECT 1 $$ LANGUAGE sql;": text,
 		"SELECT temp FROM readings;":                                                          text,
 		"CREATE TEMP TABLE a (x INT);":                                                        goose,
 		"SELECT 1 INTO TEMPORARY b;":                                                          goose,
 		"CREATE TABLE pg_temp.a (x INT);":                                                     goose,
 		"VACUUM a;":                                                                           goose,
-		"COMMIT;":                                                                             goose,
+		"COMMIT;":                                                                             {controls: []control{{verb: ends}}},
 		"LISTEN x;":                                                                           goose,
 		"(SELECT 1);":                                                                         goose,
 		// What is set for the transaction alone is set back; see fault 18.
@@ -37,9 +40,9 @@ func TestReadPostgres(t *testing.T) {
 		"SET LOCAL lock_timeout = '1s'; DROP TABLE a;":   sets("lock_timeout"),
 		"SET lock_timeout = '1s';":                       goose,
 		"SET SESSION lock_timeout = '1s';":               goose,
-		"SET LOCAL ROLE postgres;":                       goose,
-		"SET LOCAL role = postgres;":                     goose,
-		"SET LOCAL SESSION AUTHORIZATION x;":             goose,
+		"SET LOCAL ROLE postgres;":                       {role: true},
+		"SET LOCAL role = postgres;":                     {role: true},
+		"SET LOCAL SESSION AUTHORIZATION x;":             {role: true},
 		"SET LOCAL TIME ZONE 'UTC';":                     goose,
 		"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;":  goose,
 		"SET CONSTRAINTS ALL DEFERRED;":                  goose,
@@ -79,5 +82,71 @@ func TestReadSQLite(t *testing.T) {
 		"CREATE TEMP TABLE a (x);":   false,
 	} {
 		assert.Equal(t, want, read(sqltext.SQLite, statement).asText, statement)
+	}
+}
+
+// What a direction of a file is refused for, by line, alone and behind a transaction of goose's.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	const none = 0
+	both := []backend.Dialect{backend.SQLite, backend.Postgres}
+	for _, c := range []struct {
+		dialects []backend.Dialect
+		text     string
+		in, out  int // the line of the fault in a file with a transaction of goose's, and in one without
+	}{
+		{both, "BEGIN;\nINSERT INTO a VALUES (1);\nCOMMIT;", 1, none},
+		{both, "SELECT 1;\n/* x */ begin TRANSACTION;\nINSERT INTO a VALUES (1);", 2, 2},
+		{both, "BEGIN;\nCOMMIT;\n-- BEGIN;\nBEGIN;\nSELECT 1;", 1, 4},
+		{both, "COMMIT; UPDATE plans SET x = 1; BEGIN;", 1, 1},
+		{both, "SELECT 1;\nROLLBACK;", 2, none},
+		{both, "END;", 1, none},
+		{both, "SELECT CASE WHEN x THEN 1 END FROM a;", none, none},
+		{both, "-- +goose StatementBegin\nSELECT 1;\nBEGIN;\nSELECT 2;\n-- +goose StatementEnd", 3, 3},
+		{both, "BEGIN;\nSAVEPOINT s;\nCOMMIT;", 1, none},
+		{both, "BEGIN;\nSAVEPOINT s;\nRELEASE SAVEPOINT s;", 1, 1},
+		{[]backend.Dialect{backend.SQLite}, "SAVEPOINT s;\nINSERT INTO a VALUES (1);", none, 1},
+		{[]backend.Dialect{backend.SQLite}, "SAVEPOINT s;\nSAVEPOINT b;\nROLLBACK TO s;\nRELEASE 'S';", none, none},
+		{[]backend.Dialect{backend.SQLite}, "SAVEPOINT s;\nSAVEPOINT b;\nRELEASE b;", none, 1},
+		{[]backend.Dialect{backend.SQLite}, "-- +goose StatementBegin\nCREATE TRIGGER t AFTER INSERT ON a BEGIN\nDELETE FROM b;\nEND;\n-- +goose StatementEnd", none, none},
+		{[]backend.Dialect{backend.SQLite}, "CREATE TRIGGER t AFTER INSERT ON a BEGIN\nDELETE FROM b;\nEND;", none, none}, // fails by itself
+		{[]backend.Dialect{backend.Postgres}, "SAVEPOINT s;\nROLLBACK TO SAVEPOINT s;\nROLLBACK WORK TO s;\nRELEASE s;", none, none},
+		{[]backend.Dialect{backend.Postgres}, "START TRANSACTION;\nABORT AND CHAIN;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "BEGIN;\nCOMMIT AND NO CHAIN;", 1, none},
+		{[]backend.Dialect{backend.Postgres}, "SELECT 1;\nPREPARE TRANSACTION 'x';", 2, none},
+		{[]backend.Dialect{backend.Postgres}, "PREPARE x AS SELECT 1;\nCOMMIT PREPARED 'y';\nROLLBACK PREPARED 'z';", none, none},
+		{[]backend.Dialect{backend.Postgres}, "DO $$ BEGIN\nNULL;\nEND $$;", none, none},
+		{[]backend.Dialect{backend.Postgres}, "-- +goose StatementBegin\nCREATE FUNCTION f() RETURNS int BEGIN ATOMIC\nSELECT 1;\nEND;\n-- +goose StatementEnd", none, none},
+		{[]backend.Dialect{backend.Postgres}, "CREATE FUNCTION f() RETURNS void AS $$ BEGIN\nNULL;\nEND;\n$$ LANGUAGE plpgsql;", none, none}, // fails by itself
+		// S80: whose rights hold.
+		{[]backend.Dialect{backend.Postgres}, "SELECT 1;\nRESET ROLE;", 2, 2},
+		{[]backend.Dialect{backend.Postgres}, "SET ROLE postgres;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SET SESSION ROLE NONE;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "set \"role\" to 'x';", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SET SESSION AUTHORIZATION DEFAULT;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SET SESSION SESSION AUTHORIZATION DEFAULT;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "RESET SESSION AUTHORIZATION;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "RESET session_authorization;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "DISCARD ALL;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SELECT set_config('Role', 'none', false);", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "INSERT INTO a SELECT pg_catalog.\"set_config\"('ro' || 'le', 'x', true);", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SELECT set_config($$role$$, 'x', true);", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SELECT set_config('lock_timeout', '1s', true);", none, none},
+		{[]backend.Dialect{backend.Postgres}, "UPDATE a SET role = 'x';\nALTER ROLE x SET role = y;\nRESET lock_timeout;", none, none},
+	} {
+		for _, d := range c.dialects {
+			for head, want := range map[string]int{"-- +goose Up\n": c.in, "-- +goose NO TRANSACTION\n-- +goose Up\n": c.out} {
+				file := []byte(head + c.text + "\n")
+				m := &migration{version: 1, file: "1_a.sql"}
+				require.NoError(t, m.parse(file), c.text)
+				first := 0
+				m.check(d, SetTenant, file, m.up, 0, func(line int, _ string) {
+					if first == 0 {
+						first = line - strings.Count(head, "\n")
+					}
+				})
+				assert.Equal(t, want, first, "%s: %s%s", d, head, c.text)
+			}
+		}
 	}
 }
