@@ -34,7 +34,6 @@ type Backend struct {
 
 	db, sharedDB *sql.DB
 	shared       *store
-	sharedFile   os.FileInfo
 	keeper       raw // keeps the shared store's -wal in place: see openShared
 	stores       *shelf
 	descriptors  descriptors
@@ -106,7 +105,7 @@ func (b *Backend) openShared(ctx context.Context, path string) error {
 		return err
 	}
 	if _, err = r.ExecContext(ctx, b.setup+"; PRAGMA main.journal_mode=WAL; SELECT count(*) FROM sqlite_schema", nil); err == nil {
-		b.sharedFile, err = os.Lstat(path)
+		b.shared.file, err = os.Lstat(path)
 	}
 	if err != nil {
 		return errors.Join(err, r.Close())
@@ -208,10 +207,7 @@ func (b *Backend) Ping(ctx context.Context) error {
 		err = backend.ErrClosed
 	}
 	if err == nil {
-		var now os.FileInfo
-		if now, err = os.Lstat(b.shared.path); err == nil && !os.SameFile(now, b.sharedFile) {
-			err = fmt.Errorf("%s is another file than the one that was opened; start the process again", b.shared.path)
-		}
+		err = b.shared.verify()
 	}
 	if err == nil {
 		_, err = os.Stat(b.tenants())

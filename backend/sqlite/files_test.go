@@ -119,6 +119,38 @@ func TestWriteToAReplacedFileIsNotReportedAsDone(t *testing.T) {
 	require.ErrorIs(t, err, backend.ErrStoreMissing)
 }
 
+// The shared store is no exception, and it is the same again when its file is put back.
+func TestWriteToAReplacedSharedStoreIsNotReportedAsDone(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file keeps its name")
+	}
+	dir := t.TempDir()
+	b := openIn(t, dir)
+	ctx := t.Context()
+	mustExec(t, ctx, b.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY)")
+	path, aside := filepath.Join(dir, "shared.db"), filepath.Join(dir, "aside.db")
+	for what, replace := range map[string]func() error{
+		"gone":     func() error { return nil },
+		"replaced": func() error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		tx, err := b.Shared().Begin()
+		require.NoError(t, err, what)
+		_, err = tx.Exec("INSERT INTO plans DEFAULT VALUES")
+		require.NoError(t, err, what)
+		require.NoError(t, os.Rename(path, aside), what)
+		require.NoError(t, replace(), what)
+		require.Error(t, tx.Commit(), what)
+		_, err = b.Shared().Exec("INSERT INTO plans DEFAULT VALUES")
+		require.ErrorContains(t, err, "shared", what)
+		require.NotErrorIs(t, err, backend.ErrStoreMissing, "that is said of a tenant")
+		require.Error(t, b.Ping(ctx), what)
+		require.NoError(t, os.Rename(aside, path), what)
+		mustExec(t, ctx, b.Shared(), "INSERT INTO plans DEFAULT VALUES")
+		require.NoError(t, b.Ping(ctx), what)
+	}
+}
+
 func TestRenameWhileAnotherProcessHasItOpen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -22,6 +22,7 @@ type session struct {
 
 	keys   *keys // a handle's memory of PRAGMA foreign_keys; nil: it has none
 	upkeep bool  // migrations are at work: see [session.checkUpkeep]
+	strict bool  // foreign keys were enforced before the migration's transaction, and are to be again after it
 
 	slot bool // counted as a reader
 	turn bool // is the store's writer
@@ -193,6 +194,14 @@ func (s *session) ExecContext(ctx context.Context, query string, args []driver.N
 	if err := formatTimes(args); err != nil {
 		return nil, err
 	}
+	last, err := s.execAhead(ctx, query, args)
+	if err != nil {
+		return nil, err
+	}
+	return s.execText(ctx, last, args)
+}
+
+func (s *session) execText(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	st, err := s.ready(ctx, "exec", query)
 	if err != nil {
 		s.endTurn()
@@ -233,6 +242,10 @@ func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) 
 
 func (s *session) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if err := formatTimes(args); err != nil {
+		return nil, err
+	}
+	query, err := s.execAhead(ctx, query, args)
+	if err != nil {
 		return nil, err
 	}
 	st, err := s.ready(ctx, "query", query)
@@ -290,6 +303,11 @@ func (s *session) enter(ctx context.Context, op string, st *stmt) error {
 			return s.fail(op, err)
 		}
 	}
+	if s.tx == none && st.effects&begins != 0 {
+		if err := s.relax(ctx); err != nil {
+			return s.explain(op, err)
+		}
+	}
 	s.c.effects, s.c.denied = st.effects, notDenied
 	if st.driver == nil {
 		s.c.effects = 0
@@ -326,6 +344,9 @@ func (s *session) settle(op string, err error) error {
 		s.tx = none
 	case !open && s.tx == begun:
 		s.tx = lost
+	}
+	if s.tx == none {
+		s.restore()
 	}
 	return err
 }

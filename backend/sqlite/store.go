@@ -232,7 +232,8 @@ func (st *store) drop(c *conn) (last bool) {
 	return len(st.conns) == 0
 }
 
-// verify reports with ErrStoreMissing that path is not the file that was opened.
+// verify reports that path is not the file that was opened: with ErrStoreMissing, or as the shared store's fault. That one
+// has no other place to be opened from, so nothing is lost for good: put back, it is the same.
 func (st *store) verify() error {
 	if st.file == nil {
 		return nil
@@ -242,11 +243,23 @@ func (st *store) verify() error {
 		st.checked.Store(int64(st.b.now()))
 		return nil
 	}
+	if st.shared {
+		return sharedGone(st.path, err)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	st.lose(backend.ErrStoreMissing)
 	return backend.ErrStoreMissing
+}
+
+// sharedGone says that the shared store cannot be looked at (err), or is not the file that was opened. It is never
+// ErrStoreMissing, which is said of a tenant.
+func sharedGone(path string, err error) error {
+	if err != nil {
+		return fmt.Errorf("the shared store is gone; put it back: %w", err)
+	}
+	return fmt.Errorf("%s is another file than the one that was opened; start the process again", path)
 }
 
 // stillThere is called after a write: a file that is gone from its name took the write with it.

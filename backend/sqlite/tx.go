@@ -55,7 +55,11 @@ func (s *session) begin(ctx context.Context, begin string) error {
 	if err := c.usable("begin"); err != nil {
 		return err
 	}
+	if err := s.relax(ctx); err != nil {
+		return s.explain("begin", err)
+	}
 	if err := c.control(ctx, begin); err != nil {
+		defer s.restore()
 		if c.inTransaction() { // it began when ctx ended
 			_ = c.control(context.Background(), "ROLLBACK")
 		}
@@ -91,6 +95,7 @@ func (s *session) endTx(op, how string) error {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer s.restore()
 	c.readOnly = s.frozen
 	err := c.usable(op)
 	switch {

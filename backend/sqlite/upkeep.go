@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // What migrations do with foreign keys. SQLite's own procedure for changing a table (lang_altertable.html, "Making Other
@@ -80,6 +82,46 @@ func (s *session) checkUpkeep(ctx context.Context) error {
 	c.own = true
 	defer func() { c.own = false }()
 	return s.b.checkKeys(ctx, c.raw, s.st.dsn, s.defined)
+}
+
+// execAhead executes all statements of a migration's text but the last, which it returns: each is then looked at as one
+// that comes alone. They get what the driver gives to the statements of a text, the same arguments each.
+func (s *session) execAhead(ctx context.Context, query string, args []driver.NamedValue) (last string, err error) {
+	if !s.upkeep || alone(query) {
+		return query, nil
+	}
+	spans := sqltext.Statements(sqltext.SQLite, query)
+	if len(spans) < 2 {
+		return query, nil
+	}
+	for _, span := range spans[:len(spans)-1] {
+		if _, err := s.execText(ctx, query[span.Start:span.End], args); err != nil {
+			return "", err
+		}
+	}
+	end := spans[len(spans)-1]
+	return query[end.Start:end.End], nil
+}
+
+// relax has foreign keys not enforced in the migration's transaction that is about to begin, whatever PRAGMA foreign_keys
+// said on the connection: within it, it could not be said any more. The caller holds c.mu.
+func (s *session) relax(ctx context.Context) error {
+	if !s.upkeep || s.c.lenient {
+		return nil
+	}
+	s.strict = true
+	return s.c.setForeignKeys(ctx, false)
+}
+
+// restore undoes relax once the transaction is over, or did not begin. The caller holds c.mu.
+func (s *session) restore() {
+	if !s.strict || s.c.raw == nil {
+		return
+	}
+	s.strict = false
+	if s.c.setForeignKeys(context.Background(), true) != nil {
+		s.c.tainted = true
+	}
 }
 
 // define runs a statement of a migration without a transaction that makes or alters a table, in a transaction of its own, so

@@ -58,6 +58,17 @@ func ways(b *Backend, rt backend.Route) map[string]func(statements []string) err
 			}
 			return nil
 		},
+		"one text": func(statements []string) error {
+			db := b.Maintenance(rt)
+			defer db.Close()
+			conn, err := db.Conn(context.Background())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = conn.ExecContext(context.Background(), "BEGIN; "+strings.Join(statements, ";")+"; COMMIT; SELECT 1")
+			return err
+		},
 	}
 }
 
@@ -66,7 +77,7 @@ func TestMigrationsAndForeignKeys(t *testing.T) { // S78
 	t.Parallel()
 	b := openIn(t, t.TempDir())
 	mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY)")
-	for i, way := range []string{"script", "transaction", "transaction in text"} {
+	for i, way := range []string{"script", "transaction", "transaction in text", "one text"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
 			rt := backend.Route{Store: backend.MustParseStore(string(rune('a' + i)))}
@@ -111,6 +122,10 @@ func TestMigrationsAndForeignKeys(t *testing.T) { // S78
 			defer db.Close()
 			mustExec(t, t.Context(), b.Shared(), "CREATE TABLE IF NOT EXISTS only_shared (id INTEGER PRIMARY KEY)")
 			_, err = db.Exec("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id))")
+			require.ErrorAs(t, err, &shared)
+			_, err = db.Exec("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id)); SELECT 1")
+			require.ErrorAs(t, err, &shared)
+			_, err = db.Query("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id)); SELECT 1")
 			require.ErrorAs(t, err, &shared)
 			require.Equal(t, 0, count(t, in, b.DB(), "SELECT count(*) FROM sqlite_schema WHERE name = 'refers'"))
 			mustExec(t, t.Context(), db, "CREATE TABLE refers (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent (id))")
@@ -180,4 +195,66 @@ func TestUpkeepStatementsMeanTheStore(t *testing.T) { // S78
 	_, err = tx.Exec("ANALYZE")
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit())
+}
+
+// The statements of a text get the same arguments each, as with the other handles, and the last one's rows are the text's.
+func TestTextsOfSeveralOnTheMaintenanceHandle(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	_, rt := withTable(t, b, "a")
+	db := b.Maintenance(rt)
+	defer db.Close()
+	mustExec(t, t.Context(), db, "CREATE TABLE pairs (a, b); INSERT INTO pairs VALUES (?, ?); INSERT INTO pairs VALUES (?2, ?1);", 1, 2)
+	require.Equal(t, 2, count(t, t.Context(), db, "DELETE FROM pairs WHERE a = ?; SELECT a FROM pairs; -- the end", 1))
+	mustExec(t, t.Context(), db, "CREATE TRIGGER once AFTER INSERT ON pairs BEGIN DELETE FROM pairs; SELECT 1; END; INSERT INTO pairs VALUES (1, 1)")
+	require.Equal(t, 0, count(t, t.Context(), db, "SELECT count(*) FROM pairs"))
+}
+
+// Whatever PRAGMA foreign_keys said on a connection, a migration's transaction can rebuild tables; after it, it holds again.
+func TestMigrationsTransactionsDoNotEnforceForeignKeys(t *testing.T) { // S78
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	mustExec(t, a, b.DB(), family)
+	db := b.Maintenance(rt)
+	defer db.Close()
+	conn, err := db.Conn(a)
+	require.NoError(t, err)
+	defer conn.Close()
+	run := func(query string) error {
+		_, err := conn.ExecContext(a, query)
+		return err
+	}
+	require.NoError(t, run("PRAGMA foreign_keys = ON"))
+	enforced := func() {
+		t.Helper()
+		require.Equal(t, 3, count(t, a, b.DB(), "SELECT count(*) FROM child"))
+		require.ErrorContains(t, run("INSERT INTO child VALUES (9, 99)"), "FOREIGN KEY")
+	}
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		tx, err := conn.BeginTx(a, nil)
+		require.NoError(t, err)
+		for _, s := range rebuild {
+			_, err := tx.ExecContext(a, s)
+			require.NoError(t, err)
+		}
+		if end == "COMMIT" {
+			require.NoError(t, tx.Commit())
+		} else {
+			require.NoError(t, tx.Rollback())
+		}
+		enforced()
+		for _, begin := range []string{"BEGIN", "SAVEPOINT s"} {
+			if begin != "BEGIN" && end != "COMMIT" {
+				continue
+			}
+			ending := map[string]string{"BEGIN": end, "SAVEPOINT s": "RELEASE s"}[begin]
+			require.NoError(t, run(strings.Join(append(append([]string{begin}, rebuild...), ending), ";")))
+			enforced()
+			for _, s := range append(append([]string{begin}, rebuild...), ending) {
+				require.NoError(t, run(s))
+			}
+			enforced()
+		}
+	}
 }
