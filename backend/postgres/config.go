@@ -48,13 +48,13 @@ type Config struct {
 	// least recently used going first. Each takes the server some 10 KB. Less than 0 means none: every change of store
 	// costs a new plan. Defaults to [DefaultTenantStatements]. URL: tenant_statements, where 0 means none.
 	TenantStatements int
-	// Reset says when a connection is cleaned before another store uses it: of settings, temporary tables, cursors, locks
-	// and LISTENs that are left on it. Statements whose text says that they leave something are always cleaned up after;
-	// this is about what functions and triggers do out of sight. It is one of
+	// Reset says when a connection is cleaned before another store uses it: of settings, temporary tables, cursors, locks,
+	// LISTENs and what lastval returns. Statements whose text says that they leave something are always cleaned up after;
+	// this is about what functions, views, defaults, triggers and the like do out of sight. It is one of
 	//
-	//   - "auto": when the database has functions that could leave something. It is asked once a minute.
-	//   - "always", for functions in ways that cannot be seen. It takes the server about 10 µs at each change of store.
-	//   - "off".
+	//   - "auto": at each change of store, on direct connections. It takes the server about 10 µs, and no round trip.
+	//   - "always": behind a pooler too, for one that gives each connection a server connection of its own (session pooling).
+	//   - "off", for databases whose code is known to leave nothing, and where lastval is not used.
 	//
 	// A lent pool's connections are not cleaned but closed, and only for what is said in the text. Behind a pooler the
 	// server's connections are not ours to clean: give it a reset query (PgBouncer: server_reset_query_always).

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"math"
 	"sync"
 	"testing"
@@ -226,6 +227,132 @@ func TestLeftovers(t *testing.T) {
 			clean("a held session")
 		})
 	}
+}
+
+// S75: neither is what is left in ways that no text and no function's source shows.
+func TestLeftoversOutOfSight(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1"})
+	_, thor := tenant(t, be, "thor")
+	_, loki := tenant(t, be, "loki")
+	const leave = `set_config('app.who', 'thor', false)`
+	for _, q := range []string{
+		`CREATE VIEW v AS SELECT ` + leave + ` AS x`,
+		`CREATE TABLE defaulted (id int, t text DEFAULT ` + leave + `)`,
+		`CREATE TABLE checked (id int CHECK (` + leave + ` <> ''))`,
+		`CREATE DOMAIN told AS int CHECK (` + leave + ` <> '')`,
+		`CREATE TABLE ruled (id int)`,
+		`CREATE RULE r AS ON INSERT TO ruled DO ALSO SELECT ` + leave,
+		`CREATE TABLE guarded (id int)`,
+		`INSERT INTO guarded VALUES (1)`,
+		`ALTER TABLE guarded ENABLE ROW LEVEL SECURITY`,
+		`ALTER TABLE guarded FORCE ROW LEVEL SECURITY`,
+		`CREATE POLICY p ON guarded USING (` + leave + ` <> '')`,
+		`CREATE SEQUENCE numbers START 77`,
+		`CREATE TABLE counted (id int GENERATED ALWAYS AS IDENTITY, x int)`,
+		`CREATE TABLE triggered (id int)`,
+		`CREATE FUNCTION updates() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			UPDATE pg_settings SET setting = 'on' WHERE name = 'default_transaction_read_only'; RETURN NEW; END $$`,
+		`CREATE TRIGGER t BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION updates()`,
+		"CREATE FUNCTION commented() RETURNS int LANGUAGE plpgsql AS $$ BEGIN -- who\n SET app.who = 'thor'; RETURN 1; END $$",
+		`CREATE FUNCTION hidden() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LOOP /**/SET app.who = 'thor'; RETURN 1; END LOOP; END $$`,
+		`CREATE FUNCTION reads() RETURNS text LANGUAGE sql AS $$ SELECT x FROM v $$`,
+		`CREATE FUNCTION xml() RETURNS xml LANGUAGE sql AS $$ SELECT query_to_xml('select set_con'||'fig(''app.who'',''thor'',false)', true, true, '') $$`,
+	} {
+		_, err := be.DB().ExecContext(thor, q)
+		require.NoError(t, err, q)
+	}
+	_, err := be.DB().ExecContext(loki, `SELECT 1`)
+	require.NoError(t, err)
+	clean := func(what string) {
+		t.Helper()
+		var user, readOnly string
+		var listening, tables int
+		require.NoError(t, be.DB().QueryRowContext(loki, `SELECT coalesce(current_setting('app.who', true), ''),
+			current_setting('default_transaction_read_only'), (SELECT count(*) FROM pg_listening_channels()),
+			(SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema())`).Scan(&user, &readOnly, &listening, &tables))
+		assert.Empty(t, user, what)
+		assert.Equal(t, "off", readOnly, what)
+		assert.Zero(t, listening, what)
+		assert.Zero(t, tables, what)
+		_, err := be.DB().ExecContext(loki, `SELECT lastval()`)
+		assert.ErrorContains(t, err, "lastval is not yet defined", what)
+	}
+	texts := []string{
+		`SELECT x FROM v`, `INSERT INTO defaulted (id) VALUES (1)`, `INSERT INTO checked VALUES (1)`, `SELECT 1::told`,
+		`INSERT INTO ruled VALUES (1)`, `SELECT id FROM guarded`, `EXPLAIN ANALYZE SELECT x FROM v`,
+		`SELECT nextval('numbers')`, `INSERT INTO counted (x) VALUES (1)`, `INSERT INTO triggered VALUES (1)`,
+		`SELECT commented()`, `SELECT hidden()`, `SELECT reads()`, `SELECT xml()`,
+		`DO $$ BEGIN PERFORM ` + leave + `; END $$`, `DO $$ BEGIN LISTEN mail; END $$`,
+		`DO $$ BEGIN EXECUTE 'CREATE TE' || 'MP TABLE kept (a int)'; END $$`,
+		`UPDATE pg_settings SET setting = 'on' WHERE name = 'default_transaction_read_only'`,
+		`SELECT query_to_xml('select set_con'||'fig(''app.who'',''thor'',false)', true, true, '')`,
+	}
+	for _, q := range texts {
+		_, err := be.DB().ExecContext(thor, q)
+		require.NoError(t, err, q)
+		clean(q)
+		_, err = be.PGX().Exec(thor, q)
+		require.NoError(t, err, q)
+		clean(q + ", native")
+		tx, err := be.DB().BeginTx(thor, nil)
+		require.NoError(t, err)
+		_, err = tx.ExecContext(thor, q)
+		require.NoError(t, err, q)
+		require.NoError(t, tx.Commit())
+		clean(q + ", in a transaction")
+	}
+	tx, err := be.DB().BeginTx(thor, nil)
+	require.NoError(t, err)
+	for _, q := range []string{
+		`CREATE FUNCTION passing() RETURNS text LANGUAGE sql AS $$ SELECT ` + leave + ` $$`, `SELECT passing()`, `DROP FUNCTION passing()`,
+	} {
+		_, err = tx.ExecContext(thor, q)
+		require.NoError(t, err, q)
+	}
+	require.NoError(t, tx.Commit())
+	clean("a function that is gone")
+	// Within one store that much is taken away which a text says.
+	for _, q := range texts[len(texts)-5:] {
+		_, err := be.DB().ExecContext(loki, q)
+		require.NoError(t, err, q)
+		clean(q + ", by the same store")
+	}
+}
+
+// S75: nor is what a script leaves seen by that for the next store, in the same message or after one that failed.
+func TestLeftoversOfScripts(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1"})
+	thor, a := tenant(t, be, "thor")
+	loki, b := tenant(t, be, "loki")
+	odin, c := tenant(t, be, "odin")
+	_, err := be.DB().ExecContext(a, `CREATE FUNCTION enter() RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.who', 'thor', false) $$`)
+	require.NoError(t, err)
+	const look = `CREATE TABLE seen AS SELECT coalesce(current_setting('app.who', true), '') AS who, pg_backend_pid() AS pid`
+	for _, q := range []string{
+		`SELECT enter()`, `SET app.who = 'thor'`, `DO $$ BEGIN PERFORM set_config('app.who', 'thor', false); END $$`,
+	} {
+		faults := be.RunScripts(t.Context(), []backend.Script{
+			{Route: thor, SQL: q}, {Route: loki, SQL: look}, {Route: thor, SQL: q}, {Route: loki, SQL: `SELEC`}, {Route: odin, SQL: look},
+		}, backend.ScriptOptions{})
+		require.NoError(t, errors.Join(faults[0], faults[1], faults[2], faults[4]), q)
+		require.Error(t, faults[3], q)
+		var pids [2]int
+		for i, ctx := range []context.Context{b, c} {
+			var who string
+			require.NoError(t, be.DB().QueryRowContext(ctx, `SELECT who, pid FROM seen`).Scan(&who, &pids[i]))
+			assert.Empty(t, who, q)
+			_, err := be.DB().ExecContext(ctx, `DROP TABLE seen`)
+			require.NoError(t, err)
+		}
+		assert.Equal(t, pids[0], pids[1], "%s: it costs no connection", q)
+	}
+	// A script alone leaves nothing to a request either.
+	require.NoError(t, be.RunScripts(t.Context(), []backend.Script{{Route: thor, SQL: `SET app.who = 'thor'`}}, backend.ScriptOptions{})[0])
+	var who string
+	require.NoError(t, be.DB().QueryRowContext(b, `SELECT coalesce(current_setting('app.who', true), '')`).Scan(&who))
+	assert.Empty(t, who)
 }
 
 // COPY FROM STDIN, which nobody is there to send data for, is refused wherever it comes.

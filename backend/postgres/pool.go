@@ -24,7 +24,7 @@ func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Acc
 	}
 	c.bindUnit(rt, access)
 	if rt.Store != c.last || access != c.lastAccess {
-		c.dirty = c.dirty || c.leaves(ctx)
+		c.dirty = c.dirty || be.cleansChanges()
 		c.last, c.lastAccess = rt.Store, access
 	}
 	return c, nil

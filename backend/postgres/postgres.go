@@ -60,7 +60,6 @@ type Backend struct {
 		oid map[backend.Route]uint32
 	}
 	locks  locks
-	code   code // in the database; see leftover.go
 	varied answers
 	roles  roles
 
@@ -147,12 +146,6 @@ func (be *Backend) start(ctx context.Context) (*Backend, error) {
 	err := be.check(ctx)
 	if err == nil {
 		err = be.prepareRoles(ctx)
-	}
-	if err == nil {
-		err = be.lend(ctx, "open", backend.Route{}, func(c *conn) error {
-			c.askCode(ctx)
-			return nil
-		})
 	}
 	if err != nil {
 		_ = be.Close()

@@ -37,9 +37,6 @@ func (s *session) renew(ctx context.Context) error {
 	c := s.c
 	made := s.made
 	s.made = s.made[:0]
-	if slices.ContainsFunc(made, definesCode) {
-		c.be.code.asked.Store(0)
-	}
 	if len(made) > 0 && c.unit.access == driver.AccessShared {
 		c.be.varied.forget()
 	}
@@ -86,14 +83,6 @@ func (s *session) settleMade() {
 	}
 }
 
-// definesCode reports whether a text may define code that runs in the database.
-func definesCode(text string) bool {
-	names, whole := words(text)
-	return !whole || classify(text)&calls != 0 || slices.ContainsFunc(names, func(name string) bool {
-		return name == "function" || name == "procedure" || name == "routine" || name == "extension"
-	})
-}
-
 // renewAsk returns the question whether texts name something that the shared store has; always says that they cannot
 // be told.
 func renewAsk(texts []string) (sql string, always bool) {
@@ -130,7 +119,6 @@ func definedNames(text string) (names []string, whole bool) {
 type names struct {
 	shared map[string]bool
 	texts  map[string]looked // many scripts have the same
-	code   bool              // one of them may define code
 }
 
 // looked is what was found out about a text.
@@ -154,7 +142,6 @@ func (n *names) look(text string) looked {
 		if l.traits = classify(text); l.traits&(defines|calls) != 0 {
 			defined, whole := definedNames(text)
 			l.hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
-			n.code = n.code || definesCode(text)
 		}
 		n.texts[text] = l
 	}

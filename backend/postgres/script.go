@@ -54,9 +54,6 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 			be.forgetStore(s.Route.Store)
 		}
 	}
-	if r.shared != nil && r.shared.code {
-		be.code.asked.Store(0)
-	}
 	return faults
 }
 
@@ -98,7 +95,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
 		return err
 	}
-	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
+	for r.next < len(r.scripts) && (!c.tainted || c.cleanable()) && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -117,19 +114,19 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
-// and one that changes settings for longer than its transaction would change them for those after it: such a one goes alone.
+// and one that leaves what is not taken away ahead of the next would leave it to that: such a one goes alone.
 func (r *scriptRun) pick() (end int) {
 	size := 0
 	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
 		s := &r.scripts[end]
 		t := r.shared.look(s.SQL).traits
-		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		alone := t&(control|dooms) != 0 || t&taints != 0 && !r.c.cleanable() || r.refused[s.Route]
 		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
 			return end
 		}
 		size += len(s.SQL)
+		r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
 		if alone {
-			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
 			return end + 1
 		}
 	}
@@ -283,7 +280,11 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 		timeout = defaultLockTimeout
 	}
 	// SET LOCAL is cheap, a SELECT is not: there is one.
-	ours := []string{"begin", "set local lock_timeout=" + strconv.FormatInt(max(timeout.Milliseconds(), 1), 10)}
+	var ours []string
+	if !be.lent { // what the script before it left on the session
+		ours = strings.Split(cleanSQL, ";")
+	}
+	ours = append(ours, "begin", "set local lock_timeout="+strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
 		ours = append(ours, "set local role none")
 	}

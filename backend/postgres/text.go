@@ -132,7 +132,7 @@ func (r *reader) opening(word string) traits {
 	case "call":
 		return control | calls | defines
 	case "do":
-		return calls | defines
+		return calls | defines | taints // its body is text of the statement's, and may be put together when it runs
 	}
 	return 0
 }
@@ -224,6 +224,10 @@ func (r *reader) within(t, prev sqltext.Token) traits {
 		return taints // SELECT … INTO TEMP, where a table may be called temp: then the connection is merely cleaned
 	case name == "set_config":
 		return r.setConfig()
+	case name == "pg_settings": // UPDATE is SET; to read it costs a cleaning
+		return taints
+	case strings.HasPrefix(name, "query_to_xml"), name == "ts_stat", name == "ts_rewrite": // they run a text
+		return taints
 	case strings.HasPrefix(name, "pg_advisory_lock"), strings.HasPrefix(name, "pg_try_advisory_lock"):
 		return taints | holds
 	}

@@ -62,13 +62,17 @@ func TestClassify(t *testing.T) {
 		"SELECT set_config('a.b', 'x', /* , true */ false)":     taints,
 		"SELECT \"set_config\"('a.b', 'x', false)":              taints,
 		`SELECT U&"set\005fconfig"('a.b', 'x', false)`:          taints,
+		"UPDATE pg_settings SET setting = 'x' WHERE name = 'y'": taints, // S75
+		"UPDATE pg_catalog.\"pg_settings\" s SET setting = 'x'": taints,
+		"SELECT query_to_xml('select 1', true, true, '')":       taints,
+		"SELECT * FROM ts_stat('select x')":                     taints | star,
 
 		// Transactions.
 		"COMMIT":                         control | ends,
 		"BEGIN; SELECT 1; COMMIT":        control | ends | ownTx,
 		"SELECT 1; rollback":             control | ends | ownTx,
 		"SELECT 1; -- COMMIT\n SELECT 2": 0,
-		"DO $$ BEGIN COMMIT; END $$":     calls | defines,
+		"DO $$ BEGIN COMMIT; END $$":     calls | defines | taints,
 		"CREATE FUNCTION f() RETURNS int AS $f$ BEGIN; END; $f$; SELECT 1":                                       defines,
 		"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3": defines,
 		"PREPARE TRANSACTION 'x'":             control | ends,
