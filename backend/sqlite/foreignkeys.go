@@ -112,6 +112,9 @@ func survey(ctx context.Context, r raw) (orphans, unsound tally, err error) {
 				return nil, nil, err
 			}
 			state.n, state.err = 1, err
+			for _, f := range byID {
+				f.n = 0 // counted until then
+			}
 		}
 		start = end
 	}
@@ -168,8 +171,8 @@ func surveyBefore(ctx context.Context, dsn string) (orphans, unsound tally, err 
 // checkParents refuses new foreign keys to shared tables. Those to tables that are nowhere are SQLite's to judge: the table
 // may be made later.
 func (b *Backend) checkParents(ctx context.Context, r raw, dsn string) error {
-	after, any, err := b.sharedParents(ctx, r)
-	if err != nil || !any {
+	after, found, err := b.sharedParents(ctx, r)
+	if err != nil || !found {
 		return err
 	}
 	other, err := dial(ctx, dsn)
@@ -188,7 +191,7 @@ func (b *Backend) checkParents(ctx context.Context, r raw, dsn string) error {
 }
 
 // sharedParents has the foreign keys of the store; one to a table that only the shared store has is a fault.
-func (b *Backend) sharedParents(ctx context.Context, r raw) (keys tally, any bool, err error) {
+func (b *Backend) sharedParents(ctx context.Context, r raw) (keys tally, found bool, err error) {
 	own := map[string]bool{}
 	err = each(ctx, r, "SELECT name FROM main.sqlite_schema WHERE type = 'table'", func(row []driver.Value) {
 		name, _ := row[0].(string)
@@ -215,8 +218,8 @@ func (b *Backend) sharedParents(ctx context.Context, r raw) (keys tally, any boo
 			shared[parent] = n > 0
 		}
 		if shared[parent] {
-			k.as.n, any = 1, true
+			k.as.n, found = 1, true
 		}
 	}
-	return keys, any, err
+	return keys, found, err
 }

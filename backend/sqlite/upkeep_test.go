@@ -316,3 +316,20 @@ func TestFaultsOfBeforeAreToldFromNewOnes(t *testing.T) { // S78
 		})
 	}
 }
+
+// SQLite sees a text up to its first NUL; the rest must not be left out without a word.
+func TestTextWithANULIsRefused(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	const query = "INSERT INTO notes (mark) VALUES ('one');\x00 INSERT INTO notes (mark) VALUES ('two')"
+	require.ErrorContains(t, ways(b, rt)["script"]([]string{query}), "NUL")
+	db := b.Maintenance(rt)
+	defer db.Close()
+	for name, db := range map[string]*sql.DB{"routed": b.DB(), "maintenance": db} {
+		_, err := db.ExecContext(a, query)
+		require.ErrorContains(t, err, "NUL", name)
+		_, err = db.ExecContext(a, "SELECT 1\x00")
+		require.ErrorContains(t, err, "NUL", name)
+	}
+}
