@@ -10,7 +10,8 @@ import "context"
 //
 // ReadOnly makes the database refuse what would change the store, with [ErrReadOnly]: on routed handles, and on bound ones
 // when the route that they are bound to or the context's has it. A unit of work keeps what it began with. It is for a
-// store that is to stay as it is for a while, not against SQL that means to get around it.
+// store that is to stay as it is for a while, not against SQL that means to get around it. It does not hold for
+// Maintenance handles and RunScripts, which are there to change the store.
 type Route struct {
 	Store    Store
 	Owner    string

@@ -145,7 +145,7 @@ func (b *Backend) DBFor(rt backend.Route) *sql.DB {
 
 // Maintenance implements [backend.Backend]. The shared tables are read-only. Foreign keys are not enforced while it is at
 // work, so that a table can be rebuilt without its children being deleted; what a transaction of it leaves broken makes its
-// commit fail with a [*ForeignKeyError], and a foreign key to a shared table with a [*SharedParentError].
+// commit fail with a [*ForeignKeyError], and a new foreign key to a shared table with a [*SharedParentError].
 func (b *Backend) Maintenance(rt backend.Route) *sql.DB {
 	return driver.OpenDB(b, rt, driver.AccessMaintenance)
 }

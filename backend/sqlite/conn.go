@@ -121,6 +121,9 @@ type stmt struct {
 	rows    rows // in use while rows.in is set
 }
 
+// errNUL refuses a text of which SQLite would see only the beginning.
+var errNUL = errors.New("a statement's text cannot contain a NUL; bind values that do")
+
 // newStatements returns a cache of prepared statements. One that has to go while it is in use is closed when it is done.
 func newStatements(size int) *simplelru.LRU[string, *stmt] {
 	cache, _ := simplelru.NewLRU(size, func(_ string, st *stmt) { // it fails for a size below 1
@@ -152,6 +155,8 @@ func (c *conn) compile(ctx context.Context, query string) (*stmt, error) {
 	switch {
 	case hit && cached.rows.in == nil:
 		return cached, nil
+	case strings.IndexByte(query, 0) >= 0:
+		return nil, errNUL
 	case !hit && !alone(query):
 		// It is not known what it does; the authorizer looks at each of its statements as they come.
 		return &stmt{query: query, effects: writes}, c.attach(ctx)

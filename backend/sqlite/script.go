@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ func (b *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt 
 		case err != nil:
 		case s.Route.IsZero():
 			err = backend.ErrNoTenant
+		case strings.IndexByte(s.Head+s.SQL, 0) >= 0:
+			err = errNUL
 		case b.isClosed():
 			err = backend.ErrClosed
 		case s.Create:

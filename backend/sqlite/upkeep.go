@@ -41,23 +41,6 @@ func (e *SharedParentError) Error() string {
 		e.Table, e.Parent, e.Parent)
 }
 
-// broken is a foreign key that does not hold.
-type broken struct {
-	table, parent string
-	row           any // nil: of a table without row numbers
-}
-
-// brokenKeys lists the foreign keys of the store that do not hold, as its connection r sees them.
-func brokenKeys(ctx context.Context, r raw) ([]broken, error) {
-	var all []broken
-	err := each(ctx, r, "PRAGMA main.foreign_key_check", func(row []driver.Value) {
-		table, _ := row[0].(string)
-		parent, _ := row[2].(string)
-		all = append(all, broken{table: table, parent: parent, row: row[1]})
-	})
-	return all, err
-}
-
 // each calls fn for each row of a query on a connection that nobody else uses.
 func each(ctx context.Context, r raw, query string, fn func(row []driver.Value)) error {
 	rs, err := r.QueryContext(ctx, query, nil)
@@ -109,8 +92,9 @@ func (s *session) relax(ctx context.Context) error {
 	if !s.upkeep || s.c.lenient {
 		return nil
 	}
-	s.strict = true
-	return s.c.setForeignKeys(ctx, false)
+	err := s.c.setForeignKeys(ctx, false)
+	s.strict = err == nil
+	return err
 }
 
 // restore undoes relax once the transaction is over, or did not begin. The caller holds c.mu.
@@ -134,7 +118,7 @@ func (s *session) define(ctx context.Context, st *stmt, args []driver.NamedValue
 	res, err := st.driver.ExecContext(ctx, args)
 	if err == nil {
 		c.own = true
-		err = s.b.checkParents(ctx, c.raw)
+		err = s.b.checkParents(ctx, c.raw, s.st.dsn)
 		c.own = false
 	}
 	if err == nil {
@@ -144,75 +128,4 @@ func (s *session) define(ctx context.Context, st *stmt, args []driver.NamedValue
 		_ = c.control(context.Background(), "ROLLBACK")
 	}
 	return res, err
-}
-
-// checkKeys looks, before the transaction that is open on r is committed, whether all foreign keys hold that held before.
-// defined says that the transaction made or altered tables.
-func (b *Backend) checkKeys(ctx context.Context, r raw, dsn string, defined bool) error {
-	if defined {
-		if err := b.checkParents(ctx, r); err != nil {
-			return err
-		}
-	}
-	after, err := brokenKeys(ctx, r)
-	if err == nil && len(after) == 0 {
-		return nil
-	}
-	// What did not hold before is not this migration's doing, and must not keep all later ones from being applied.
-	other, derr := dial(ctx, dsn)
-	if derr != nil {
-		return errors.Join(err, derr)
-	}
-	before, berr := brokenKeys(ctx, other)
-	_ = other.Close()
-	if err != nil { // a key that cannot be looked at, since it refers to columns that are not unique
-		if berr != nil {
-			return nil
-		}
-		return err
-	}
-	known := map[broken]bool{}
-	for _, k := range before {
-		known[k] = true
-	}
-	var failure *ForeignKeyError
-	for _, k := range after {
-		switch {
-		case known[k]:
-		case failure == nil:
-			failure = &ForeignKeyError{Table: k.table, Parent: k.parent, Rows: 1}
-		case failure.Table == k.table && failure.Parent == k.parent:
-			failure.Rows++
-		}
-	}
-	if failure == nil {
-		return nil
-	}
-	return failure
-}
-
-// orphans are the foreign keys to tables that the store does not have.
-const orphans = `SELECT m.name, f."table" FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name, 'main') AS f
-	WHERE m.type = 'table' AND lower(f."table") NOT IN (SELECT lower(name) FROM main.sqlite_schema WHERE type = 'table')`
-
-// checkParents refuses foreign keys to shared tables. Those to tables that are nowhere are SQLite's to judge: the table may
-// be made later.
-func (b *Backend) checkParents(ctx context.Context, r raw) error {
-	var found []*SharedParentError
-	err := each(ctx, r, orphans, func(row []driver.Value) {
-		table, _ := row[0].(string)
-		parent, _ := row[1].(string)
-		found = append(found, &SharedParentError{Table: table, Parent: parent})
-	})
-	for _, f := range found {
-		var n int
-		err := b.sharedDB.QueryRowContext(ctx, "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", f.Parent).Scan(&n)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			return f
-		}
-	}
-	return err
 }

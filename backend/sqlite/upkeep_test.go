@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -256,5 +257,79 @@ func TestMigrationsTransactionsDoNotEnforceForeignKeys(t *testing.T) { // S78
 			}
 			enforced()
 		}
+	}
+}
+
+// What was at fault before a migration is not its doing, whatever it renames or rebuilds; what it adds to that is.
+func TestFaultsOfBeforeAreToldFromNewOnes(t *testing.T) { // S78
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY)")
+	const (
+		orphan   = "; INSERT INTO child VALUES (9, 99)"
+		mismatch = "; CREATE TABLE m (a REFERENCES parent (name)); INSERT INTO m VALUES (1)"
+		rowless  = "; CREATE TABLE w (a TEXT PRIMARY KEY, p REFERENCES parent) WITHOUT ROWID; INSERT INTO w VALUES ('x', 77)"
+		anew     = `CREATE TABLE c2 (id INTEGER PRIMARY KEY, other TEXT, parent INTEGER REFERENCES parent (id));
+			INSERT INTO c2 (id, parent) SELECT id + 100, parent FROM child; DROP TABLE child; ALTER TABLE c2 RENAME TO child`
+	)
+	var orphans *ForeignKeyError
+	var parents *SharedParentError
+	for i, c := range []struct {
+		name, before, migration string
+		want                    any
+	}{
+		{"orphan beside a mismatch", mismatch, "INSERT INTO child VALUES (9, 99)", &orphans},
+		{"parents deleted beside a mismatch", mismatch, "DELETE FROM parent", &orphans},
+		{"nothing beside a mismatch", mismatch, "CREATE TABLE x (a)", nil},
+		{"mismatch renamed", mismatch, "ALTER TABLE m RENAME TO m2", nil},
+		{"mismatch mended", mismatch, "CREATE UNIQUE INDEX u ON parent (name)", nil},
+		{"mismatch made", "", "CREATE TABLE m (a REFERENCES parent (name)); INSERT INTO m VALUES (1)", "mismatch"},
+		{"child renamed", orphan, "ALTER TABLE child RENAME TO kid", nil},
+		{"child renamed, orphan added", orphan, "ALTER TABLE child RENAME TO kid; INSERT INTO kid VALUES (10, 100)", &orphans},
+		{"column renamed", orphan, "ALTER TABLE child RENAME COLUMN parent TO p", nil},
+		{"parent renamed", orphan, "ALTER TABLE parent RENAME TO par", nil},
+		{"child set aside", orphan, "ALTER TABLE child RENAME TO old; CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent (id))", nil},
+		{"child rebuilt", orphan, anew, nil},
+		{"child rebuilt, orphan added", orphan, anew + "; INSERT INTO child (parent) VALUES (98)", &orphans},
+		{"no row numbers", rowless, "CREATE TABLE x (a)", nil},
+		{"no row numbers, orphan added", rowless, "INSERT INTO w VALUES ('y', 78)", &orphans},
+		{"another key of the row", "; CREATE TABLE d (id INTEGER PRIMARY KEY, a REFERENCES parent, b REFERENCES parent); INSERT INTO d VALUES (1, 55, 1)", "UPDATE d SET b = 66", &orphans},
+		{"key to a shared table", "; CREATE TABLE s (a REFERENCES plans (id))", "CREATE TABLE x (a); ALTER TABLE s RENAME TO s2", nil},
+		{"another key to a shared table", "; CREATE TABLE s (a REFERENCES plans (id))", "CREATE TABLE s2 (a REFERENCES plans (id))", &parents},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rt := backend.Route{Store: backend.MustParseStore("s" + strconv.Itoa(i))}
+			require.NoError(t, b.Create(t.Context(), rt))
+			db := b.DBFor(rt)
+			defer db.Close()
+			mustExec(t, t.Context(), db, "PRAGMA foreign_keys = OFF")
+			mustExec(t, t.Context(), db, family+c.before)
+			err := ways(b, rt)["script"]([]string{c.migration})
+			switch want := c.want.(type) {
+			case nil:
+				require.NoError(t, err)
+			case string:
+				require.ErrorContains(t, err, want)
+			default:
+				require.ErrorAs(t, err, want)
+			}
+		})
+	}
+}
+
+// SQLite sees a text up to its first NUL; the rest must not be left out without a word.
+func TestTextWithANULIsRefused(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	const query = "INSERT INTO notes (mark) VALUES ('one');\x00 INSERT INTO notes (mark) VALUES ('two')"
+	require.ErrorContains(t, ways(b, rt)["script"]([]string{query}), "NUL")
+	db := b.Maintenance(rt)
+	defer db.Close()
+	for name, db := range map[string]*sql.DB{"routed": b.DB(), "maintenance": db} {
+		_, err := db.ExecContext(a, query)
+		require.ErrorContains(t, err, "NUL", name)
+		_, err = db.ExecContext(a, "SELECT 1\x00")
+		require.ErrorContains(t, err, "NUL", name)
 	}
 }
