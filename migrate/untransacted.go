@@ -68,6 +68,6 @@ func doneBefore(failure *StoreError) bool {
 // onceOnly are Postgres's codes for something that is there already, or not there any more.
 var onceOnly = []string{
 	"42P07", "42710", "42701", "42723", "42P06", "42P16", // duplicate table, object, column, function, schema, primary key
-	"23505",                                              // unique_violation
-	"42P01", "42703", "42704", "42883", "3F000",          // undefined table, column, object, function, schema
+	"23505",                                     // unique_violation
+	"42P01", "42703", "42704", "42883", "3F000", // undefined table, column, object, function, schema
 }

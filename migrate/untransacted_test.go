@@ -113,7 +113,7 @@ func TestInvalidIndexNotRecorded(t *testing.T) {
 		"2_index.sql", noTx + "CREATE UNIQUE INDEX CONCURRENTLY a_x ON a (x);\n",
 	}
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 3)
-	invalidate(t, be, route(1))                            // an earlier run was killed
+	invalidate(t, be, route(1))                           // an earlier run was killed
 	run(t, be, route(2), "INSERT INTO a VALUES (1), (1)") // this one makes it
 	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)}))
 	for range 2 {
@@ -133,4 +133,33 @@ func TestInvalidIndexNotRecorded(t *testing.T) {
 	st, err := m.Status(t.Context())
 	require.NoError(t, err)
 	assert.Empty(t, st.Drift)
+}
+
+// A transaction left open that the text does not show when it is loaded.
+func TestTransactionLeftOpenByTheEnvironment(t *testing.T) {
+	for _, be := range []*site{sqliteSite(t), postgresSite(t)} {
+		list := []string{
+			"1_a.sql", up("CREATE TABLE a (x INTEGER);"),
+			"2_b.sql", "-- +goose ENVSUB ON\n" + noTx + "${TENEMENT_TEST_STATEMENT};\nINSERT INTO a (x) VALUES (2);\n",
+			"3_c.sql", up("CREATE TABLE c (x INTEGER);"),
+		}
+		statements := []string{"BEGIN"}
+		if be.Dialect() == backend.SQLite {
+			statements = append(statements, "SAVEPOINT s")
+		}
+		t.Setenv("TENEMENT_TEST_STATEMENT", "SELECT 1")
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 1)
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(3, list...)}))
+		for _, statement := range statements {
+			t.Setenv("TENEMENT_TEST_STATEMENT", statement)
+			_, err := m.Up(t.Context(), migrate.UpOptions{})
+			require.ErrorContains(t, err, "end it with COMMIT")
+			assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"))
+			assert.Empty(t, query(t, be, route(0), "SELECT x FROM a"))
+		}
+		t.Setenv("TENEMENT_TEST_STATEMENT", "SELECT 1")
+		_, err := m.Up(t.Context(), migrate.UpOptions{})
+		require.NoError(t, err)
+		assert.Equal(t, "0,1,2,3", versions(t, be, route(0), "goose_db_version"))
+	}
 }
