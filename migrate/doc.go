@@ -28,4 +28,13 @@
 // The tenant set's text runs with the rights of [backend.Backend.Maintenance]: it changes its own store and nothing else,
 // or fails with [backend.ErrReadOnlyShared] in a [*StoreError] that names file and line. Only the ledger's row, ahead of
 // it in the same transaction, is written with the log-in's.
+//
+// The rights themselves are enforced by the backend and the database (with Postgres, by the role that the tenant set runs
+// as, where roles are on). That a file keeps them is checked from its text, when [New] loads it: a [*SourceError] refuses
+// transaction control in a file that goose runs in a transaction, a transaction that a NO TRANSACTION file leaves open, and,
+// in the tenant set, SET and RESET of ROLE and SESSION AUTHORIZATION, DISCARD ALL, and set_config of either or of a name
+// that the text does not tell. Nobody looks into the bodies of functions, procedures and DO blocks, into SQL that is put
+// together while it runs, into what ENVSUB brings in after loading, or into Go: a migration that gets around its rights
+// there on purpose (SET ROLE in a DO block) has what the log-in is allowed. Files are reviewed like code, and are not a
+// way to run what a tenant sends.
 package migrate

@@ -63,6 +63,9 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 		_, err = g.provider.ApplyVersion(ctx, mig.version, up)
 		done = err == nil
 	}
+	if err == nil && done && !mig.tx {
+		err = g.confirm(ctx, mig, up)
+	}
 	switch {
 	case err == nil:
 		return done, nil
@@ -81,6 +84,9 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 	// An index that was to be made CONCURRENTLY stays behind, invalid.
 	first := mig.sql && len(mig.up) > 0 && failure.Statement == mig.up[0]
 	failure.halfDone = !mig.tx && (!first || len(mig.indexes) > 0)
+	if up && !mig.tx {
+		g.explain(ctx, mig, failure)
+	}
 	return false, failure
 }
 
