@@ -140,10 +140,10 @@ func TestValuesThatDependOnTheType(t *testing.T) {
 					}
 					insert := `INSERT INTO v (v) VALUES ($1) /* ` + what + ` */`
 					if inTx {
-						insert += ` -- in a transaction`
+						insert += ` /* in a transaction */`
 					}
-					// describe_exec asks for the types each time, as the bare driver does for a text that is new to it.
-					_, bare := be.PGX().Exec(b, insert, pgx.QueryExecModeDescribeExec, value)
+					// Another text, so new here, for which the types are asked, as the bare driver does.
+					_, bare := be.PGX().Exec(b, insert+` /* bare */`, pgx.QueryExecModeDescribeExec, value)
 					_, err := be.DB().ExecContext(a, insert, value)
 					require.NoError(t, err, what)
 					if inTx {
