@@ -13,7 +13,7 @@ type situation struct {
 	st      *statement // what is remembered of the text, or nil
 	variant *statement // st as it is prepared for this store, or nil
 	alone   bool       // it can be run again when it fails: nothing of a transaction is lost
-	plain   bool       // the arguments' text does not depend on the types of the parameters
+	plain   bool       // the arguments are the same text whatever the types of the parameters
 	admits  bool       // another variant is worth making
 }
 
@@ -75,12 +75,13 @@ func choose(s situation) plan {
 	return plan{describe: true}
 }
 
-// plainArgs reports whether all arguments have one way to be written as text, whatever type the server takes them for. A
-// []byte has not (bytea or json), nor has a time (it is rounded by its type).
+// plainArgs reports whether all arguments are sent as they are, whatever type the server takes them for: pgx encodes a
+// string for any type as that very text (pgtype's encodePlanStringToAnyTextFormat). What a number is encoded as, and whether
+// it is at all, depends on the type: 1999 is no interval of 1999 seconds, though its text is.
 func plainArgs(args []any) bool {
 	for _, a := range args {
 		switch a.(type) {
-		case nil, string, bool, float64, int, int64, int32, int16, int8, uint, uint64, uint32, uint16, uint8:
+		case nil, string:
 		default:
 			return false
 		}

@@ -105,6 +105,7 @@ func (c *conn) prefixed() bool { return !c.settled && (c.idle() || c.tx.unbound)
 type session struct {
 	c      *conn
 	inTx   bool            // the application has begun a transaction
+	late   bool            // and was refused a statement because the transaction was over
 	used   bool            // it has run something: the connection is never exchanged for another after that
 	native bool            // of a handle that speaks pgx, for one call
 	finish context.Context // the transaction's: database/sql's Commit has none of its own

@@ -139,8 +139,8 @@
 // differs between them.
 //
 // A statement's parameters and columns have the types that they have in its own store. A text that is new to a connection
-// costs one round trip more, as with pgx; one that the connection knows from another store costs none if its arguments are
-// strings, numbers, booleans and nil, whose text does not depend on the type.
+// costs one round trip more, as with pgx; so does one that the connection knows from other stores alone, once for each
+// store, unless its arguments are all strings or nil, which are the same text for any type.
 //
 // # The driver's own connection
 //

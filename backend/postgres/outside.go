@@ -174,6 +174,9 @@ type watchedTx struct {
 func (t *watchedTx) Commit() error {
 	w := t.w
 	w.watching = false
+	if w.over() {
+		return t.Tx.Commit()
+	}
 	if err := w.c.texts(t.ctx, lookSQL(w.c.unit.rt.Store), nil); err != nil {
 		_ = t.Tx.Rollback()
 		if outside(err) {

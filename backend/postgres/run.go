@@ -82,6 +82,9 @@ func (s *session) usable(op string) error {
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: errBusy}
 	case s.used && c.pc.IsClosed(), !c.lent:
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: c.gone()}
+	case s.over() && op != "ping":
+		s.late = true
+		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: errOver}
 	case c.idle() && c.be.closed.Load():
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: backend.ErrClosed}
 	}

@@ -65,7 +65,7 @@ func (s *session) begin(ctx context.Context, text string) (err error) {
 		return s.fault("begin", ctx.Err())
 	}
 	s.c.tx = txState{begin: text}
-	s.inTx = true
+	s.inTx, s.late = true, false
 	s.c.be.warm.Hold(s.c.lease)
 	return nil
 }
@@ -73,7 +73,7 @@ func (s *session) begin(ctx context.Context, text string) (err error) {
 // open sends BEGIN by itself, where what comes next does not take it along.
 func (s *session) open(ctx context.Context) error {
 	if !s.c.tx.open() {
-		return nil
+		return s.usable("use")
 	}
 	_, err := s.do(ctx, &job{op: "begin", text: s.c.be.mode == pgx.QueryExecModeSimpleProtocol, mode: s.c.be.mode})
 	return err
@@ -122,6 +122,39 @@ func beginSQL(o pgx.TxOptions) string {
 	return text
 }
 
+var (
+	// errOver: what is run now would be outside of the transaction.
+	errOver = fmt.Errorf("%w: a statement's text (COMMIT, ROLLBACK, ABORT, PREPARE TRANSACTION) has ended it; "+
+		"end it by Commit or Rollback of its handle, and begin another for what comes after", errDone)
+	errDone = fmt.Errorf("the transaction is over (%w, %w)", pgx.ErrTxClosed, sql.ErrTxDone)
+)
+
+// over reports whether the transaction that the application began has ended by other means than its handle's Commit and
+// Rollback. The server says so with each answer.
+func (s *session) over() bool {
+	return s.inTx && s.c.tx.begin == "" && s.c.idle() && !s.c.pc.IsClosed()
+}
+
+// lasted reports whether what ended a transaction that is over did so with success. It was the last that was run: nothing
+// is after it.
+func (s *session) lasted() bool {
+	w := &s.c.wire
+	return w.err == nil && (w.tagged("COMMIT") || w.tagged("PREPARE TRANSACTION"))
+}
+
+// commitOver is Commit of a transaction that is over. After a COMMIT that succeeded it has nothing to add, as with pgx,
+// unless something was refused since. Anything else is an error, where pgx hears "COMMIT" of a server that has no
+// transaction open, and believes it.
+func (s *session) commitOver() error {
+	switch {
+	case !s.lasted():
+		return &backend.Error{Op: "commit", Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", pgx.ErrTxCommitRollback, errOver)}
+	case s.late:
+		return &backend.Error{Op: "commit", Store: s.c.unit.rt.Store, Err: errOver}
+	}
+	return nil
+}
+
 // sqlTx is the session as database/sql ends its transaction.
 type sqlTx session
 
@@ -136,10 +169,14 @@ func (t *sqlTx) Rollback() error {
 
 // commit ends the transaction. One that sent nothing ends without a word.
 func (s *session) commit(ctx context.Context, text string) (err error) {
-	c := s.c
+	c, over := s.c, s.over()
 	s.inTx = false
 	ctx = s.trace(ctx, text, nil)
 	defer func() { s.endTrace(c.wire.CommandTag(), err) }()
+	if over {
+		c.tx = txState{}
+		return s.commitOver()
+	}
 	if c.tx.begin != "" {
 		c.tx = txState{}
 		c.wire.tagLen = copy(c.wire.tag[:], "COMMIT")
@@ -165,10 +202,19 @@ func (s *session) commit(ctx context.Context, text string) (err error) {
 const rollbackTimeout = 5 * time.Second
 
 func (s *session) rollback(ctx context.Context) (err error) {
-	c := s.c
-	s.inTx, s.made = false, s.made[:0]
+	c, over := s.c, s.over()
+	s.inTx = false
 	ctx = s.trace(ctx, "rollback", nil)
 	defer func() { s.endTrace(pgconn.NewCommandTag("ROLLBACK"), err) }()
+	if over && s.lasted() {
+		c.tx = txState{}
+		return &backend.Error{Op: "rollback", Store: c.unit.rt.Store, Err: errOver}
+	}
+	s.made = s.made[:0]
+	if over {
+		c.tx = txState{}
+		return nil
+	}
 	if err := c.rollback(ctx); err != nil {
 		return s.fault("rollback", err)
 	}
