@@ -28,6 +28,10 @@
 // with pgx, and one without statements costs nothing. What the client can know, BeginTx says (no tenant, another tenant, a
 // closed backend); what only the server knows (the store is gone) comes with the first statement.
 //
+// A transaction that the text of a statement ends (COMMIT, ROLLBACK) is over: later statements are refused
+// ([pgx.ErrTxClosed], [database/sql.ErrTxDone]), and Commit is an error ([pgx.ErrTxCommitRollback]) unless it was a COMMIT
+// that succeeded.
+//
 // # The way of a query
 //
 // In this order, each in the file of that name unless said:

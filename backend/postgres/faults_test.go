@@ -559,7 +559,7 @@ func TestWhatErrorsAndColumnsSay(t *testing.T) {
 			require.NoError(t, rows.Close())
 			n, ok := types[0].Length()
 			assert.True(t, ok)
-			assert.EqualValues(t, int64(math.MaxInt64), n)
+			assert.Equal(t, int64(math.MaxInt64), n)
 			n, ok = types[1].Length()
 			assert.True(t, ok)
 			assert.EqualValues(t, 7, n)

@@ -12,6 +12,11 @@ import (
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
+// execer is what runs statements: a handle or a held connection.
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
 // S07, S08: what a statement that needs a session of its own does to the session does not outlast it: the next unit of
 // work on a held connection is bound to the store anew.
 func TestHeldSessionIsBoundAnew(t *testing.T) {
@@ -21,9 +26,7 @@ func TestHeldSessionIsBoundAnew(t *testing.T) {
 			t.Parallel()
 			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": role})
 			rt, a := tenant(t, be, "a")
-			exec := func(db interface {
-				ExecContext(context.Context, string, ...any) (sql.Result, error)
-			}, text string) {
+			exec := func(db execer, text string) {
 				t.Helper()
 				_, err := db.ExecContext(a, text)
 				require.NoError(t, err, text)
