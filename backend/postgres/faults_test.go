@@ -320,6 +320,30 @@ func TestLeftoversOutOfSight(t *testing.T) {
 	}
 }
 
+// S75: a transaction that begins in the message of a cleaning is one: it is committed, and rolled back.
+func TestTransactionAfterACleaning(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "default_query_exec_mode": mode})
+			_, a := tenant(t, be, "a")
+			for i, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
+				_, err := be.DB().ExecContext(a, `SET app.who = 'a'`)
+				require.NoError(t, err)
+				tx, err := be.DB().BeginTx(a, nil)
+				require.NoError(t, err)
+				_, err = tx.ExecContext(a, `INSERT INTO notes (mark) VALUES ($1)`, "x")
+				require.NoError(t, err)
+				require.NoError(t, end(tx))
+				var n int
+				require.NoError(t, be.DB().QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&n))
+				require.Equal(t, 1, n, i)
+			}
+		})
+	}
+}
+
 // S75: nor is what a script leaves seen by that for the next store, in the same message or after one that failed.
 func TestLeftoversOfScripts(t *testing.T) {
 	t.Parallel()
