@@ -227,14 +227,13 @@ func (c *conn) discard(j *job) {
 func (c *conn) answerAhead() error {
 	w := &c.wire
 	for w.at() < stepPrepare && w.done < len(w.steps) {
-		at := w.at()
 		switch w.receive() {
 		case eventRow:
-			if at == stepPrefix {
+			if w.at() == stepPrefix {
 				c.prefixDone(c.named() && !w.text, w.values)
 			}
 		case eventDone:
-			c.ahead(at)
+			c.ahead(w.steps[w.done-1]) // not what was awaited: a cleaning ends without an event
 		case eventReady:
 			return errorOr(w.err, errNoAnswer)
 		}

@@ -95,7 +95,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
 		return err
 	}
-	for r.next < len(r.scripts) && (!c.tainted || c.cleanable()) && !c.doomed && !c.pc.IsClosed() {
+	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -120,13 +120,13 @@ func (r *scriptRun) pick() (end int) {
 	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
 		s := &r.scripts[end]
 		t := r.shared.look(s.SQL).traits
-		alone := t&(control|dooms) != 0 || t&taints != 0 && !r.c.cleanable() || r.refused[s.Route]
+		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
 		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
 			return end
 		}
 		size += len(s.SQL)
-		r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
 		if alone {
+			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
 			return end + 1
 		}
 	}
