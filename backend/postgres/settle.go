@@ -15,6 +15,10 @@ import (
 // connection is free, it changes nothing and returns errPooled.
 func (c *conn) settle(ctx context.Context) error {
 	u := &c.unit
+	if u.readOnly() {
+		// A session can only be read-only by default, which a text may set back before its first query.
+		return errAlone
+	}
 	c.doomed = true
 	// A pooler makes up its own process numbers.
 	direct := fmt.Sprintf("(pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d)", c.pc.PID())
@@ -23,9 +27,6 @@ func (c *conn) settle(ctx context.Context) error {
 	message := c.prefixText("(not "+direct+")") + "select " + direct + ";"
 	if u.kind != prefixShared {
 		message += fmt.Sprintf("select case when %s then pg_catalog.pg_advisory_lock_shared(%s,%s) end;", direct, storeSpace, u.key)
-	}
-	if u.readOnly() {
-		message += fmt.Sprintf("select case when %s then pg_catalog.set_config('default_transaction_read_only','on',false) end", direct)
 	}
 	is := false
 	err := c.texts(ctx, message, func(result int, values [][]byte) {
@@ -45,6 +46,9 @@ func (c *conn) settle(ctx context.Context) error {
 	c.settled = true
 	return nil
 }
+
+// errAlone: what would bind a whole session to a read-only tenant could be undone.
+var errAlone = fmt.Errorf("%w: what cannot run in a transaction, or may end it, cannot be kept from writing", backend.ErrReadOnly)
 
 var errPooled = errors.New("it cannot run in a transaction, and a pooler stands between us and the server; " +
 	"run it over a direct connection to the database")

@@ -90,8 +90,9 @@ func TestCallsRunOnce(t *testing.T) {
 	}
 }
 
-// A read-only route has a session of its own where a statement needs one, and nothing is written through it.
-func TestReadOnlyRouteSettles(t *testing.T) {
+// What cannot run in a transaction of ours, or would end it, is refused on a read-only route: nothing else would keep it
+// from writing.
+func TestReadOnlyRouteNeverSettles(t *testing.T) {
 	t.Parallel()
 	be := open(t, pgtest.Shared(t).Database(t), nil)
 	rt, a := tenant(t, be, "a")
@@ -99,8 +100,24 @@ func TestReadOnlyRouteSettles(t *testing.T) {
 	require.NoError(t, err)
 	rt.ReadOnly = true
 	ro := backend.WithRoute(t.Context(), rt)
-	_, err = be.DB().ExecContext(ro, `DO 'BEGIN COMMIT; END'`)
-	require.NoError(t, err)
+	write := `INSERT INTO notes (mark) VALUES ('stray')`
+	for _, text := range []string{
+		`SET transaction_read_only = off; ` + write, `SELECT 1; SET TRANSACTION READ WRITE; ` + write, `COMMIT; BEGIN; ` + write + `; COMMIT`,
+		`SET default_transaction_read_only = off; COMMIT; ` + write, `CALL commits()`, `DO 'BEGIN COMMIT; END'`, `VACUUM notes`,
+		`CREATE INDEX CONCURRENTLY more ON notes (mark)`,
+	} {
+		_, err = be.DB().ExecContext(ro, text)
+		require.Error(t, err, text)
+		_, err = be.PGX().Exec(ro, text)
+		require.Error(t, err, text)
+		conn, err := be.DB().Conn(ro)
+		require.NoError(t, err)
+		_, err = conn.ExecContext(ro, text)
+		require.Error(t, err, text)
+		_, err = conn.ExecContext(ro, write)
+		require.ErrorIs(t, err, backend.ErrReadOnly, text)
+		require.NoError(t, conn.Close())
+	}
 	_, err = be.DB().ExecContext(ro, `CALL commits()`)
 	require.ErrorIs(t, err, backend.ErrReadOnly)
 	var rows int
