@@ -173,6 +173,7 @@ func (w *wire) receive() event {
 					w.lost(w.err)
 					return eventReady
 				}
+				w.fields, w.values, w.tagLen = nil, nil, 0 // they were the cleaning's
 				w.done++
 				continue
 			}
