@@ -134,7 +134,7 @@ func BenchmarkScripts(b *testing.B) {
 func BenchmarkRoles(b *testing.B) {
 	ctx := b.Context()
 	w := newWorkload(b, 100, map[string]string{"tenant_role": "each"})
-	off := open(b, w.url, map[string]string{"pool_max_conns": "1"})
+	off := open(b, w.url, map[string]string{"pool_max_conns": "1", "tenant_role": "off"})
 	const point = "SELECT question FROM polls WHERE id = $1"
 	var got string
 	thor := backend.WithRoute(ctx, w.routes[0])
