@@ -174,7 +174,12 @@ func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store 
 	if found != nil {
 		return found
 	}
-	return tx.domainConflict(ctx, self, hosts)
+	err = tx.domainConflict(ctx, self, hosts)
+	if errors.As(err, &found) && found.By == slug {
+		// It came between the two questions, which READ COMMITTED answers from two snapshots: what is taken is the slug.
+		return &ConflictError{Field: "slug", Value: slug, By: slug}
+	}
+	return err
 }
 
 func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []string) error {
