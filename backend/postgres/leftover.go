@@ -20,13 +20,10 @@ const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;
 
 // cleansChanges reports whether a connection is cleaned when it goes over to another store.
 func (be *Backend) cleansChanges() bool {
-	switch be.cfg.Reset {
-	case resetOff:
+	if be.lent || be.cfg.Reset == resetOff {
 		return false
-	case resetAlways:
-		return !be.lent
 	}
-	return !be.lent && !be.pooled.Load()
+	return be.cfg.Reset == resetAlways || !be.pooled.Load()
 }
 
 // cleanable reports whether the connection may be cleaned: a pool that was lent may have set up its connections in a way

@@ -1,6 +1,10 @@
 package postgres
 
-import "time"
+import (
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+)
 
 // Stats are figures of the connections that a backend's handles share. [database/sql.DB.Stats] of a handle knows nothing
 // of them: what it counts are calls. Those without a word about time count since the backend was opened.
@@ -33,3 +37,8 @@ func (be *Backend) Stats() Stats {
 		FirstSights: be.firstSights.Load(), Retired: int64(k.Retired),
 	}
 }
+
+var _ backend.Bounded = (*Backend)(nil)
+
+// Concurrency returns the size of the pool; see [backend.Bounded].
+func (be *Backend) Concurrency() int { return int(be.pool.Config().MaxConns) }
