@@ -116,13 +116,13 @@ echo ready
 cat >/dev/null || true
 "$bin/pg_ctl" -D data -m immediate -w -t 60 stop >/dev/null 2>&1 </dev/null || true
 `
-	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation}, func(dir string) map[string]string {
+	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation}, func(dir string) (map[string]string, error) {
 		configuration["unix_socket_directories"] = dir
 		var lines strings.Builder
 		for _, name := range slices.Sorted(maps.Keys(configuration)) {
 			fmt.Fprintf(&lines, "%s = '%s'\n", name, strings.ReplaceAll(configuration[name], "'", "''"))
 		}
-		return map[string]string{"settings": lines.String()}
+		return map[string]string{"settings": lines.String()}, nil
 	})
 	if err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 
 type supervised struct{ dir string }
 
-func supervise(context.Context, string, string, map[string]string, func(string) map[string]string) (*supervised, error) {
+func supervise(context.Context, string, string, map[string]string, func(string) (map[string]string, error)) (*supervised, error) {
 	return nil, fmt.Errorf("pgtest: starting servers on %s is %w: set %s", runtime.GOOS, ErrNotInstalled, EnvURL)
 }
 

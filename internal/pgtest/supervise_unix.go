@@ -33,7 +33,7 @@ type supervised struct {
 // supervise runs a shell script in a new temporary directory, as an unprivileged user when this process is root. The
 // script has variables as its variables, finds there the files that files returns, and says "ready" on its standard
 // output; what it and its server have to say goes to the file "log". The directory is removed when it ends.
-func supervise(ctx context.Context, name, script string, variables map[string]string, files func(dir string) map[string]string) (*supervised, error) {
+func supervise(ctx context.Context, name, script string, variables map[string]string, files func(dir string) (map[string]string, error)) (*supervised, error) {
 	credential, err := unprivileged()
 	if err != nil {
 		return nil, err
@@ -42,7 +42,11 @@ func supervise(ctx context.Context, name, script string, variables map[string]st
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	s, err := superviseIn(ctx, dir, name, script, variables, files(dir), credential)
+	var s *supervised
+	contents, err := files(dir)
+	if err == nil {
+		s, err = superviseIn(ctx, dir, name, script, variables, contents, credential)
+	}
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err
