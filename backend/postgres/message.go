@@ -27,9 +27,9 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 	var parsed map[string]bool // under a name of its own, earlier in this message
 	for i := range j.queries {
 		q := &j.queries[i]
-		if q.plan.keep && len(j.queries) > 1 {
+		if q.plan.parse && q.plan.name != "" && len(j.queries) > 1 {
 			if parsed[q.plan.name] {
-				q.plan = plan{name: q.plan.name}
+				q.plan.parse, q.plan.keep, q.plan.infer = false, false, false
 			}
 			if parsed == nil {
 				parsed = make(map[string]bool)
@@ -47,7 +47,8 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 }
 
 func (c *conn) choose(j *job, q *query, alone bool) plan {
-	s := situation{mode: j.mode, store: c.unit.rt.Store, st: q.st, alone: alone}
+	s := situation{mode: j.mode, store: c.unit.rt.Store, st: q.st, alone: alone, pooled: c.be.pooled.Load()}
+	s.stale = s.pooled && c.be.stalePlans.has(q.sql, s.store)
 	if q.st != nil && q.st.store != s.store {
 		if s.variant = c.statements.variant(q.st, s.store); s.variant == nil {
 			s.admits = c.statements.admits()
@@ -113,9 +114,10 @@ func (c *conn) queueAhead(queries []query) {
 func (c *conn) queueQuery(j *job, q *query) {
 	p := &q.plan
 	if p.parse {
-		parse := pgproto3.Parse{Name: p.name, Query: q.sql}
+		parse := pgproto3.Parse{Name: p.name, Query: c.pooledText(p.name, q.sql)}
 		if p.st != nil {
 			parse.ParameterOIDs = p.st.sd.ParamOIDs
+			p.st.unparsed = p.st.unparsed && p.name != p.st.sd.Name
 		}
 		c.fe.SendParse(&parse)
 	}

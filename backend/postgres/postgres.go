@@ -61,6 +61,8 @@ type Backend struct {
 	}
 	locks  locks
 	varied answers
+	// stalePlans is what a pooler has prepared that the server refuses; see pooled.go.
+	stalePlans stalePlans
 	roles  roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are

@@ -110,7 +110,7 @@ func mendPrefix(f failure, s standing) remedy {
 // (0A000) or the types of its parameters are not what they were when it was described.
 func stale(code string, by knowledge) bool {
 	switch {
-	case code == "0A000", code == "26000", code == "08P01":
+	case code == codeStalePlan, code == "26000", code == "08P01":
 		return true
 	case len(code) == 5 && code[:2] == "42" && code != "42501":
 		return by == knownElsewhere
@@ -147,6 +147,9 @@ func (s *session) fault(op string, err error) error {
 	case errors.As(err, &pe):
 		if pe.Code == codeReadOnly && s.c.unit.readOnly() {
 			return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", backend.ErrReadOnly, err)}
+		}
+		if pe.Routine == "RevalidateCachedQuery" && pe.Code == codeStalePlan && s.inTx {
+			return fmt.Errorf("the store has been migrated since this statement was prepared; roll back and run the transaction again: %w", err)
 		}
 		if s.c.be.deniedShared(s.c.unit.access, pe) {
 			return readOnlyFault(op, s.c.unit.rt.Store, err)

@@ -63,7 +63,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 		st.known = q.known(c.unit.rt.Store)
 		r := mend(f, st)
 		if stale(f.code, st.known) {
-			c.forgetStatement(q)
+			c.forgetStatement(q, f.code)
 		}
 		if r == giveUp || r == missing || r == norole {
 			return false, s.refusal(r, j.op, err)
@@ -187,12 +187,15 @@ func (q *query) known(store backend.Store) knowledge {
 	return knownElsewhere
 }
 
-// forgetStatement drops what is remembered of a text in this store.
-func (c *conn) forgetStatement(q *query) {
+// forgetStatement drops what is remembered of a text in this store, after it failed.
+func (c *conn) forgetStatement(q *query, code string) {
 	if q == nil || q.st == nil {
 		return
 	}
 	store := c.unit.rt.Store
+	if code == codeStalePlan && c.be.pooled.Load() {
+		c.be.stalePlans.add(q.sql, store)
+	}
 	if v := q.st.variants[store]; v != nil {
 		c.statements.variants.Remove(v)
 	}
