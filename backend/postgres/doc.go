@@ -132,6 +132,26 @@
 //   - Behind a pooler the connections to the server are its own: give it a reset query (PgBouncer: server_reset_query and
 //     server_reset_query_always). With session pooling, reset=always does the same as on direct connections.
 //
+// # Poolers and several hosts
+//
+// PgBouncer in transaction mode works in every query mode when it knows prepared statements (1.21 or newer, with
+// max_prepared_statements above 0); before that with default_query_exec_mode=exec, and the modes that prepare nothing under a
+// name. It keeps what is prepared for longer than a migration or a process lasts. Statements outside of transactions, and
+// the first of each transaction, do not notice: where what it kept is stale they go on without. A later statement of a
+// transaction fails, which says so; the transaction can be run again. Each store's statements are prepared for it alone, so
+// max_prepared_statements is worth raising where there are many.
+//
+// PgBouncer 1.18 to 1.20 can end ("server in bad state: 11", "bad client state") when clients cancel much, whoever they
+// are: its own fault, mended in 1.21. Behind any pooler a statement whose context ends costs its connection, as with pgx.
+//
+// Poolers that choose the server, or the shard, by reading the SQL have to leave that off: the prefix is a SELECT with
+// several columns and parameters, which they take for a read, and of which they learn no search_path. So have poolers that
+// keep statements without names for several clients.
+//
+// A URL with several hosts and target_session_attrs=read-write (postgres://a:5432,b:5432/app?target_session_attrs=read-write)
+// follows a fail-over: connections that were idle are asked before they are used again, those in the middle of something
+// fail, and what is begun once a server takes writes succeeds.
+//
 // # What a name means
 //
 // Unqualified names mean the store's own, then the shared store's; also in the bodies of functions. When a store is given

@@ -63,7 +63,7 @@ type Backend struct {
 	varied answers
 	// stalePlans is what a pooler has prepared that the server refuses; see pooled.go.
 	stalePlans stalePlans
-	roles  roles
+	roles      roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
 	// pinged before they are used.

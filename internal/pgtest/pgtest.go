@@ -46,6 +46,7 @@ type Cluster struct {
 	admin     *url.URL
 	socketDir string
 	supervise *supervised // nil when the server is not ours
+	bin       string      // where its programs are; "" when the server is not ours
 }
 
 // Start initialises a cluster in a temporary directory (below TMPDIR) and starts it with TCP on a free port of 127.0.0.1
@@ -59,6 +60,11 @@ func Start(ctx context.Context, settings ...string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	return startAny(ctx, bin, "", settings)
+}
+
+// startAny starts a cluster that is new or, when primary is not "", a standby of that one.
+func startAny(ctx context.Context, bin, primary string, settings []string) (*Cluster, error) {
 	configuration := map[string]string{
 		"max_connections":           "300",
 		"shared_buffers":            "128MB",
@@ -81,7 +87,7 @@ func Start(ctx context.Context, settings ...string) (*Cluster, error) {
 
 	// A port that was free may be taken by the time the server binds it: try another.
 	for attempt := 1; ; attempt++ {
-		c, err := start(ctx, bin, configuration)
+		c, err := start(ctx, bin, primary, configuration)
 		if err == nil {
 			return c, nil
 		}
@@ -91,7 +97,7 @@ func Start(ctx context.Context, settings ...string) (*Cluster, error) {
 	}
 }
 
-func start(ctx context.Context, bin string, configuration map[string]string) (*Cluster, error) {
+func start(ctx context.Context, bin, primary string, configuration map[string]string) (*Cluster, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
@@ -108,15 +114,19 @@ func start(ctx context.Context, bin string, configuration map[string]string) (*C
 	// closes it or ends.
 	const script = `
 set -e
-mkdir data
-"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C $collation --no-sync >log 2>&1 </dev/null
+if [ -n "$primary" ]; then
+	"$bin/pg_basebackup" -D data -d "$primary" -R -X stream -c fast --no-sync >log 2>&1 </dev/null
+else
+	mkdir data
+	"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C $collation --no-sync >log 2>&1 </dev/null
+fi
 cat settings >>data/postgresql.conf
 "$bin/pg_ctl" -D data -l log -w -t 120 start >/dev/null 2>&1 </dev/null
 echo ready
 cat >/dev/null || true
 "$bin/pg_ctl" -D data -m immediate -w -t 60 stop >/dev/null 2>&1 </dev/null || true
 `
-	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation}, func(dir string) (map[string]string, error) {
+	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation, "primary": primary}, func(dir string) (map[string]string, error) {
 		configuration["unix_socket_directories"] = dir
 		var lines strings.Builder
 		for _, name := range slices.Sorted(maps.Keys(configuration)) {
@@ -137,6 +147,7 @@ cat >/dev/null || true
 		},
 		socketDir: s.dir,
 		supervise: s,
+		bin:       bin,
 	}, nil
 }
 

@@ -16,4 +16,6 @@ func supervise(context.Context, string, string, map[string]string, func(string) 
 
 func (s *supervised) stop() error { return nil }
 
+func (s *supervised) run(context.Context, string, ...string) error { return ErrNotInstalled }
+
 func (s *supervised) log() string { return "" }

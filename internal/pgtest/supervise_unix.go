@@ -130,6 +130,17 @@ func (s *supervised) stop() error {
 	return s.result
 }
 
+// run runs a command in the server's directory, as its user.
+func (s *supervised) run(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Env = s.dir, s.cmd.Env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.cmd.SysProcAttr.Credential}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("pgtest: %s: %w: %s", filepath.Base(name), err, s.log())
+	}
+	return nil
+}
+
 // log returns the end of what the server logged.
 func (s *supervised) log() string {
 	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
