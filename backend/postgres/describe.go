@@ -57,6 +57,7 @@ func (c *conn) describe(ctx context.Context, queries []*query) error {
 		w.queue(stepPrepare)
 		w.size += len(q.sql)
 	}
+	c.queueCheckBehind(one)
 	c.fe.SendSync(&syncAll)
 	if err := w.flush(); err != nil {
 		return err

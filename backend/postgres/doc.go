@@ -16,6 +16,7 @@
 //   - first_sights: a number of pairs of store and text. See [Config.FirstSights].
 //   - tenant_statements: a number of prepared statements. See [Config.TenantStatements].
 //   - reset: auto (the default), always or off. See [Config.Reset].
+//   - replica: the URL of a server that follows, escaped; once for each. See [Config.Replicas].
 //
 // # How a statement finds its store
 //

@@ -92,6 +92,7 @@ func (c *conn) send(ctx context.Context, j *job) error {
 	for i := range j.queries {
 		c.queueQuery(j, &j.queries[i])
 	}
+	c.queueCheckBehind(j.queries)
 	c.fe.SendSync(&syncAll)
 	return w.flush()
 }
@@ -104,10 +105,18 @@ func (c *conn) queueAhead(queries []query) {
 		c.queueBegin(c.tx.begin)
 		w.queue(stepBegin)
 	}
-	if c.prefixed() && !(c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0) {
+	switch {
+	case !c.prefixed():
+		c.queueCheckAhead()
+	case !c.putsOff(queries):
 		c.queuePrefix(c.named())
 		w.queue(stepPrefix)
 	}
+}
+
+// putsOff reports whether what follows must come before the prefix.
+func (c *conn) putsOff(queries []query) bool {
+	return c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0
 }
 
 // queueQuery queues the messages of one statement.
@@ -189,6 +198,9 @@ func (c *conn) answer(j *job) (more bool, err error) {
 	if err := c.await(j, 0); err != nil {
 		c.discard(j)
 		return false, err
+	}
+	if c.unit.checked() && len(j.queries) == 1 {
+		w.hold()
 	}
 	more = w.Next()
 	if !more && w.err != nil {

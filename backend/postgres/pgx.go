@@ -17,6 +17,7 @@ import (
 type PGX struct {
 	be      *Backend
 	binding driver.Binding
+	reads   bool // from replicas
 }
 
 // DBTX is what [PGX] and the transactions that it begins have in common, and what sqlc generates for pgx.
@@ -36,7 +37,11 @@ func (n *PGX) session(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := n.be.acquire(ctx, rt, n.binding.Access)
+	acquire := n.be.acquire
+	if n.reads {
+		acquire = func(ctx context.Context, rt backend.Route, _ driver.Access) (*session, error) { return n.be.reader(ctx, rt) }
+	}
+	s, err := acquire(ctx, rt, n.binding.Access)
 	if err == nil {
 		s.native = true
 	}

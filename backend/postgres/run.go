@@ -39,7 +39,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 	if ctx.Done() == nil {
 		ctx = context.Background() // which nobody needs to watch
 	}
-	st := standing{maxExchanges: s.c.be.maxConns + 1}
+	st := standing{maxExchanges: s.c.be.maxConns + 1, replica: s.c.be.replica}
 	for {
 		c := s.c
 		if err := s.usable(j.op); err != nil {
@@ -78,7 +78,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 func (s *session) usable(op string) error {
 	c := s.c
 	switch {
-	case c.wire.open:
+	case c.wire.busy():
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: errBusy}
 	case s.used && c.pc.IsClosed(), !c.lent:
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: c.gone()}
@@ -161,6 +161,7 @@ func (c *conn) distrust() {
 			}
 		}
 	}
+	c.distrustChecks()
 	for text := range c.begins {
 		c.begins[text] = doubtful
 	}
@@ -169,7 +170,11 @@ func (c *conn) distrust() {
 
 // failing returns the query that the wire is at, or nil.
 func (j *job) failing(w *wire) *query {
-	i := w.done - (len(w.steps) - len(j.queries))
+	ahead := len(w.steps) - len(j.queries)
+	if ahead > 0 && w.steps[len(w.steps)-1] == stepCheck {
+		ahead--
+	}
+	i := w.done - ahead
 	if i < 0 || i >= len(j.queries) {
 		return nil
 	}
