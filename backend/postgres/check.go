@@ -26,7 +26,7 @@ import (
 // checkSQL holds the text of each kind: $1 schema, $2 OID or stamp, as with the prefix of that kind.
 var checkSQL = func() (sql [prefixKinds]string) {
 	for kind, condition := range map[prefixKind]string{prefixOID: sqlSame, prefixStamp: sqlStamp, prefixAnyStamp: sqlAnyStamp} {
-		sql[kind] = "select 1 operator(pg_catalog./) (" + strings.NewReplacer("$2", "$1", "$4", "$2").Replace(condition) + ")::pg_catalog.int4" + sqlLook
+		sql[kind] = "select " + sqlLook[1:] + ",1 operator(pg_catalog./) (" + strings.NewReplacer("$2", "$1", "$4", "$2").Replace(condition) + ")::pg_catalog.int4"
 	}
 	return sql
 }()
