@@ -33,14 +33,12 @@ type conn struct {
 	prefixes   [roleKinds][prefixKinds]prepared
 	roleLost   bool                     // it was made with a role, and has it no more
 	own        map[string]*ownStatement // by their text
-	parsed     []*ownStatement          // in the message under way
 	sights     sights
 	expires    time.Time // when it is too old; zero: never
 	last       backend.Store
 	lastAccess driver.Access
 	tainted    bool // the session leaves something on it; see leftover.go
 	dirty      bool // and an earlier one did, which is to be taken away first
-	bound      bool // its own path is that of the unit's store, once it is not dirty
 	doomed     bool // not to be used again
 
 	// For the session under way; kept here because there is one at a time.

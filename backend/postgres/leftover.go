@@ -1,6 +1,10 @@
 package postgres
 
-import "github.com/jackc/pgx/v5/pgproto3"
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
 
 // What a unit of work leaves on its session (settings, temporary tables, cursors, locks, LISTEN, what lastval returns) must
 // not be seen by the next. Two rules see to it:
@@ -16,18 +20,12 @@ import "github.com/jackc/pgx/v5/pgproto3"
 // takes ten times as long as to reset them.
 
 // cleanSQL takes it all away, but for what is kept on purpose: prepared statements and the plans in functions.
-const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;" + unlockSQL
-
-const (
-	unlockSQL = "select pg_catalog.pg_advisory_unlock_all()"
-	// bindSQL gives a connection the path of the store that it goes over to, for as long as it serves that; see prefixBound.
-	bindSQL = unlockSQL + ",pg_catalog.set_config('search_path',$1,false)"
-)
+const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;select pg_catalog.pg_advisory_unlock_all()"
 
 // cleaning is cleanSQL as it travels in the message that it goes ahead of: in a transaction of its own. A message of its
 // own would cost more than all the statements, since the server writes to the socket at the end of each. The level is
 // said, or the default that somebody left could have the SELECT wait for others (SERIALIZABLE READ ONLY DEFERRABLE).
-var cleaning = []string{"begin isolation level read committed", "close all", "unlisten *", "discard temp", "discard sequences", "reset all"}
+var cleaning = append(append([]string{"begin isolation level read committed"}, strings.Split(cleanSQL, ";")...), "commit")
 
 // cleansChanges reports whether a connection is cleaned when it goes over to another store.
 func (be *Backend) cleansChanges() bool {
@@ -41,32 +39,22 @@ func (be *Backend) cleansChanges() bool {
 // that a RESET would undo.
 func (c *conn) cleanable() bool { return !c.be.lent }
 
-// binds reports whether a connection gets the path of the store that it serves for its own. Behind a pooler it has none,
-// and those of a lent pool are its other users' too.
-func (be *Backend) binds() bool { return be.cleansChanges() && !be.pooled.Load() }
-
 // queueClean queues the cleaning of a connection that needs it. For a text it is one too, a message of its own: what
 // follows may have to be alone in its message.
 func (c *conn) queueClean() {
 	if !c.dirty || !c.idle() {
 		return
 	}
-	c.dirty, c.bound = false, false
-	switch {
-	case !c.cleanable():
+	c.dirty = false
+	if !c.cleanable() {
 		return
-	case c.wire.text:
+	}
+	if c.wire.text {
 		c.fe.SendQuery(&pgproto3.Query{String: cleanSQL})
-	default:
+	} else {
 		for _, text := range cleaning {
 			c.queueOwn(text)
 		}
-		if c.bound = c.be.binds(); c.bound {
-			c.queueOwn(bindSQL, c.unit.path)
-		} else {
-			c.queueOwn(unlockSQL)
-		}
-		c.queueOwn("commit")
 	}
 	c.wire.queue(stepClean)
 }

@@ -245,7 +245,7 @@ func (c *conn) answerAhead() error {
 func (c *conn) ahead(s step) {
 	switch s {
 	case stepBegin:
-		c.ownDone()
+		c.ownDone(c.tx.begin)
 		c.tx = txState{unbound: true}
 	case stepPrefix:
 		c.tx.unbound = false

@@ -13,8 +13,8 @@ import (
 )
 
 // The prefix is a SELECT of exactly one row that travels ahead of each unit of work and, in the same transaction, binds
-// it to its store: it sets search_path until the end of the transaction, or sees that it is set, takes a share of the
-// store, and fails, which makes the server skip what follows, unless the schema exists and is the owner's.
+// it to its store: it sets search_path until the end of the transaction, takes a share of the store, and fails, which
+// makes the server skip what follows, unless the schema exists and is the owner's.
 //
 // The share is an advisory lock that Drop and Rename want for themselves. Without it a statement that was let in, and
 // then had to wait for a table that was being dropped or renamed, would look for its name again when the wait is over,
@@ -38,9 +38,6 @@ const (
 	// prefixOID checks that the schema is there (3F000) and still the one that was found to be the route's (22012):
 	// $1 path, $2 schema, $3 lock key, $4 OID.
 	prefixOID
-	// prefixBound is prefixOID for a connection whose own path is the store's: that is checked (22012) instead of set. The
-	// server works out a path anew after each time that it is set, and again when it is set back at the end.
-	prefixBound
 	// prefixStamp checks that the schema carries the owner's stamp (22012), and returns its OID: $4 stamp.
 	prefixStamp
 	// prefixAnyStamp is prefixStamp for a route without an owner: what has no stamp is no store.
@@ -53,7 +50,7 @@ const (
 	// The columns are evaluated in their order, and the schema looked up when the lock is held. (As a parameter of type
 	// regnamespace it would be when the values are bound.)
 	sqlSchema = "($2::pg_catalog.text)::pg_catalog.regnamespace"
-	sqlShare  = "pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",$3)" + sqlLook
+	sqlShare  = ",pg_catalog.pg_advisory_xact_lock_shared(" + storeSpace + ",$3)" + sqlLook
 	// sqlLook is a column that locks a relation, and lets it go again: it opens pg_namespace to see whether that could be
 	// updated. It is the cheapest call with that effect (0.9 µs). It works because nothing ahead of it in the transaction
 	// has a lock on pg_namespace: the lock must not be one that is held already.
@@ -61,7 +58,6 @@ const (
 	sqlOID      = "(" + sqlSchema + ")::pg_catalog.oid"
 	sqlComment  = "coalesce(pg_catalog.obj_description(" + sqlOID + ",'pg_namespace'),'')"
 	sqlSame     = sqlOID + " operator(pg_catalog.=) $4::pg_catalog.oid"
-	sqlBound    = sqlSame + " and pg_catalog.current_setting('search_path') operator(pg_catalog.=) $1"
 	sqlStamp    = sqlComment + " operator(pg_catalog.=) $4::pg_catalog.text"
 	sqlAnyStamp = "pg_catalog.starts_with(" + sqlComment + ",$4::pg_catalog.text)"
 
@@ -115,23 +111,17 @@ func prefixOf(role roleKind, kind prefixKind) string {
 	check := func(cond string) string {
 		return "," + one + " operator(pg_catalog./) (" + cond + ")::pg_catalog.int4"
 	}
-	if kind == prefixBound {
-		sql = "select " + sqlShare
-	} else {
-		sql += "," + sqlShare
-	}
+	sql += sqlShare
 	switch kind {
 	case prefixOID:
 		sql += check(sqlSame)
-	case prefixBound:
-		sql += check(sqlBound)
 	case prefixStamp:
 		sql += "," + sqlOID + check(sqlStamp)
 	case prefixAnyStamp:
 		sql += "," + sqlOID + check(sqlAnyStamp)
 	}
 	asName := map[roleKind]string{roleSet: "$5::pg_catalog.text::pg_catalog.name", roleVerified: "$5::pg_catalog.name"}[role]
-	if (kind == prefixStamp || kind == prefixAnyStamp) && role != roleNone {
+	if kind != prefixOID && role != roleNone {
 		// A schema that the role may not use is left out of the path without a word, and names would be found in public.
 		sql += ",pg_catalog.sqrt((pg_catalog.has_schema_privilege(" + asName + "," + sqlOID + ",'usage'))::pg_catalog.int4::pg_catalog.float8 operator(pg_catalog.-) 1)"
 	}
@@ -151,9 +141,9 @@ const codeReadOnly = "25006"
 
 func (u *unit) readOnly() bool { return u.rt.ReadOnly && u.access == driver.AccessTenant }
 
-// sql is the text of the unit's prefix, of one kind.
-func (u *unit) sql(kind prefixKind) string {
-	sql := prefixSQL[u.role][kind]
+// sql is the text of the unit's prefix.
+func (u *unit) sql() string {
+	sql := prefixSQL[u.role][u.kind]
 	if u.readOnly() {
 		sql += sqlReadOnly
 	}
@@ -163,9 +153,9 @@ func (u *unit) sql(kind prefixKind) string {
 // prefixNames are the names under which a connection keeps the prefix prepared. The name says what the text is, so
 // that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
 var prefixNames = [roleKinds][prefixKinds]string{
-	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_bound", "tenement_p2_stamp", "tenement_p2_any"},
-	roleSet:      {"tenement_p2_shared_set", "tenement_p2_oid_set", "tenement_p2_bound_set", "tenement_p2_stamp_set", "tenement_p2_any_set"},
-	roleVerified: {"tenement_p2_shared_has", "tenement_p2_oid_has", "tenement_p2_bound_has", "tenement_p2_stamp_has", "tenement_p2_any_has"},
+	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any"},
+	roleSet:      {"tenement_p2_shared_set", "tenement_p2_oid_set", "tenement_p2_stamp_set", "tenement_p2_any_set"},
+	roleVerified: {"tenement_p2_shared_has", "tenement_p2_oid_has", "tenement_p2_stamp_has", "tenement_p2_any_has"},
 }
 
 // prepared is the state of one of the prefixes on a connection.
@@ -255,14 +245,6 @@ func (c *conn) identify() {
 	u.check = append(append(u.check[:0], stampText...), u.rt.Owner...)
 }
 
-// prefixKind is the kind of the next prefix.
-func (c *conn) prefixKind() prefixKind {
-	if c.bound && c.unit.kind == prefixOID {
-		return prefixBound
-	}
-	return c.unit.kind
-}
-
 // params returns the values of the prefix's parameters, all in text format.
 func (c *conn) params() [][]byte {
 	u := &c.unit
@@ -281,19 +263,19 @@ func (c *conn) params() [][]byte {
 // executed with a row limit of one, so that the server ends it with PortalSuspended rather than with a CommandComplete of
 // its own: its row is simply the first.
 func (c *conn) queuePrefix(named bool) {
-	u, kind := &c.unit, c.prefixKind()
+	u := &c.unit
 	named = named && !u.readOnly()
 	name := ""
 	if named {
-		name = prefixNames[u.role][kind]
+		name = prefixNames[u.role][u.kind]
 	}
-	if state := c.prefixes[u.role][kind]; !named || state != isPrepared {
+	if state := c.prefixes[u.role][u.kind]; !named || state != isPrepared {
 		if named && state == doubtful {
 			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
 		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: u.sql(kind)})
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: u.sql()})
 		if named {
-			c.prefixes[u.role][kind] = doubtful
+			c.prefixes[u.role][u.kind] = doubtful
 		}
 	}
 	c.bind.PreparedStatement = name
@@ -308,7 +290,7 @@ var executeOne = pgproto3.Execute{MaxRows: 1}
 func (c *conn) prefixDone(named bool, row [][]byte) {
 	u := &c.unit
 	if named && !u.readOnly() {
-		c.prefixes[u.role][c.prefixKind()] = isPrepared
+		c.prefixes[u.role][u.kind] = isPrepared
 	}
 	if (u.kind == prefixStamp || u.kind == prefixAnyStamp) && len(row) > stampColumn {
 		c.learn(row[stampColumn])
@@ -348,7 +330,7 @@ func claimSQL(s backend.Store) string {
 // the text of set_config's third argument.
 func (c *conn) prefixText(local string) string {
 	u := &c.unit
-	sql := u.sql(u.kind)
+	sql := u.sql()
 	params := c.params()
 	var b strings.Builder
 	b.Grow(len(sql) + 128)

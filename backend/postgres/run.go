@@ -138,7 +138,6 @@ func (s *session) apply(ctx context.Context, r remedy, j *job, st *standing, beg
 	case reidentify:
 		st.reidentified++
 		c.be.forget(c.unit.rt)
-		c.bound = false
 		c.identify()
 	case loserole:
 		c.loseRole()

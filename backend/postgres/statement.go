@@ -162,14 +162,14 @@ func statementName(sql string) string {
 	return "tenement_" + hex.EncodeToString(sum[:20])
 }
 
-// ownStatement is a statement of ours whose result nobody wants, as a connection keeps it prepared.
+// ownStatement is a statement of ours without parameters or columns, as a connection keeps it prepared.
 type ownStatement struct {
 	name  string
 	state prepared
 }
 
 // queueOwn queues a statement of ours, which is prepared once on each connection.
-func (c *conn) queueOwn(text string, params ...[]byte) {
+func (c *conn) queueOwn(text string) {
 	o := c.own[text]
 	if o == nil {
 		o = &ownStatement{}
@@ -185,19 +185,19 @@ func (c *conn) queueOwn(text string, params ...[]byte) {
 		c.fe.SendParse(&pgproto3.Parse{Name: o.name, Query: text})
 		if o.name != "" {
 			o.state = doubtful
-			c.parsed = append(c.parsed, o)
 		}
 	}
-	c.fe.SendBind(&pgproto3.Bind{PreparedStatement: o.name, Parameters: params})
+	c.fe.SendBind(&pgproto3.Bind{PreparedStatement: o.name})
 	c.fe.SendExecute(&executeAll)
 }
 
-// ownDone notes that the statements of ours that were queued were executed.
-func (c *conn) ownDone() {
-	for _, o := range c.parsed {
-		o.state = isPrepared
+// ownDone notes that statements of ours were executed.
+func (c *conn) ownDone(texts ...string) {
+	for _, text := range texts {
+		if o := c.own[text]; o != nil && o.state == doubtful {
+			o.state = isPrepared
+		}
 	}
-	c.parsed = c.parsed[:0]
 }
 
 // variantName returns the name of a variant.

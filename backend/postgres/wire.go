@@ -77,7 +77,6 @@ func (w *wire) start(ctx context.Context) error {
 	w.ctx, w.err, w.text, w.ended = ctx, nil, false, false
 	w.steps, w.done, w.size = w.steps[:0], 0, 0
 	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
-	w.c.parsed = w.c.parsed[:0]
 	if err := ctx.Err(); err != nil {
 		return &notSent{w.timeout(err)}
 	}
@@ -146,7 +145,7 @@ func (w *wire) receive() event {
 		case *pgproto3.CommandComplete:
 			if w.at() == stepClean {
 				if !w.text && string(m.CommandTag) == "COMMIT" {
-					w.c.ownDone()
+					w.c.ownDone(cleaning...)
 					w.done++
 				}
 				continue
