@@ -229,17 +229,10 @@ type spoken struct {
 	reads   [texts]portal
 }
 
-// uncleaned is s without what takes away what another tenant may have left on the connection: only the path is set.
+// uncleaned is s without what takes away what another tenant may have left on the connection.
 func (s *spoken) uncleaned() *spoken {
 	u := *s
 	u.change = make([][]portal, len(s.change))
-	for i, change := range s.change {
-		for _, p := range change {
-			if len(p.bind.Parameters) > 0 {
-				u.change[i] = append(u.change[i], p)
-			}
-		}
-	}
 	return &u
 }
 
