@@ -102,7 +102,7 @@ func (c *conn) queueAhead(queries []query) {
 	w := &c.wire
 	c.queueClean()
 	if c.tx.begin != "" {
-		c.queueBegin(c.tx.begin)
+		c.queueOwn(c.tx.begin)
 		w.queue(stepBegin)
 	}
 	switch {
@@ -259,9 +259,7 @@ func (c *conn) answerAhead() error {
 func (c *conn) ahead(s step) {
 	switch s {
 	case stepBegin:
-		if !c.wire.text {
-			c.begins[c.tx.begin] = isPrepared
-		}
+		c.ownDone(c.tx.begin)
 		c.tx = txState{unbound: true}
 	case stepPrefix:
 		c.tx.unbound = false

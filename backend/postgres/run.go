@@ -162,8 +162,8 @@ func (c *conn) distrust() {
 		}
 	}
 	c.distrustChecks()
-	for text := range c.begins {
-		c.begins[text] = doubtful
+	for _, o := range c.own {
+		o.state = doubtful
 	}
 	c.statements.clear()
 }
