@@ -44,7 +44,7 @@
 //  4. conn.admit (admit.go): may this text run here, and what does it leave behind? By the traits of classify (text.go).
 //  5. choose: by which name is it sent, is it parsed along, are the types known that it has in this store?
 //  6. conn.describe: asks for what is not known, in a round trip of its own.
-//  7. conn.send (message.go): BEGIN, the prefix, the statement, in one message.
+//  7. conn.send (message.go): BEGIN, the prefix, the statement, in one message; on a replica a check behind it (check.go).
 //  8. conn.answer (message.go): reads the answers to what is ours, and up to the first row.
 //  9. mend (remedy.go): what is done when that failed.
 //  10. sqlRows (rows.go), or rows of pgx (pgxrows.go), read the rest from the wire.
@@ -152,6 +152,24 @@
 // A URL with several hosts and target_session_attrs=read-write (postgres://a:5432,b:5432/app?target_session_attrs=read-write)
 // follows a fail-over: connections that were idle are asked before they are used again, those in the middle of something
 // fail, and what is begun once a server takes writes succeeds.
+//
+// # Read replicas
+//
+// [Backend.Replica] reads from the servers that [Config.Replicas] names, such as streaming standbys: for whoever chooses
+// it, call by call, and can do with what was committed a moment ago. It takes no writes ([backend.ErrReadOnly]), no
+// statement that cannot run in a transaction, and never turns to the primary. A store is always read from the same of
+// several replicas, while that one answers. Whoever has written takes [Backend.Position] after the commit, and reads with
+// a context of [backend.WithPosition].
+//
+// The primary's locks are unknown to a standby, and what is replayed there, the end or the new name of a store too, waits for
+// nobody. So there each message checks its store ahead of its statements and behind them, in the same round trip, and what
+// was read is only good when the second check passes; else the error is [backend.ErrStoreMissing]. A result of up to about
+// 256 KB is shown after that. Of a larger one, and of those of a batch, the caller may have seen rows by then: he knows that
+// they were his tenant's when [database/sql.Rows.Err] (pgx: Rows.Err, Batch.Close) returns nil, and not before. Within a
+// transaction the same holds for each statement.
+//
+// Statements that hold up the replay for too long are cancelled by the standby (SQLSTATE 40001: max_standby_streaming_delay,
+// hot_standby_feedback); outside of transactions they are run once more.
 //
 // # What a name means
 //

@@ -37,15 +37,18 @@ func (n *PGX) session(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	acquire := n.be.acquire
-	if n.reads {
-		acquire = func(ctx context.Context, rt backend.Route, _ driver.Access) (*session, error) { return n.be.reader(ctx, rt) }
-	}
-	s, err := acquire(ctx, rt, n.binding.Access)
+	s, err := n.acquire(ctx, rt)
 	if err == nil {
 		s.native = true
 	}
 	return s, err
+}
+
+func (n *PGX) acquire(ctx context.Context, rt backend.Route) (*session, error) {
+	if n.reads {
+		return n.be.reader(ctx, rt)
+	}
+	return n.be.acquire(ctx, rt, n.binding.Access)
 }
 
 // Exec runs sql; without arguments it may be several statements. See [pgxpool.Pool.Exec].

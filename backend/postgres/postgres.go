@@ -35,14 +35,14 @@ func init() {
 
 // Backend is a Postgres database whose schemas are stores. It is safe for concurrent use.
 type Backend struct {
-	cfg    Config
-	pool   *pgxpool.Pool
-	warm   *warm.Keeper[*conn]
-	lent   bool // the pool is the caller's
+	cfg  Config
+	pool *pgxpool.Pool
+	warm *warm.Keeper[*conn]
+	lent bool // the pool is the caller's
 	// replica: its server may be a standby, where nothing fences what is renamed or dropped; see check.go.
 	replica bool
-	mode   pgx.QueryExecMode
-	tracer pgx.QueryTracer // nil: none
+	mode    pgx.QueryExecMode
+	tracer  pgx.QueryTracer // nil: none
 
 	// buildWatcher makes what ends an operation whose context is done.
 	buildWatcher func(*pgconn.PgConn) ctxwatch.Handler

@@ -213,7 +213,8 @@ func TestReplicaRoundTrips(t *testing.T) {
 			defer func() { require.NoError(t, be.Drop(t.Context(), rt)) }()
 			read := func(q interface {
 				QueryRowContext(ctx context.Context, sql string, args ...any) *sql.Row
-			}) {
+			},
+			) {
 				require.NoError(t, q.QueryRowContext(ctx, `SELECT count(*) FROM notes WHERE id = $1`, 1).Scan(new(int)))
 			}
 			again := 1 // round trips of a statement that is not new
@@ -302,9 +303,9 @@ const lateSQL = `CREATE TABLE marks (who text);
 	END $$`
 
 type reading struct {
-	be                  *postgres.Backend
-	ctx                 context.Context
-	own                 string
+	be                   *postgres.Backend
+	ctx                  context.Context
+	own                  string
 	goes, waits, release func()
 }
 
