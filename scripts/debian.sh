@@ -50,11 +50,15 @@ apt-get "${options[@]}" update </dev/null
 # The libraries that they need, and those that these need; what a package needs besides (scripts, locales) its program does
 # without. llvm is for jit, which tests turn off.
 packages=("$@")
-for ((i = 0; i < ${#packages[@]}; i++)); do
-	while read -r library; do
-		[[ " ${packages[*]} " == *" $library "* ]] || packages+=("$library")
-	done < <(apt-cache "${options[@]}" depends --important "${packages[i]}" |
-		sed -n 's/^ *\(Pre\)\?Depends: \(lib[^<>]*\|zlib1g\)$/\2/p' | grep -v '^libllvm')
+new=("$@")
+while [ ${#new[@]} -gt 0 ]; do
+	mapfile -t needed < <(apt-cache "${options[@]}" depends --important "${new[@]}" |
+		sed -n 's/^ *\(Pre\)\?Depends: \(lib[^<>]*\|zlib1g\)$/\2/p' | grep -v '^libllvm' | sort -u)
+	new=()
+	for library in "${needed[@]}"; do
+		[[ " ${packages[*]} " == *" $library "* ]] || new+=("$library")
+	done
+	packages+=("${new[@]}")
 done
 (cd "$work/debs" && apt-get "${options[@]}" download "${packages[@]}" </dev/null)
 for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
@@ -80,8 +84,8 @@ done < <(find "$work/root"/usr/{bin,sbin} "$work/root"/usr/lib/postgresql/*/bin 
 # What a package has in /bin is a link to /usr/bin.
 rm -rf "$work/root/bin" && mv "$work/root/bin.new" "$work/root/bin"
 
-for package in "$@"; do
-	[ "$package" != pgbouncer ] || "$work/root/bin/pgbouncer" --version >/dev/null
+for program in pgbouncer postgres; do
+	[ ! -e "$work/root/bin/$program" ] || "$work/root/bin/$program" --version >/dev/null
 done
 echo "$wanted" >"$work/root/.wanted"
 chmod -R go+rX "$work/root" # servers run as another user
