@@ -240,13 +240,15 @@ func (r *run) unmake(ctx context.Context) error {
 // fill makes the store and has the application fill it.
 func (r *run) fill(ctx context.Context) error {
 	a, t := r.a, r.t
-	switch err := a.migrator.Provision(ctx, t.route()); {
+	made, err := a.migrator.ProvisionUnentered(ctx, t.route())
+	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		// Another owner's: the claim was wrong, nothing of it may stay.
 		return &abandon{&ConflictError{Field: "store", Value: t.Store.String()}, erase}
 	case err != nil:
 		return err
 	}
+	r.made = made
 	a.step("create: provisioned")
 	if a.cfg.Hooks.OnCreate != nil {
 		inside := backend.WithRouter(ctx, &operated{t})
@@ -263,8 +265,13 @@ func (r *run) fill(ctx context.Context) error {
 	return a.approvePending(ctx, r)
 }
 
-// activate ends a creation. The seed goes with the operation.
+// activate ends a creation. The seed goes with the operation. The ledger has its row from now on, too.
 func activate(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
+	if r.made != nil {
+		if err := r.made.Enter(ctx, tx); err != nil {
+			return nil, err
+		}
+	}
 	if err := tx.update(ctx, r.t, EventCreated, "", `status = $3, reason = ''`, string(Active)); err != nil {
 		return nil, err
 	}

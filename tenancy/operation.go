@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // OperationKind says what an operation does to its tenant.
@@ -80,7 +81,8 @@ type run struct {
 	lock    *held
 	resumed bool // somebody was at work on the operation before
 
-	approved []string // create: the pending domains that the hook approves of
+	made     *migrate.Unentered // create: the store, unless the ledger has it
+	approved []string           // create: the pending domains that the hook approves of
 }
 
 // errSuperseded: the lock was lost, and somebody else took the operation up.
@@ -108,6 +110,9 @@ func (r *run) finish(ctx context.Context) (*Tenant, error) {
 		if err := r.one(ctx, s, todo[i+1:]); err != nil {
 			return r.t, r.failed(ctx, err)
 		}
+	}
+	if r.made != nil {
+		r.made.Entered()
 	}
 	return r.t, nil
 }
