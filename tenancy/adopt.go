@@ -82,7 +82,7 @@ func (a *App) claimStore(ctx context.Context, id ID, p plan) (t *Tenant, err err
 		if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
 			return nil, err
 		}
-		if t, err = tx.insertTenant(ctx, id, p); err != nil {
+		if t, err = tx.insertTenant(ctx, id, p, nil); err != nil {
 			return nil, err
 		}
 		if t == nil {

@@ -77,8 +77,8 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 		primary = live[0]
 	}
 	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		r = &run{a: a, lock: h}
-		t, err := tx.insertTenant(ctx, h.id, p)
+		r = &run{a: a, lock: h, known: true}
+		t, err := tx.insertTenant(ctx, h.id, p, args.Domains)
 		if err != nil {
 			return nil, err
 		}
@@ -110,9 +110,10 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 	return r, err
 }
 
-// insertTenant enters a new tenant. It returns nil when the registry has the ID, or the slug or the store, already.
-func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan) (*Tenant, error) {
-	if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
+// insertTenant enters a new tenant. It returns nil when the registry has the ID, or the slug or the store, already. pending
+// are domains that must not be another tenant's; of those that are entered, setDomains finds that out.
+func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending []string) (*Tenant, error) {
+	if err := tx.conflict(ctx, id, p.slug, p.store, pending); err != nil {
 		var conflict *ConflictError
 		if !errors.As(err, &conflict) || conflict.Field != "slug" {
 			return nil, err
@@ -274,6 +275,9 @@ func activate(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
 	}
 	if err := tx.update(ctx, r.t, EventCreated, "", `status = $3, reason = ''`, string(Active)); err != nil {
 		return nil, err
+	}
+	if r.t.Status, r.t.Reason = Active, ""; len(r.approved) == 0 {
+		return []*Tenant{r.t}, nil
 	}
 	for i, host := range r.approved {
 		switch err := tx.insertDomain(ctx, r.t, host, i == 0 && r.t.PrimaryDomain() == ""); {

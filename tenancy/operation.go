@@ -78,6 +78,7 @@ type run struct {
 	a       *App
 	op      *Operation
 	t       *Tenant // as the registry had it last
+	known   bool    // t is what this run has just written; who changed it since is noticed by its version
 	lock    *held
 	resumed bool // somebody was at work on the operation before
 
@@ -147,17 +148,28 @@ func (r *run) commit(ctx context.Context, next string, change func(context.Conte
 		if change == nil {
 			return nil, nil
 		}
-		t, err := one(ctx, tx, selectByID, string(r.op.Tenant))
-		if err != nil {
+		if err := r.read(ctx, tx); err != nil {
 			return nil, err
 		}
-		r.t = t
+		var err error
 		after, err = change(ctx, tx, r)
 		return after, err
 	})
 	if err == nil {
 		r.op.Step = next
 	}
+	return err
+}
+
+// read has t be what the registry has, and the run's own.
+func (r *run) read(ctx context.Context, tx *registryTx) (err error) {
+	if r.known {
+		r.known = false // tried again, it is read
+		own := *r.t
+		r.t = &own
+		return nil
+	}
+	r.t, err = one(ctx, tx, selectByID, string(r.op.Tenant))
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,7 +89,7 @@ func (r *scriptRun) failRest(err error) {
 func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	r.c = c
 	if r.shared == nil {
-		if r.shared, err = c.sharedNames(ctx); err != nil {
+		if r.shared, err = r.names(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -111,6 +112,15 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 		}
 	}
 	return nil
+}
+
+// names returns what the scripts' texts are looked at with. In a store that is being made nothing hides a shared table that
+// anybody has used there: then the server is not asked for their names.
+func (r *scriptRun) names(ctx context.Context, c *conn) (*names, error) {
+	if slices.ContainsFunc(r.scripts, func(s backend.Script) bool { return !s.Create }) {
+		return c.sharedNames(ctx)
+	}
+	return &names{texts: map[string]looked{}}, nil
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
