@@ -117,7 +117,7 @@ func definedNames(text string) (names []string, whole bool) {
 
 // names are those of all that the shared store has and a store could have its own of.
 type names struct {
-	shared map[string]bool // nil: not asked for; all may hide something
+	shared map[string]bool   // nil: not asked for; all may hide something
 	texts  map[string]looked // many scripts have the same
 }
 
