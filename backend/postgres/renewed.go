@@ -139,7 +139,7 @@ func (c *conn) sharedNames(ctx context.Context) (*names, error) {
 func (n *names) look(text string) looked {
 	l, seen := n.texts[text]
 	if !seen {
-		if l.traits = classify(text); n.shared == nil {
+		if l.traits = classify(text); l.traits&(defines|calls) != 0 && n.shared == nil {
 			l.hides = true
 		} else if l.traits&(defines|calls) != 0 {
 			defined, whole := definedNames(text)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -114,13 +113,16 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	return nil
 }
 
-// names returns what the scripts' texts are looked at with. In a store that is being made nothing hides a shared table that
-// anybody has used there: then the server is not asked for their names.
+// names returns what the scripts' texts are looked at with. The server is asked for the shared names only when there is a
+// text that could hide one: which makes something, in a store that somebody may have used them in.
 func (r *scriptRun) names(ctx context.Context, c *conn) (*names, error) {
-	if slices.ContainsFunc(r.scripts, func(s backend.Script) bool { return !s.Create }) {
-		return c.sharedNames(ctx)
+	n := &names{texts: map[string]looked{}}
+	for i := range r.scripts {
+		if s := &r.scripts[i]; !s.Create && (n.look(s.SQL).hides || n.look(s.Head).hides) {
+			return c.sharedNames(ctx)
+		}
 	}
-	return &names{texts: map[string]looked{}}, nil
+	return n, nil
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
