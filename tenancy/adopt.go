@@ -130,6 +130,12 @@ func (a *App) adoptedID(ctx context.Context, owner ID) (ID, error) {
 	}
 	switch _, err := one(ctx, a.reg.db, selectByID, string(owner)); {
 	case err == nil:
+		if lost, err := a.isLost(ctx, owner); err != nil {
+			return "", err
+		} else if lost {
+			return "", fmt.Errorf("its stamp says that it is the store of the tenant with the ID %s, whose place in the registry has none of its own: %w",
+				owner, ErrConflict)
+		}
 		return newID() // a copy of a tenant's store
 	case !errors.Is(err, ErrNotFound):
 		return "", err
