@@ -163,14 +163,17 @@ func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, det
 	return err
 }
 
-// conflict returns what is taken by a tenant other than self, or nil. A store may not be named after another tenant's
-// slug either: that is the name which the other one's store would have.
-func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
-	rows, err := tx.QueryContext(ctx, `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
+// selectTaken finds the tenants other than $1 whose slug, be it now or after a rename that is under way, is $2 or $3, or
+// whose store is $3. A store may not be named after another tenant's slug: that is the name which the other one's store
+// would have.
+const selectTaken = `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
 		WHERE id <> $1 AND (slug = $2 OR store = $3 OR slug = $3)
 		UNION ALL SELECT CASE WHEN o.slug = $2 THEN 'slug' ELSE 'store' END, t.slug FROM tenement_operations o
-		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`,
-		string(self), slug, store.String())
+		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`
+
+// conflict returns what is taken by a tenant other than self, or nil.
+func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
+	rows, err := tx.QueryContext(ctx, selectTaken, string(self), slug, store.String())
 	if err != nil {
 		return err
 	}

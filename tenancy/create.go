@@ -110,20 +110,15 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 	return r, err
 }
 
-// insertTenant enters a new tenant. It returns nil when the registry has the ID, or the slug or the store, already. pending
-// are domains that must not be another tenant's; of those that are entered, setDomains finds that out.
+// insertTenant enters a new tenant. It returns nil when something is in the way: the registry has the ID already, or what
+// the tenant is to have is another's, which reclaim and conflict tell. pending are domains that must not be another
+// tenant's; of those that are entered, setDomains finds that out.
 func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending []string) (*Tenant, error) {
-	if err := tx.conflict(ctx, id, p.slug, p.store, pending); err != nil {
-		var conflict *ConflictError
-		if !errors.As(err, &conflict) || conflict.Field != "slug" {
-			return nil, err
-		}
-		return nil, nil
-	}
 	t := &Tenant{ID: id, Slug: p.slug, Name: p.name, Status: p.status, Reason: p.reason, Store: p.store, Meta: p.meta, Version: 1}
 	rows, err := tx.QueryContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, `+tx.reg.now()+`, `+tx.reg.now()+`) ON CONFLICT DO NOTHING RETURNING created_at, updated_at`,
-		string(t.ID), t.Slug, t.Name, string(t.Status), t.Reason, t.Store.String(), string(t.Meta))
+		SELECT $1, $2, $4, $5, $6, $3, $7, `+tx.reg.now()+`, `+tx.reg.now()+` WHERE NOT EXISTS (`+selectTaken+`)
+		ON CONFLICT DO NOTHING RETURNING created_at, updated_at`,
+		string(t.ID), t.Slug, t.Store.String(), t.Name, string(t.Status), t.Reason, string(t.Meta))
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +135,9 @@ func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending [
 	}
 	if err == nil {
 		err = rows.Close()
+	}
+	if err == nil && len(pending) > 0 {
+		err = tx.domainConflict(ctx, id, pending)
 	}
 	tx.touch(t.ID, p.event, t.Slug)
 	return t, err
