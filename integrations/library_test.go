@@ -11,7 +11,7 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 
-	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/postgres"
 	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/tenancy"
 	"github.com/tenement-go/tenement/tenancy/tenancytest"
@@ -129,4 +129,24 @@ func TestGormPrepareStmt(t *testing.T) {
 	})
 }
 
-var _ = backend.SQLite
+func TestEnt(t *testing.T) {
+	onBoth(t, func(t *testing.T, app *tenancy.App) { check(t, app, NewEnt(app)) })
+}
+
+func TestSqlc(t *testing.T) {
+	onBoth(t, func(t *testing.T, app *tenancy.App) {
+		lib, err := PrepareSqlc(t.Context(), app)
+		require.NoError(t, err)
+		check(t, app, lib)
+	})
+}
+
+func TestSqlcPGX(t *testing.T) {
+	onBoth(t, func(t *testing.T, app *tenancy.App) {
+		be, ok := app.Backend().(*postgres.Backend)
+		if !ok {
+			t.Skip("there is no pgx on SQLite")
+		}
+		check(t, app, NewSqlcPGX(be))
+	})
+}
