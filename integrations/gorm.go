@@ -2,6 +2,8 @@ package integrations
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 
 	"gorm.io/driver/postgres"
 	"gorm.io/driver/sqlite"
@@ -31,12 +33,35 @@ type Gorm struct{ db *gorm.DB }
 func OpenGorm(app *tenancy.App, cfg *gorm.Config) (*Gorm, error) {
 	// On SQLite gorm.Open asks for the version, and not with a context of ours: hence the handle that answers such
 	// questions from nowhere.
-	var dialector gorm.Dialector = sqlite.New(sqlite.Config{Conn: app.DBOrNowhere()})
-	if onPostgres(app) {
-		dialector = postgres.New(postgres.Config{Conn: app.DB()})
-	}
-	db, err := gorm.Open(dialector, cfg)
+	db, err := gorm.Open(gormDialector(app, app.DBOrNowhere()), cfg)
 	return &Gorm{db}, err
+}
+
+func gormDialector(app *tenancy.App, db *sql.DB) gorm.Dialector {
+	if onPostgres(app) {
+		return postgres.New(postgres.Config{Conn: db})
+	}
+	return gormSQLite{&sqlite.Dialector{Conn: db}}
+}
+
+// gormSQLite is GORM's dialector with one method of its own. The driver that GORM's SQLite package brings along needs cgo
+// and is not used here; but [gorm.Config.TranslateError] knows that driver's errors only.
+type gormSQLite struct{ *sqlite.Dialector }
+
+// Translate implements [gorm.ErrorTranslator].
+func (gormSQLite) Translate(err error) error {
+	var coded interface{ Code() int } // SQLite's extended result code
+	if errors.As(err, &coded) {
+		switch coded.Code() {
+		case 1555, 2067: // SQLITE_CONSTRAINT_PRIMARYKEY, _UNIQUE
+			return gorm.ErrDuplicatedKey
+		case 787: // _FOREIGNKEY
+			return gorm.ErrForeignKeyViolated
+		case 275: // _CHECK
+			return gorm.ErrCheckConstraintViolated
+		}
+	}
+	return err
 }
 
 // Add implements [Library].
@@ -88,11 +113,7 @@ func GormMigrate(ctx context.Context, app *tenancy.App, models ...any) error {
 	}
 	db := app.Backend().DBFor(t.Route())
 	defer db.Close()
-	var dialector gorm.Dialector = sqlite.New(sqlite.Config{Conn: db})
-	if onPostgres(app) {
-		dialector = postgres.New(postgres.Config{Conn: db})
-	}
-	g, err := gorm.Open(dialector, &gorm.Config{})
+	g, err := gorm.Open(gormDialector(app, db), &gorm.Config{})
 	if err != nil {
 		return err
 	}

@@ -20,15 +20,19 @@ import (
 // onBoth runs a test on both backends.
 func onBoth(t *testing.T, run func(t *testing.T, app *tenancy.App)) {
 	t.Parallel()
-	for name, url := range map[string]func() string{
-		"sqlite":   func() string { return "sqlite:" + t.TempDir() },
-		"postgres": func() string { return pgtest.Shared(t).Database(t) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			run(t, tenancytest.New(t, Config(), tenancytest.WithURL(url())).App)
-		})
-	}
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		run(t, tenancytest.New(t, Config(), tenancytest.WithURL("sqlite:"+t.TempDir())).App)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		run(t, openPostgres(t))
+	})
+}
+
+func openPostgres(t *testing.T) *tenancy.App {
+	t.Helper()
+	return tenancytest.New(t, Config(), tenancytest.WithURL(pgtest.Shared(t).Database(t))).App
 }
 
 // tenant returns a context that is in a new tenant, until the test ends.
@@ -129,6 +133,32 @@ func TestGormPrepareStmt(t *testing.T) {
 	})
 }
 
+// GORM tells its users by errors of its own what the database refused.
+func TestGormTranslatesErrors(t *testing.T) {
+	onBoth(t, func(t *testing.T, app *tenancy.App) {
+		ctx := tenant(t, app, "thor")
+		lib, err := OpenGorm(app, &gorm.Config{Logger: logger.Discard, TranslateError: true})
+		require.NoError(t, err)
+		require.NoError(t, lib.Add(ctx, "Ursula"))
+		require.ErrorIs(t, lib.Add(ctx, "Ursula"), gorm.ErrDuplicatedKey)
+		require.ErrorIs(t, lib.Add(ctx, "Iain", ""), gorm.ErrCheckConstraintViolated)
+		require.ErrorIs(t, lib.db.WithContext(ctx).Create(&Book{AuthorID: 99, Title: "x"}).Error, gorm.ErrForeignKeyViolated)
+	})
+}
+
+// gorm.Open closes the handle that it was given when it fails, as it does on SQLite when that does not answer without a
+// tenant. Whoever asks the App again gets another.
+func TestGormOpenThatFails(t *testing.T) {
+	t.Parallel()
+	app := tenancytest.New(t, Config(), tenancytest.WithURL("sqlite:"+t.TempDir())).App
+	ctx := tenant(t, app, "thor")
+	before := app.DB()
+	_, err := gorm.Open(gormDialector(app, before), &gorm.Config{Logger: logger.Discard})
+	require.ErrorIs(t, err, tenancy.ErrNoTenant)
+	require.ErrorContains(t, before.PingContext(ctx), "closed")
+	require.NoError(t, NewBun(app).Add(ctx, "Ursula"))
+}
+
 func TestEnt(t *testing.T) {
 	onBoth(t, func(t *testing.T, app *tenancy.App) { check(t, app, NewEnt(app)) })
 }
@@ -142,11 +172,7 @@ func TestSqlc(t *testing.T) {
 }
 
 func TestSqlcPGX(t *testing.T) {
-	onBoth(t, func(t *testing.T, app *tenancy.App) {
-		be, ok := app.Backend().(*postgres.Backend)
-		if !ok {
-			t.Skip("there is no pgx on SQLite")
-		}
-		check(t, app, NewSqlcPGX(be))
-	})
+	t.Parallel()
+	app := openPostgres(t)
+	check(t, app, NewSqlcPGX(app.Backend().(*postgres.Backend)))
 }

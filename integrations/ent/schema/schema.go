@@ -33,4 +33,3 @@ func (Book) Fields() []ent.Field {
 func (Book) Edges() []ent.Edge {
 	return []ent.Edge{edge.From("author", Author.Type).Ref("books").Unique().Required()}
 }
-
