@@ -21,7 +21,7 @@ import (
 type replicas struct {
 	of     *Backend
 	all    []*replica
-	db     *sql.DB
+	db     *driver.Handle
 	native PGX
 }
 
@@ -43,7 +43,7 @@ var _ backend.Replicator = (*Backend)(nil)
 // Replica returns the routed handle that only reads, on the replicas ([Config.Replicas]) where there are some; see
 // [backend.Replicator]. A store is read from always the same of them while it answers, so that reads do not go back in
 // time. Only where none answers it fails: it does not turn to the primary.
-func (be *Backend) Replica() *sql.DB { return be.replicas.db }
+func (be *Backend) Replica() *sql.DB { return be.replicas.db.DB() }
 
 // ReplicaPGX returns [Backend.Replica] as a handle that speaks pgx, the same one each time.
 func (be *Backend) ReplicaPGX() *PGX { return &be.replicas.native }

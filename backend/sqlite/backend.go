@@ -32,12 +32,13 @@ type Backend struct {
 	epoch  time.Time
 	locks  locks
 
-	db, sharedDB *sql.DB
-	reader       *sql.DB // of routes that are read-only
-	shared       *store
-	keeper       raw // keeps the shared store's -wal in place: see openShared
-	stores       *shelf
-	descriptors  descriptors
+	db, lenientDB, sharedDB *driver.Handle
+	reader                  *driver.Handle // of routes that are read-only
+
+	shared      *store
+	keeper      raw // keeps the shared store's -wal in place: see openShared
+	stores      *shelf
+	descriptors descriptors
 
 	templates templates
 	unsynced  unsynced
@@ -47,10 +48,11 @@ type Backend struct {
 }
 
 var (
-	_ backend.Backend = (*Backend)(nil)
-	_ driver.Source   = (*Backend)(nil)
-	_ backend.Locker  = (*Backend)(nil)
-
+	_ backend.Backend    = (*Backend)(nil)
+	_ driver.Source      = (*Backend)(nil)
+	_ driver.Nowhere     = (*Backend)(nil)
+	_ backend.Locker     = (*Backend)(nil)
+	_ backend.Nowherer   = (*Backend)(nil)
 	_ backend.Replicator = (*Backend)(nil)
 )
 
@@ -90,9 +92,10 @@ func Open(ctx context.Context, dir string, cfg Config) (*Backend, error) {
 	if err := b.openShared(ctx, filepath.Join(dir, "shared.db")); err != nil {
 		return nil, &backend.Error{Op: "open", Err: fmt.Errorf("%s: %w", b.shared.path, err)}
 	}
-	b.db = driver.OpenDB(b, backend.Route{}, driver.AccessTenant)
-	b.sharedDB = driver.OpenDB(b, backend.Route{}, driver.AccessShared)
-	b.reader = driver.OpenDB(driver.ReadOnly(b), backend.Route{}, driver.AccessTenant)
+	b.db = driver.NewHandle(b, driver.AccessTenant, nil)
+	b.lenientDB = driver.NewNowhereHandle(b, nil)
+	b.sharedDB = driver.NewHandle(b, driver.AccessShared, nil)
+	b.reader = driver.NewHandle(driver.ReadOnly(b), driver.AccessTenant, nil)
 	b.janitor.Go(func() { b.stores.watch(b.stop) })
 	return b, nil
 }
@@ -135,14 +138,17 @@ func (b *Backend) now() time.Duration { return time.Since(b.epoch) }
 func (b *Backend) Dialect() backend.Dialect { return backend.SQLite }
 
 // DB implements [backend.Backend].
-func (b *Backend) DB() *sql.DB { return b.db }
+func (b *Backend) DB() *sql.DB { return b.db.DB() }
+
+// DBOrNowhere implements [backend.Nowherer]: nowhere is an empty database in memory.
+func (b *Backend) DBOrNowhere() *sql.DB { return b.lenientDB.DB() }
 
 // Shared implements [backend.Backend]. Statements that write, and those within a transaction that is not read-only, name
 // the shared tables unqualified; other reads may also name them public.x.
-func (b *Backend) Shared() *sql.DB { return b.sharedDB }
+func (b *Backend) Shared() *sql.DB { return b.sharedDB.DB() }
 
 // Replica implements [backend.Replicator]. There are no copies: it reads the stores themselves.
-func (b *Backend) Replica() *sql.DB { return b.reader }
+func (b *Backend) Replica() *sql.DB { return b.reader.DB() }
 
 // Position implements [backend.Replicator]. Nothing is ever behind.
 func (b *Backend) Position(context.Context) (backend.Position, error) { return "", nil }
@@ -239,7 +245,7 @@ func (b *Backend) Close() error {
 	close(b.stop)
 	b.shared.lose(backend.ErrClosed)
 	b.janitor.Wait()
-	return errors.Join(b.keeper.Close(), b.db.Close(), b.sharedDB.Close(), b.reader.Close())
+	return errors.Join(b.keeper.Close(), b.db.Close(), b.lenientDB.Close(), b.sharedDB.Close(), b.reader.Close())
 }
 
 // Stat implements [backend.Backend].
