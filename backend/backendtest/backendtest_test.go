@@ -127,6 +127,8 @@ var faultsFor = map[string][]fault{
 	"sql/a held connection":                                                           {noPrepare},
 	"sql/readers in parallel":                                                         {oneSession},
 	"sql/a statement inside a transaction that reads its own rows":                    {readsOutside, noPrepare},
+	"replica/reads by the context's route":                                            {missingIsShared},
+	"replica/changes nothing":                                                         {replicaWrites},
 	"native/follows the routing rules":                                                {defaultTenant, mismatchIgnored, missingIsShared, ownerUnchecked},
 	"native/beside the routed handle":                                                 {misroutes},
 	"native/a store dropped and made anew":                                            {ownerUnchecked, dropKeeps},

@@ -85,6 +85,7 @@ const (
 	valuesCut       fault = "values end after 1 MB"
 	ownersOnly      fault = "the tenant may not use what its owner made"
 
+	replicaWrites     fault = "a replica is written to"
 	nowhereIsShared   fault = "calls without a tenant are answered from the shared store"
 	nowhereAnswersNot fault = "nowhere has no functions"
 
@@ -138,6 +139,7 @@ type model struct {
 	faults              map[fault]bool
 	slots               chan struct{}
 	db, lenient, shared lasting
+	reader              *sql.DB // under state
 
 	state  sync.Mutex
 	closed bool
@@ -452,6 +454,9 @@ func (m *model) close(wait bool) error {
 	}
 	if m.faults[closeIgnored] {
 		return nil
+	}
+	if m.reader != nil {
+		_ = m.reader.Close()
 	}
 	return errors.Join(m.db.Close(), m.lenient.Close(), m.shared.Close())
 }
