@@ -225,23 +225,18 @@ func upkeepFault(err error) error {
 
 // withConn lends f a connection for messages that no prefix is needed for.
 func (be *Backend) withConn(ctx context.Context, op string, rt backend.Route, f func(*pgx.Conn) error) error {
-	return be.lend(ctx, op, rt, func(c *conn) error {
-		if c.dirty {
-			if err := c.texts(ctx, ";", nil); err != nil { // which has it cleaned
-				return err
-			}
-		}
-		return f(c.pg)
-	})
+	return be.lend(ctx, op, rt, func(c *conn) error { return f(c.pg) })
 }
 
-// lend lends f a connection.
+// lend lends f a connection that is clean, and has just answered: one whose session was lost while it was idle is exchanged.
 func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func(*conn) error) error {
 	c, err := be.take(ctx, backend.Route{}, driver.AccessShared)
 	if err == nil {
-		c.newSession()
-		defer c.release()
-		err = ended(ctx, f(c))
+		s := c.newSession()
+		defer s.Release()
+		if err = s.start(ctx, "connect"); err == nil {
+			err = ended(ctx, f(s.c))
+		}
 	}
 	var wrapped *backend.Error
 	switch {
