@@ -79,6 +79,7 @@ func (c *conn) send(ctx context.Context, j *job) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
+	w.job = j
 	if j.text {
 		return c.sendText(j.queries)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -18,6 +19,7 @@ import (
 type wire struct {
 	c       *conn
 	ctx     context.Context
+	job     *job // whose message it is; nil: ours
 	open    bool // answers are outstanding
 	watched bool
 	text    bool   // sent by the simple protocol
@@ -74,7 +76,7 @@ func (w *wire) start(ctx context.Context) error {
 	case w.c.pc.IsBusy():
 		return &notSent{errBusy}
 	}
-	w.ctx, w.err, w.text, w.ended = ctx, nil, false, false
+	w.ctx, w.job, w.err, w.text, w.ended = ctx, nil, nil, false, false
 	w.steps, w.done, w.size = w.steps[:0], 0, 0
 	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
 	if err := ctx.Err(); err != nil {
@@ -141,6 +143,7 @@ func (w *wire) receive() event {
 			return eventRow
 		case *pgproto3.CommandComplete:
 			w.tagLen = copy(w.tag[:], m.CommandTag)
+			w.checkCommit()
 			complete = w.at() != stepClean
 		case *pgproto3.EmptyQueryResponse:
 			w.tagLen = 0
@@ -190,6 +193,17 @@ func (w *wire) receive() event {
 	}
 }
 
+// checkCommit makes an error of a COMMIT, END or PREPARE TRANSACTION that was answered by ROLLBACK: the transaction had
+// failed before.
+func (w *wire) checkCommit() {
+	if w.job == nil || w.err != nil || !w.tagged("ROLLBACK") {
+		return
+	}
+	if q := w.job.failing(w); q != nil && q.traits&commits != 0 {
+		w.err = pgx.ErrTxCommitRollback
+	}
+}
+
 // refuseCopy ends a COPY FROM STDIN: nobody is there to send data. (pgconn would wait for ever.)
 func (w *wire) refuseCopy() error {
 	if err := w.sent(); err != nil {
@@ -217,7 +231,7 @@ func describe(m *pgproto3.RowDescription) []pgconn.FieldDescription {
 
 // finish ends the message.
 func (w *wire) finish() {
-	w.open, w.values = false, nil
+	w.open, w.values, w.job = false, nil, nil
 	if err := w.sent(); err != nil && w.err == nil {
 		w.err = err
 	}
