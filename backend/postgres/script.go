@@ -66,7 +66,8 @@ type scriptRun struct {
 	next    int // what is before it is done with
 	again   int // the script whose store was looked for a second time
 
-	shared *names // nil: not asked for yet
+	shared   *names // nil: not asked for yet
+	assuming map[uint32]bool
 
 	c       *conn // that it is on
 	refused map[backend.Route]bool
@@ -95,6 +96,11 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
 		return err
 	}
+	if r.assuming == nil {
+		if err = r.findAssuming(ctx, c.pg); err != nil {
+			return err
+		}
+	}
 	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -104,7 +110,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 			r.next++
 			continue
 		}
-		done, ours, err := c.runMessage(ctx, r.scripts[r.next:r.pick()], r.opt, r.shared)
+		done, ours, err := r.runMessage(ctx, r.scripts[r.next:r.pick()])
 		r.next += done
 		if err != nil {
 			r.failed(ctx, ours, err)
@@ -225,12 +231,13 @@ func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backe
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
 // was a statement of ours, ahead of the script's own text, that failed.
-func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, shared *names) (done int, ours bool, err error) {
+func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (done int, ours bool, err error) {
+	c := r.c
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
 	for i := range scripts {
-		starts[i], preambles[i] = c.be.writeScript(ctx, &b, &scripts[i], opt, shared)
+		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i])
 	}
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
@@ -248,7 +255,7 @@ func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt bac
 	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.pc.IsClosed():
 		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
 		for i := range scripts {
-			if _, ours, err := c.runMessage(ctx, scripts[i:i+1], opt, shared); err != nil {
+			if _, ours, err := r.runMessage(ctx, scripts[i:i+1]); err != nil {
 				return i, ours, err
 			}
 		}
@@ -274,8 +281,9 @@ func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt bac
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
-func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions, shared *names) (start, preamble int) {
-	timeout := opt.LockTimeout
+func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script) (start, preamble int) {
+	be, watched := r.be, r.watched(s)
+	timeout := r.opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
@@ -288,7 +296,7 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
 		ours = append(ours, "set local role none")
 	}
-	if opt.Async {
+	if r.opt.Async {
 		ours = append(ours, "set local synchronous_commit=off")
 	}
 	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp")
@@ -316,18 +324,18 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 			b.WriteString(be.roles.handOverSQL(s.Route.Store))
 		}
 	}
-	if be.roles.mode == rolesOff {
+	if watched {
 		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
 	}
 	b.WriteString(be.roles.assumeSQL(s.Route.Store))
 	start = b.Len()
 	b.WriteString(s.SQL)
 	b.WriteString("\n;")
-	if !s.Create && (makes(s.Head) && shared.look(s.Head).hides || shared.look(s.SQL).hides) {
-		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
-	}
-	if be.roles.mode == rolesOff {
+	if watched {
 		b.WriteString(lookSQL(s.Route.Store))
+	}
+	if !s.Create && (makes(s.Head) && r.shared.look(s.Head).hides || r.shared.look(s.SQL).hides) {
+		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
 	b.WriteString("commit;\n")
 	return start, len(ours)
