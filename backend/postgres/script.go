@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,7 +102,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 			return err
 		}
 	}
-	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
+	for r.next < len(r.scripts) && (!c.tainted || c.cleanable()) && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -120,19 +121,19 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
-// and one that leaves what is not taken away ahead of the next would leave it to that: such a one goes alone.
+// and one that leaves what cannot be taken away would leave it to the next: such a one goes alone.
 func (r *scriptRun) pick() (end int) {
 	size := 0
 	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
 		s := &r.scripts[end]
 		t := r.shared.look(s.SQL).traits
-		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		alone := t&(control|dooms) != 0 || t&taints != 0 && !r.c.cleanable() || r.refused[s.Route]
 		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
 			return end
 		}
 		size += len(s.SQL)
 		if alone {
-			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
+			r.c.doomed = r.c.doomed || t&dooms != 0
 			return end + 1
 		}
 	}
@@ -236,14 +237,19 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
+	cleaned := make([]int, len(scripts))   // which of them is the commit of a cleaning; 0: none
 	for i := range scripts {
-		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i])
+		if c.tainted {
+			cleaned[i] = len(apart)
+		}
+		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i], c.tainted)
+		c.tainted = c.tainted || r.shared.look(scripts[i].SQL).traits&taints != 0
 	}
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
 	var since, commits int
 	results, err := c.commands(ctx, message, nil, func() {
-		if since++; c.wire.tagged("COMMIT") {
+		if since++; c.wire.tagged("COMMIT") && since != cleaned[min(commits, len(scripts)-1)] {
 			commits++
 			since = 0
 		}
@@ -279,9 +285,16 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	return done, ours, err
 }
 
+// cleaning is what takes away ahead of a script what others left on the session; apart is that in a transaction of its own,
+// where they say that they leave something: that may be what transactions begin with.
+var (
+	cleaning = strings.Split(cleanSQL, ";")
+	apart    = slices.Concat([]string{"begin isolation level read committed read write not deferrable"}, cleaning, []string{"commit"})
+)
+
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
-func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script) (start, preamble int) {
+func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, tainted bool) (start, preamble int) {
 	be, watched := r.be, r.watched(s)
 	timeout := r.opt.LockTimeout
 	if timeout <= 0 {
@@ -289,8 +302,11 @@ func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *back
 	}
 	// SET LOCAL is cheap, a SELECT is not: there is one.
 	var ours []string
-	if !be.lent { // what the script before it left on the session
-		ours = strings.Split(cleanSQL, ";")
+	switch {
+	case tainted:
+		ours = slices.Clone(apart)
+	case !be.lent: // out of sight
+		ours = slices.Clone(cleaning)
 	}
 	ours = append(ours, "begin", "set local lock_timeout="+strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
