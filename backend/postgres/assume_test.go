@@ -57,11 +57,11 @@ func TestAroundTheRole(t *testing.T) {
 		`SELECT leave(); COMMENT ON SCHEMA b IS 'x'; SELECT back()`:                                              "schema b",
 		`SELECT lo_create(77)`: "large object 77",
 		`SELECT query_to_xml('select set_con' || 'fig(''role'',''none'',true)', true, true, ''); UPDATE plans SET n = 7`: "public.plans",
-		`INSERT INTO b.notes (mark) VALUES ('x')`:                                                                        "b.notes",
-		`UPDATE b.notes SET mark = 'x'`:                                                                                  "b.notes",
-		`ALTER TABLE b.notes ADD COLUMN x int`:                                                                           "b.notes",
-		`CREATE INDEX ON b.notes (mark)`:                                                                                 "b.notes",
-		`DELETE FROM ONLY b.notes`:                                                                                       "b.notes",
+		`INSERT INTO b.notes (mark) VALUES ('x')`: "b.notes",
+		`UPDATE b.notes SET mark = 'x'`:           "b.notes",
+		`ALTER TABLE b.notes ADD COLUMN x int`:    "b.notes",
+		`CREATE INDEX ON b.notes (mark)`:          "b.notes",
+		`DELETE FROM ONLY b.notes`:                "b.notes",
 	} {
 		err := run(rt, `INSERT INTO notes (mark) VALUES ('half'); `+text)
 		require.ErrorIs(t, err, backend.ErrReadOnlyShared, text)
