@@ -22,9 +22,10 @@ var postgresRandomSuites = []suite{
 			row{id: "pg_random", what: "`*sql.DB` ÷ `SET search_path`, query", ours: "sql", ref: "SET + query", bar: 0.52},
 			row{id: "pg_random_wire", what: "`*sql.DB` ÷ wire client, a statement per store", ours: "sql", ref: "wire", bar: 1.08},
 			row{id: "pg_random_native", what: "native ÷ wire client", ours: "native", ref: "wire"},
+			row{id: "pg_random_uncleaned", what: "`*sql.DB` ÷ wire client that takes nothing away of what the tenant before may have left", ours: "sql", ref: "wire, uncleaned"},
 		),
 		measure: func(ctx context.Context, e *env, s *scores) error {
-			return e.random(ctx, s, uniform(e.pick(randomStores, 50), 1), wireWay{"wire", perStore, 0})
+			return e.random(ctx, s, uniform(e.pick(randomStores, 50), 1), wireWay{"wire", perStore, 0, true}, wireWay{"wire, uncleaned", perStore, 0, false})
 		},
 	},
 	{
@@ -36,7 +37,7 @@ var postgresRandomSuites = []suite{
 		),
 		measure: func(ctx context.Context, e *env, s *scores) error {
 			return e.random(ctx, s, uniform(e.pick(randomStores10, 50), texts),
-				wireWay{"wire, replanned", perText, 0}, wireWay{"wire, 1,000 kept", perStore, 1000}, wireWay{"wire, unnamed", unnamed, 0})
+				wireWay{"wire, replanned", perText, 0, true}, wireWay{"wire, 1,000 kept", perStore, 1000, true}, wireWay{"wire, unnamed", unnamed, 0, true})
 		},
 	},
 	{
@@ -72,11 +73,13 @@ var postgresRandomSuites = []suite{
 
 const anyWire = "wire, replanned|wire, 1,000 kept|wire, unnamed"
 
-// wireWay is how a wire client of random tenants names its statements, and how many it keeps.
+// wireWay is how a wire client of random tenants names its statements, how many it keeps, and whether it cleans a
+// connection that goes over to another store, as ours does.
 type wireWay struct {
 	name   string
 	naming naming
 	keep   int
+	cleans bool
 }
 
 // warmUp is how many operations let every connection see every store and text.
@@ -106,7 +109,11 @@ func (e *env) random(ctx context.Context, s *scores, v visits, wires ...wireWay)
 			return err
 		}
 		for _, way := range wires {
-			w, err := e.wire(ctx, f.socket, said, way.naming, way.keep)
+			says := said
+			if !way.cleans {
+				says = said.uncleaned()
+			}
+			w, err := e.wire(ctx, f.socket, says, way.naming, way.keep)
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tenement-go/tenement/backend/postgres"
 )
 
 // recorder is a proxy that keeps what clients say to a Postgres server.
@@ -222,8 +224,16 @@ func (r *recorder) during(f func() error) ([][]portal, error) {
 type spoken struct {
 	startup map[string]string // parameters
 	setup   []string          // what it says when it has connected
+	change  [][]portal        // by store: what comes ahead of all that when the connection served another before
 	prefix  [][]portal        // by store: what comes ahead of the statement in its message
 	reads   [texts]portal
+}
+
+// uncleaned is s without what takes away what another tenant may have left on the connection.
+func (s *spoken) uncleaned() *spoken {
+	u := *s
+	u.change = make([][]portal, len(s.change))
+	return &u
 }
 
 // listenTo has ours read from the first n stores of the fleet and notes how it speaks.
@@ -243,7 +253,7 @@ func listenTo(ctx context.Context, f *fleet, n int) (*spoken, error) {
 	}
 	defer be.Close()
 	to := routes(n)
-	s := &spoken{prefix: make([][]portal, n)}
+	s := &spoken{change: make([][]portal, n), prefix: make([][]portal, n)}
 	steady := func(store, text int) ([]portal, error) {
 		var batches [][]portal
 		for range 3 { // prepared, known, as ever
@@ -266,6 +276,9 @@ func listenTo(ctx context.Context, f *fleet, n int) (*spoken, error) {
 			return nil, err
 		}
 		s.prefix[i], s.reads[0] = b[:len(b)-1], b[len(b)-1]
+		if s.change[i], err = changing(ctx, r, be, to[i], len(b)); err != nil {
+			return nil, err
+		}
 	}
 	for t := 1; t < texts; t++ {
 		b, err := steady(0, t)
@@ -276,6 +289,25 @@ func listenTo(ctx context.Context, f *fleet, n int) (*spoken, error) {
 	}
 	s.startup, s.setup = r.last.startup, r.last.setup()
 	return s, nil
+}
+
+// changing returns what comes ahead of a read, which takes so many statements otherwise, on a connection that served
+// something else before.
+func changing(ctx context.Context, r *recorder, be *postgres.Backend, to context.Context, read int) (change []portal, err error) {
+	for range 2 { // prepared, as ever
+		if _, err := be.Shared().ExecContext(ctx, "SELECT 1"); err != nil {
+			return nil, err
+		}
+		batches, err := r.during(func() error { return readSQL(to, be.DB(), 0) })
+		if err != nil {
+			return nil, err
+		}
+		if len(batches) != 1 || len(batches[0]) < read {
+			return nil, fmt.Errorf("a read of another store was sent in a way that the wire client does not know: %+v", batches)
+		}
+		change = batches[0][:len(batches[0])-read]
+	}
+	return change, nil
 }
 
 // setup returns the settings that a connection was given ahead of its first read.

@@ -85,6 +85,9 @@ func TestTheWireClientSaysWhatOursSays(t *testing.T) {
 			ours, wire func() error
 		}{
 			{"statement", func() error { return readSQL(to[1], be.DB(), 3) }, func() error { return w.read(c, 1, 3) }},
+			{"statements of two tenants", func() error {
+				return errors.Join(readSQL(to[0], be.DB(), 0), readSQL(to[1], be.DB(), 0))
+			}, func() error { return errors.Join(w.read(c, 0, 0), w.read(c, 1, 0)) }},
 			{"transaction", func() error { return txSQL(to[1], be.DB()) }, func() error { return w.transaction(c, 1, true) }},
 		} {
 			ours, wire := steadily(t, r, unit.ours), steadily(t, r, unit.wire)

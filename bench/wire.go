@@ -35,6 +35,7 @@ type wireClient struct {
 type wireConn struct {
 	net.Conn
 	fe    *pgproto3.Frontend
+	store int                 // that it served last; -1: none
 	known map[string]struct{} // what is prepared
 	order []string            // the same of the stores' statements, oldest first
 	value string              // of the last row
@@ -91,7 +92,7 @@ func dial(ctx context.Context, via string, s *spoken) (*wireConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &wireConn{Conn: h.Conn, fe: h.Frontend, known: make(map[string]struct{})}, nil
+	return &wireConn{Conn: h.Conn, fe: h.Frontend, store: -1, known: make(map[string]struct{})}, nil
 }
 
 // with lends f a connection.
@@ -104,11 +105,22 @@ func (w *wireClient) with(f func(*wireConn) error) error {
 
 // read reads once from a store.
 func (w *wireClient) read(c *wireConn, store, text int) error {
+	w.goTo(c, store)
 	for i := range w.prefix[store] {
 		c.queue(&w.prefix[store][i])
 	}
 	w.queueRead(c, store, text)
 	return c.exchange()
+}
+
+// goTo queues what a connection that comes from another store begins with.
+func (w *wireClient) goTo(c *wireConn, store int) {
+	if c.store != store {
+		for i := range w.change[store] {
+			c.queue(&w.change[store][i])
+		}
+		c.store = store
+	}
 }
 
 func (w *wireClient) queueRead(c *wireConn, store, text int) {
@@ -187,6 +199,7 @@ var (
 // transaction reads three times in one transaction: four round trips when BEGIN and the prefix go ahead of the first
 // statement in one message, five when they have one of their own.
 func (w *wireClient) transaction(c *wireConn, store int, ahead bool) error {
+	w.goTo(c, store)
 	c.queue(&beginPortal)
 	for i := range w.prefix[store] {
 		c.queue(&w.prefix[store][i])

@@ -31,8 +31,8 @@ type conn struct {
 
 	statements statements
 	prefixes   [roleKinds][prefixKinds]prepared
-	roleLost   bool                // it was made with a role, and has it no more
-	begins     map[string]prepared // BEGINs, by their text
+	roleLost   bool                     // it was made with a role, and has it no more
+	own        map[string]*ownStatement // by their text
 	sights     sights
 	expires    time.Time // when it is too old; zero: never
 	last       backend.Store
@@ -67,7 +67,7 @@ func (be *Backend) newConn(pg *pgx.Conn) *conn {
 	pc := pg.PgConn()
 	c := &conn{
 		be: be, pg: pg, pc: pc, fe: pc.Frontend(), types: pg.TypeMap(),
-		sights: make(sights), begins: make(map[string]prepared), statements: be.newStatements(),
+		sights: make(sights), own: make(map[string]*ownStatement), statements: be.newStatements(),
 	}
 	c.wire.c = c
 	c.watcher = ctxwatch.NewContextWatcher(be.buildWatcher(pc))

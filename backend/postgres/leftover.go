@@ -1,6 +1,10 @@
 package postgres
 
-import "github.com/jackc/pgx/v5/pgproto3"
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
 
 // What a unit of work leaves on its session (settings, temporary tables, cursors, locks, LISTEN, what lastval returns) must
 // not be seen by the next. Two rules see to it:
@@ -18,6 +22,11 @@ import "github.com/jackc/pgx/v5/pgproto3"
 // cleanSQL takes it all away, but for what is kept on purpose: prepared statements and the plans in functions.
 const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;select pg_catalog.pg_advisory_unlock_all()"
 
+// cleaning is cleanSQL as it travels in the message that it goes ahead of: in a transaction of its own. A message of its
+// own would cost more than all the statements, since the server writes to the socket at the end of each. The level is
+// said, or the default that somebody left could have the SELECT wait for others (SERIALIZABLE READ ONLY DEFERRABLE).
+var cleaning = append(append([]string{"begin isolation level read committed"}, strings.Split(cleanSQL, ";")...), "commit")
+
 // cleansChanges reports whether a connection is cleaned when it goes over to another store.
 func (be *Backend) cleansChanges() bool {
 	if be.lent || be.cfg.Reset == resetOff {
@@ -30,14 +39,22 @@ func (be *Backend) cleansChanges() bool {
 // that a RESET would undo.
 func (c *conn) cleanable() bool { return !c.be.lent }
 
-// queueClean queues the cleaning of a connection that needs it, as a message of its own ahead of the one that follows.
+// queueClean queues the cleaning of a connection that needs it. For a text it is one too, a message of its own: what
+// follows may have to be alone in its message.
 func (c *conn) queueClean() {
 	if !c.dirty || !c.idle() {
 		return
 	}
 	c.dirty = false
-	if c.cleanable() {
-		c.fe.SendQuery(&pgproto3.Query{String: cleanSQL})
-		c.wire.queue(stepClean)
+	if !c.cleanable() {
+		return
 	}
+	if c.wire.text {
+		c.fe.SendQuery(&pgproto3.Query{String: cleanSQL})
+	} else {
+		for _, text := range cleaning {
+			c.queueOwn(text)
+		}
+	}
+	c.wire.queue(stepClean)
 }

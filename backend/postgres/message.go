@@ -101,7 +101,7 @@ func (c *conn) queueAhead(queries []query) {
 	w := &c.wire
 	c.queueClean()
 	if c.tx.begin != "" {
-		c.queueBegin(c.tx.begin)
+		c.queueOwn(c.tx.begin)
 		w.queue(stepBegin)
 	}
 	if c.prefixed() && !(c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0) {
@@ -246,9 +246,7 @@ func (c *conn) answerAhead() error {
 func (c *conn) ahead(s step) {
 	switch s {
 	case stepBegin:
-		if !c.wire.text {
-			c.begins[c.tx.begin] = isPrepared
-		}
+		c.ownDone(c.tx.begin)
 		c.tx = txState{unbound: true}
 	case stepPrefix:
 		c.tx.unbound = false

@@ -59,6 +59,7 @@ const (
 	sqlComment  = "coalesce(pg_catalog.obj_description(" + sqlOID + ",'pg_namespace'),'')"
 	sqlSame     = sqlOID + " operator(pg_catalog.=) $4::pg_catalog.oid"
 	sqlStamp    = sqlComment + " operator(pg_catalog.=) $4::pg_catalog.text"
+	sqlHasRole  = "current_user operator(pg_catalog.=) $5::pg_catalog.name"
 	sqlAnyStamp = "pg_catalog.starts_with(" + sqlComment + ",$4::pg_catalog.text)"
 
 	// storeSpace is the first half of the advisory locks that stand for stores.
@@ -104,21 +105,22 @@ func prefixOf(role roleKind, kind prefixKind) string {
 		}
 		return sql
 	}
-	one := "1"
-	if role == roleVerified {
-		one = "(2147483647 operator(pg_catalog.+) (current_user operator(pg_catalog.<>) $5::pg_catalog.name)::pg_catalog.int4)"
-	}
-	check := func(cond string) string {
-		return "," + one + " operator(pg_catalog./) (" + cond + ")::pg_catalog.int4"
-	}
+	check := func(cond string) string { return ",1 operator(pg_catalog./) (" + cond + ")::pg_catalog.int4" }
 	sql += sqlShare
 	switch kind {
 	case prefixOID:
-		sql += check(sqlSame)
+		if role == roleVerified {
+			sql += check(sqlSame + " and " + sqlHasRole) // which of them failed, the stamp's prefix says
+		} else {
+			sql += check(sqlSame)
+		}
 	case prefixStamp:
 		sql += "," + sqlOID + check(sqlStamp)
 	case prefixAnyStamp:
 		sql += "," + sqlOID + check(sqlAnyStamp)
+	}
+	if kind != prefixOID && role == roleVerified {
+		sql += ",2147483647 operator(pg_catalog.+) (not (" + sqlHasRole + "))::pg_catalog.int4"
 	}
 	asName := map[roleKind]string{roleSet: "$5::pg_catalog.text::pg_catalog.name", roleVerified: "$5::pg_catalog.name"}[role]
 	if kind != prefixOID && role != roleNone {

@@ -162,8 +162,8 @@ func (c *conn) distrust() {
 			}
 		}
 	}
-	for text := range c.begins {
-		c.begins[text] = doubtful
+	for _, o := range c.own {
+		o.state = doubtful
 	}
 	c.statements.clear()
 }

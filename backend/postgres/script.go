@@ -240,7 +240,7 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	cleaned := make([]int, len(scripts))   // which of them is the commit of a cleaning; 0: none
 	for i := range scripts {
 		if c.tainted {
-			cleaned[i] = len(apart)
+			cleaned[i] = len(cleaning)
 		}
 		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i], c.tainted)
 		c.tainted = c.tainted || r.shared.look(scripts[i].SQL).traits&taints != 0
@@ -285,13 +285,6 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	return done, ours, err
 }
 
-// cleaning is what takes away ahead of a script what others left on the session; apart is that in a transaction of its own,
-// where they say that they leave something: that may be what transactions begin with.
-var (
-	cleaning = strings.Split(cleanSQL, ";")
-	apart    = slices.Concat([]string{"begin isolation level read committed read write not deferrable"}, cleaning, []string{"commit"})
-)
-
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
 func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, tainted bool) (start, preamble int) {
@@ -303,10 +296,10 @@ func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *back
 	// SET LOCAL is cheap, a SELECT is not: there is one.
 	var ours []string
 	switch {
-	case tainted:
-		ours = slices.Clone(apart)
-	case !be.lent: // out of sight
+	case tainted: // what it left may be what transactions begin with
 		ours = slices.Clone(cleaning)
+	case !be.lent: // out of sight
+		ours = slices.Clone(cleaning[1 : len(cleaning)-1])
 	}
 	ours = append(ours, "begin", "set local lock_timeout="+strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {

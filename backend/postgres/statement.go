@@ -162,6 +162,44 @@ func statementName(sql string) string {
 	return "tenement_" + hex.EncodeToString(sum[:20])
 }
 
+// ownStatement is a statement of ours without parameters or columns, as a connection keeps it prepared.
+type ownStatement struct {
+	name  string
+	state prepared
+}
+
+// queueOwn queues a statement of ours, which is prepared once on each connection.
+func (c *conn) queueOwn(text string) {
+	o := c.own[text]
+	if o == nil {
+		o = &ownStatement{}
+		if c.named() {
+			o.name = "tenement_own_" + statementName(text)
+		}
+		c.own[text] = o
+	}
+	if o.state != isPrepared {
+		if o.state == doubtful {
+			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: o.name})
+		}
+		c.fe.SendParse(&pgproto3.Parse{Name: o.name, Query: text})
+		if o.name != "" {
+			o.state = doubtful
+		}
+	}
+	c.fe.SendBind(&pgproto3.Bind{PreparedStatement: o.name})
+	c.fe.SendExecute(&executeAll)
+}
+
+// ownDone notes that statements of ours were executed.
+func (c *conn) ownDone(texts ...string) {
+	for _, text := range texts {
+		if o := c.own[text]; o != nil && o.state == doubtful {
+			o.state = isPrepared
+		}
+	}
+}
+
 // variantName returns the name of a variant.
 func variantName(sql string, store backend.Store) string {
 	return statementName(store.String() + "\x00" + sql)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -82,28 +81,6 @@ func (s *session) open(ctx context.Context) error {
 func (s *session) start(ctx context.Context, op string) error {
 	_, err := s.do(ctx, &job{op: op, text: s.c.be.mode == pgx.QueryExecModeSimpleProtocol, mode: s.c.be.mode})
 	return err
-}
-
-// queueBegin queues BEGIN, which is prepared once on each connection.
-func (c *conn) queueBegin(text string) {
-	name := ""
-	if c.named() {
-		if name = "tenement_begin"; text != "begin" {
-			name = statementName(text)
-		}
-	}
-	if state := c.begins[text]; name == "" || state != isPrepared {
-		if name != "" && state == doubtful {
-			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
-		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: text})
-		if name != "" {
-			c.begins[text] = doubtful
-		}
-	}
-	bind := pgproto3.Bind{PreparedStatement: name}
-	c.fe.SendBind(&bind)
-	c.fe.SendExecute(&executeAll)
 }
 
 // beginSQL returns the text that begins a transaction with o.

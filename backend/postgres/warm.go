@@ -14,10 +14,7 @@ import (
 const (
 	// brief is for how long, at least, a store's home may have been busy and still be waited for.
 	brief = 700 * time.Microsecond
-	// keepIdle is for how long an idle connection of a pool of our own is kept from it. The pool checks, ages and closes
-	// what it has.
-	keepIdle = time.Minute
-	// keepIdleLent is the same for a pool that has other users.
+	// keepIdleLent is for how long an idle connection is kept from a pool that has other users.
 	keepIdleLent = time.Second
 	// keepApart is for how long a connection of a fleet run is kept for its next script.
 	keepApart = time.Second
@@ -31,10 +28,9 @@ func (be *Backend) newKeeper() *warm.Keeper[*conn] {
 	be.maxConns, be.lifetime, be.jitter = int(pc.MaxConns), pc.MaxConnLifetime, pc.MaxConnLifetimeJitter
 	cfg := warm.Config{
 		Slots: be.maxConns, Keep: be.maxConns, Wait: be.cfg.AffinityWait, Brief: brief,
-		Idle: keepIdle, ApartIdle: keepApart,
-	}
-	if pc.MaxConnIdleTime > 0 {
-		cfg.Idle = min(cfg.Idle, pc.MaxConnIdleTime)
+		// A pool of our own gets a connection back when it seems not to be needed any more, and closes it after as much
+		// time again. Sooner would be no good: what comes back from there is warm for other stores than its slot's.
+		Idle: pc.MaxConnIdleTime / 2, ApartIdle: keepApart,
 	}
 	if be.lent {
 		// Its other users wait in the pool's own queue: half of its places are never kept from them, and what we have

@@ -139,12 +139,22 @@ func (w *wire) receive() event {
 		complete := false
 		switch m := msg.(type) {
 		case *pgproto3.DataRow:
+			if w.at() == stepClean {
+				continue
+			}
 			w.values = m.Values
 			return eventRow
 		case *pgproto3.CommandComplete:
+			if w.at() == stepClean {
+				if !w.text && string(m.CommandTag) == "COMMIT" {
+					w.c.ownDone(cleaning...)
+					w.done++
+				}
+				continue
+			}
 			w.tagLen = copy(w.tag[:], m.CommandTag)
 			w.checkCommit()
-			complete = w.at() != stepClean
+			complete = true
 		case *pgproto3.EmptyQueryResponse:
 			w.tagLen = 0
 			complete = true
@@ -171,12 +181,12 @@ func (w *wire) receive() event {
 				return eventReady
 			}
 		case *pgproto3.ReadyForQuery:
-			if w.at() == stepClean { // a message of its own, ahead of this one
-				if w.err != nil {
-					w.lost(w.err)
+			if w.at() == stepClean {
+				if w.err != nil || !w.text {
+					w.lost(errorOr(w.err, errNoAnswer))
 					return eventReady
 				}
-				w.fields, w.values, w.tagLen = nil, nil, 0 // they were the cleaning's
+				w.fields = nil // it was the cleaning's
 				w.done++
 				continue
 			}
