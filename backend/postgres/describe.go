@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -155,7 +156,7 @@ func (c *conn) readDescriptions(queries []*query) error {
 			c.described(q, st)
 		case eventReady:
 			if w.err != nil || i < len(queries) {
-				return errorOr(w.err, errNoAnswer)
+				return cmp.Or(w.err, errNoAnswer)
 			}
 		}
 	}

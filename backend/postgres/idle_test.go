@@ -24,15 +24,16 @@ func TestEveryIdleConnectionIsLost(t *testing.T) {
 			t.Parallel()
 			databaseURL := pgtest.Shared(t).Database(t)
 			be := open(t, databaseURL, map[string]string{"pool_max_conns": fmt.Sprint(size)})
-			rt, a := tenant(t, be, "a")
+			rt, _ := tenant(t, be, "a")
 			terminate := terminator(t, databaseURL)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			a = backend.WithRoute(ctx, rt)
+			a := backend.WithRoute(ctx, rt)
 			b, c := route("b"), route("c")
 			copied := func(db interface {
 				CopyFrom(context.Context, pgx.Identifier, []string, pgx.CopyFromSource) (int64, error)
-			}, in context.Context) error {
+			}, in context.Context,
+			) error {
 				_, err := db.CopyFrom(in, pgx.Identifier{"notes"}, []string{"mark"}, pgx.CopyFromRows([][]any{{"x"}}))
 				return err
 			}

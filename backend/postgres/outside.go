@@ -21,7 +21,7 @@ import (
 //     cluster's, where the server's statistics of the transaction say that there is one,
 //   - what has become less in public since it began, and who has rights there.
 //
-// Not noticed are: what cannot run in a transaction, or in one that was begun by its text; what was dropped from other
+// Not noticed are: what cannot run in a transaction, or in one that was begun by a text; what was dropped from other
 // stores, or moved from one into this; rights on other stores' objects; what the script's head has written to already; and
 // what only the statistics tell, where the server keeps none (track_counts). With roles on, the server refuses all of that,
 // but for what names another store.
@@ -161,42 +161,44 @@ func (s *session) watch(access driver.Access) driver.Session {
 	return s
 }
 
-func (w *watchedSession) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
-	if w.plain(query) {
-		return w.session.ExecContext(ctx, query, args)
-	}
-	tx, err := w.BeginTx(ctx, sqldriver.TxOptions{})
-	if err != nil {
-		return nil, err
-	}
-	result, err := w.session.ExecContext(ctx, query, args)
-	if err != nil {
-		_ = tx.Rollback()
-		if noTransaction(err) {
-			return w.session.ExecContext(ctx, query, args)
+// inTransaction runs a statement, in a transaction of its own where it needs one and may have one: that is returned open.
+func inTransaction[R any](ctx context.Context, w *watchedSession, query string, run func() (R, error)) (result R, tx sqldriver.Tx, err error) {
+	switch {
+	case w.watching && classify(query)&commits != 0:
+		if err = w.look(ctx); err != nil {
+			return result, nil, err
 		}
-		return nil, err
+		fallthrough
+	case w.plain(query):
+		result, err = run()
+		return result, nil, err
 	}
-	return result, tx.Commit()
+	if tx, err = w.BeginTx(ctx, sqldriver.TxOptions{}); err != nil {
+		return result, nil, err
+	}
+	if result, err = run(); err == nil {
+		return result, tx, nil
+	}
+	if _ = tx.Rollback(); noTransaction(err) {
+		result, err = run()
+	}
+	return result, nil, err
+}
+
+func (w *watchedSession) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
+	result, tx, err := inTransaction(ctx, w, query, func() (sqldriver.Result, error) { return w.session.ExecContext(ctx, query, args) })
+	if tx != nil {
+		err = tx.Commit()
+	}
+	return result, err
 }
 
 func (w *watchedSession) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
-	if w.plain(query) {
-		return w.session.QueryContext(ctx, query, args)
+	rows, tx, err := inTransaction(ctx, w, query, func() (sqldriver.Rows, error) { return w.session.QueryContext(ctx, query, args) })
+	if tx != nil {
+		return &watchedRows{Rows: rows, tx: tx}, nil
 	}
-	tx, err := w.BeginTx(ctx, sqldriver.TxOptions{})
-	if err != nil {
-		return nil, err
-	}
-	rows, err := w.session.QueryContext(ctx, query, args)
-	if err != nil {
-		_ = tx.Rollback()
-		if noTransaction(err) {
-			return w.session.QueryContext(ctx, query, args)
-		}
-		return nil, err
-	}
-	return &watchedRows{Rows: rows, tx: tx}, nil
+	return rows, err
 }
 
 // noTransaction reports whether a statement refuses to run in a transaction, or would have ended it.
@@ -230,17 +232,25 @@ type watchedTx struct {
 func (t *watchedTx) Commit() error {
 	w := t.w
 	w.watching = false
-	if w.over() {
-		return t.Tx.Commit()
-	}
-	if err := w.c.texts(t.ctx, lookSQL(w.c.unit.rt.Store), nil); err != nil {
-		_ = t.Tx.Rollback()
-		if outside(err) {
-			return readOnlyFault("commit", w.c.unit.rt.Store, err)
+	if !w.over() {
+		if err := w.look(t.ctx); err != nil {
+			_ = t.Tx.Rollback()
+			return err
 		}
-		return w.fault("commit", err)
 	}
 	return t.Tx.Commit()
+}
+
+// look looks at what the transaction did; it fails with it when that was outside of the store.
+func (w *watchedSession) look(ctx context.Context) error {
+	err := w.c.texts(ctx, lookSQL(w.c.unit.rt.Store), nil)
+	switch {
+	case err == nil:
+		return nil
+	case outside(err):
+		return readOnlyFault("commit", w.c.unit.rt.Store, err)
+	}
+	return w.fault("commit", err)
 }
 
 func (t *watchedTx) Rollback() error {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ func (be *Backend) Create(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "create", Err: backend.ErrInvalidName}
 	}
-	err := be.upkeep(ctx, "create", rt, "begin;"+fencedSQL(ctx, rt.Store)+joined(be.createSQL(rt))+"commit")
+	err := be.upkeep(ctx, "create", rt, fencedSQL(ctx, rt.Store)+joined(be.createSQL(rt)))
 	if err == nil {
 		be.forgetStore(rt.Store)
 	}
@@ -74,7 +75,7 @@ func (be *Backend) Restamp(ctx context.Context, rt backend.Route, owner string) 
 
 // turn runs statements in a transaction that has the store to itself, and fails when the lock that fences ctx was lost.
 func (be *Backend) turn(ctx context.Context, op string, rt backend.Route, sql string) error {
-	err := be.upkeep(ctx, op, rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+sql+"commit")
+	err := be.upkeep(ctx, op, rt, claimSQL(rt.Store)+fenceSQL(ctx)+sql)
 	if err == nil {
 		be.forgetStore(rt.Store)
 	}
@@ -128,16 +129,16 @@ func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Stor
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
 	}
 	if rt.Store == to {
-		return be.upkeep(ctx, "rename", rt, "begin;"+fenceSQL(ctx)+guardSQL(rt)+"commit")
+		return be.upkeep(ctx, "rename", rt, fenceSQL(ctx)+guardSQL(rt))
 	}
 	// Always in the same order, so that two renames in opposite directions do not wait for each other.
 	first, second := rt.Store, to
 	if storeKey(first) > storeKey(second) {
 		first, second = second, first
 	}
-	sql := "begin;" + claimSQL(first) + claimSQL(second) + fenceSQL(ctx) + guardSQL(rt) +
+	sql := claimSQL(first) + claimSQL(second) + fenceSQL(ctx) + guardSQL(rt) +
 		"alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";" + be.roles.renameSQL(rt.Store, to)
-	err := be.upkeep(ctx, "rename", rt, sql+"commit")
+	err := be.upkeep(ctx, "rename", rt, sql)
 	if err == nil {
 		be.forgetStore(rt.Store)
 		be.forgetStore(to)
@@ -174,11 +175,11 @@ const (
 	upkeepMaxPause    = 2 * time.Second
 )
 
-// upkeep sends a message of statements of our own, a transaction, with the log-in's rights.
+// upkeep runs statements of our own, which end with a semicolon, in a transaction with the log-in's rights.
 func (be *Backend) upkeep(ctx context.Context, op string, rt backend.Route, sql string) error {
 	// Whatever settings the connection's last user left, a role above all, must not count.
-	sql = strings.Replace(sql, "begin;", "begin;set local search_path=pg_catalog,pg_temp;set local lock_timeout="+
-		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10)+";"+be.roles.resetSQL(), 1)
+	sql = "begin;set local search_path=pg_catalog,pg_temp;set local lock_timeout=" +
+		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10) + ";" + be.roles.resetSQL() + sql + "commit"
 	for pause := upkeepLockTimeout; ; pause = min(2*pause, upkeepMaxPause) {
 		err := be.upkeepOnce(ctx, op, rt, sql)
 		var pe *pgconn.PgError
@@ -209,26 +210,26 @@ func (be *Backend) upkeepOnce(ctx context.Context, op string, rt backend.Route, 
 				_ = c.Close(rctx)
 			}
 		}
-		return &backend.Error{Op: op, Store: rt.Store, Err: upkeepFault(err)}
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) {
+			err = cmp.Or(named(pe), err)
+		}
+		return &backend.Error{Op: op, Store: rt.Store, Err: err}
 	})
 }
 
-// upkeepFault turns the server's refusals into the contract's errors.
-func upkeepFault(err error) error {
-	var pe *pgconn.PgError
-	if !errors.As(err, &pe) {
-		return err
-	}
+// named returns the contract's error for what the server refused to a statement of upkeep, or nil.
+func named(pe *pgconn.PgError) error {
 	switch {
 	case pe.Code == codeLockLost:
 		return backend.ErrLockLost
-	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
+	case refusesStore(pe.Code):
 		return backend.ErrStoreMissing
 	case pe.Code == "42P06", // the schema is there
 		pe.Code == "23505" && pe.TableName == "pg_namespace": // … and was not yet when it was looked for
 		return backend.ErrStoreExists
 	}
-	return err
+	return nil
 }
 
 // withConn lends f a connection for messages that no prefix is needed for.

@@ -368,13 +368,8 @@ func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {
 	case !ours:
 		return pe
 	}
-	switch {
-	case pe.Code == codeLockLost:
-		return fmt.Errorf("%w: %w", backend.ErrLockLost, pe)
-	case pe.Code == "42P06", pe.Code == "23505" && pe.TableName == "pg_namespace":
-		return fmt.Errorf("%w: %w", backend.ErrStoreExists, pe)
-	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
-		return fmt.Errorf("%w: %w", backend.ErrStoreMissing, pe)
+	if fault := named(pe); fault != nil {
+		return fmt.Errorf("%w: %w", fault, pe)
 	}
 	return pe
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -133,7 +134,7 @@ func (w *wire) receive() event {
 		msg, err := w.c.pc.ReceiveMessage(context.Background())
 		if err != nil {
 			// pgconn marks it safe to retry, which only holds where nothing was sent.
-			w.lost(errorOr(errors.Unwrap(err), err))
+			w.lost(cmp.Or(errors.Unwrap(err), err))
 			return eventReady
 		}
 		complete := false
@@ -183,7 +184,7 @@ func (w *wire) receive() event {
 		case *pgproto3.ReadyForQuery:
 			if w.at() == stepClean {
 				if w.err != nil || !w.text {
-					w.lost(errorOr(w.err, errNoAnswer))
+					w.lost(cmp.Or(w.err, errNoAnswer))
 					return eventReady
 				}
 				w.fields = nil // it was the cleaning's
@@ -353,12 +354,5 @@ type timeoutError struct {
 func (e *timeoutError) Error() string     { return "timeout: " + e.error.Error() }
 func (e *timeoutError) Unwrap() []error   { return []error{e.error, e.late} }
 func (e *timeoutError) SafeToRetry() bool { return false }
-
-func errorOr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
-}
 
 var errNoAnswer = errors.New("the server ended the message without an answer")
