@@ -151,7 +151,7 @@ func _(ctx context.Context, app *tenancy.App, report func(context.Context, *sql.
 // Links to files lead somewhere.
 func TestLinks(t *testing.T) {
 	t.Parallel()
-	for _, file := range []string{"README.md", "CHANGELOG.md", "examples/polls/README.md"} {
+	for _, file := range []string{"README.md", "CHANGELOG.md", "docs/integrations.md", "examples/polls/README.md"} {
 		text, err := os.ReadFile(filepath.FromSlash(file))
 		require.NoError(t, err)
 		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {

@@ -28,17 +28,18 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [Backuper], [Bounded], [Adopter], [ClientCommander].
+// [Backuper], [Bounded], [Adopter], [ClientCommander], [Nowherer].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect
 
 	// DB returns the routed handle, the same one each time: each call goes to the store that its context names (see
-	// [WithRoute]) and fails with ErrNoTenant when it names none. The backend closes it.
+	// [WithRoute]) and fails with ErrNoTenant when it names none. The backend closes it. When a caller did, the log says
+	// who, and the next call of DB returns another.
 	DB() *sql.DB
 
 	// Shared returns the read-write handle on the shared store, the same one each time; it does not look at the
-	// context's route. The backend closes it.
+	// context's route. The backend closes it, as it does DB's.
 	Shared() *sql.DB
 
 	// DBFor returns a new handle that is bound to rt, whatever library loses the context on the way. A context that
@@ -175,6 +176,17 @@ type Adopter interface {
 	// Restamp makes the store of rt another owner's, such as a copy of a tenant's store that is to be a tenant of its
 	// own. It returns ErrStoreMissing as Drop does. Nobody may be using the store.
 	Restamp(ctx context.Context, rt Route, owner string) error
+}
+
+// Nowherer is the ability to answer what a tool asks before there is a tenant.
+type Nowherer interface {
+	// DBOrNowhere returns a handle that is DB's but for one thing, the same one each time: a query outside of a
+	// transaction whose context names no tenant is answered from nowhere, a place where the database's functions and
+	// catalogs are and no table of anyone's. It is for libraries that ask the database for its version, without the
+	// caller's context, when they are opened. What is not answered there fails with ErrNoTenant, as do statements that
+	// are executed and transactions that are begun without a tenant. It costs a connection of its own for each query. The
+	// backend closes the handle.
+	DBOrNowhere() *sql.DB
 }
 
 // Leftover is something that an interrupted operation left behind and that belongs to no store.

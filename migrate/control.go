@@ -164,7 +164,8 @@ func find(text []byte, statement string, from int) int {
 }
 
 // judgeRole notes a statement by which a role is taken or given up: SET and RESET of ROLE and SESSION AUTHORIZATION, in
-// any way to write them, DISCARD ALL, and set_config of either or of a name that the text does not tell.
+// any way to write them, DISCARD ALL, set_config of either or of a name that the text does not tell, and an UPDATE of
+// pg_settings, which is set_config of whatever its condition finds.
 func (p *phrase) judgeRole() {
 	if p.dialect != sqltext.Postgres {
 		return
@@ -183,6 +184,9 @@ func (p *phrase) judgeRole() {
 		found(0)
 	}
 	for i := range p.tokens {
+		if p.ident(i) == "pg_settings" && p.updated(i) {
+			found(i)
+		}
 		if p.ident(i) != "set_config" || i+2 >= len(p.tokens) || p.s.Text(p.tokens[i+1]) != "(" {
 			continue
 		}
@@ -191,6 +195,24 @@ func (p *phrase) judgeRole() {
 		if !ok || i+3 < len(p.tokens) && p.s.Text(p.tokens[i+3]) != "," || name == "role" || name == "session_authorization" {
 			found(i)
 		}
+	}
+}
+
+// updated reports whether the name at i is that of the table that an UPDATE changes.
+func (p *phrase) updated(i int) bool {
+	if i > 1 && p.s.Text(p.tokens[i-1]) == "." {
+		i -= 2
+	}
+	if p.is(i-1, "only") {
+		i--
+	}
+	return p.is(i-1, "update") && !p.is(i-2, "for") // SELECT … FOR UPDATE ends there, or goes on with OF
+}
+
+// judgeReset notes a RESET of the search_path, by name or with everything else.
+func (p *phrase) judgeReset() {
+	if p.dialect == sqltext.Postgres && p.is(0, "reset") && (p.ident(1) == "search_path" || p.is(1, "all")) {
+		p.r.searchPath, p.r.at = true, p.tokens[0].Start
 	}
 }
 

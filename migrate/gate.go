@@ -95,7 +95,7 @@ func (r *lazyRun) over() bool {
 }
 
 // Ready returns nil when the store has every migration of the tenant set that this binary carries (it may have newer
-// ones), and an error that wraps ErrBehind when it has not. A positive answer is kept until this process changes the
+// ones), and an error that wraps ErrBehind when it has not (and ErrUnentered when the ledger does not have it). A positive answer is kept until this process changes the
 // store, or hears that another has undone something (see [ReadyBound]); it costs no query, but for one in each bound for
 // all stores together. A negative answer is looked up again after a second.
 //
@@ -204,7 +204,10 @@ func (m *Migrator) lookUp(ctx context.Context, rt backend.Route) error {
 			return err
 		}
 	}
-	if e == nil || e.state == nil {
+	switch {
+	case e == nil:
+		return fmt.Errorf("tenement: migrate: store %s: %w: %w; migrate it by name", rt.Store, ErrBehind, ErrUnentered)
+	case e.state == nil:
 		return fmt.Errorf("tenement: migrate: store %s: %w: the ledger does not know what it has; migrate it by name", rt.Store, ErrBehind)
 	}
 	if todo, _ := m.tenant.pending(e.state, limit{}); len(todo) > 0 {

@@ -48,15 +48,15 @@ type postgresLane struct {
 
 var _ lane = (*postgresLane)(nil)
 
-const (
-	notNullViolation = "23502" // the guard of a version table
-	negativeRoot     = "2201F" // the claim of a ledger's row
-)
+// notNullViolation is how a script is refused: by the ledger's row, or by the guard of a version table.
+const notNullViolation = "23502"
 
+// claim moves on a row that is where it was; of another one it makes NULL. (A row that is gone refuses nothing: then the
+// store is gone, which the script finds itself.) It is the cheapest that the server can be told in text.
 func (*postgresLane) claim(store backend.Store, from, to string) string {
-	return `WITH l AS (UPDATE public.tenement_ledger SET fingerprint = '` + to + `', updated_at = ` + strconv.FormatInt(time.Now().UnixMilli(), 10) +
-		`, failed_source = '', failed_version = 0, failed_state = '', failed_error = '' WHERE store = '` + store.String() +
-		`' AND fingerprint = '` + from + "' RETURNING 1) SELECT pg_catalog.sqrt(count(*) - 1) FROM l;\n"
+	return `UPDATE public.tenement_ledger SET fingerprint = CASE fingerprint WHEN '` + from + `' THEN '` + to + `' END, updated_at = ` +
+		strconv.FormatInt(time.Now().UnixMilli(), 10) + `, failed_source = '', failed_version = 0, failed_state = '', failed_error = '' WHERE store = '` +
+		store.String() + "';\n"
 }
 
 func (*postgresLane) birth(rt backend.Route, to string) string {
@@ -68,8 +68,7 @@ failed_source = '', failed_version = 0, failed_state = '', failed_error = '';
 }
 
 func (*postgresLane) refused(err error) bool {
-	code := sqlState(err)
-	return code == notNullViolation || code == negativeRoot
+	return sqlState(err) == notNullViolation
 }
 
 func (l *postgresLane) done(backend.Store, string, string) { l.async.Store(true) }

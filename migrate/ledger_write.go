@@ -65,17 +65,14 @@ func (l *ledger) add(ctx context.Context, rt backend.Route, s state, failure *St
 	return affected(res, err)
 }
 
-// replace writes the row of a store that was just made. That of an earlier store of the name, if one was left, is nobody's
-// any more.
-func (l *ledger) replace(ctx context.Context, rt backend.Route, s state) error {
-	fingerprint, err := l.publish(ctx, s)
-	if err == nil {
-		_, err = l.db.ExecContext(ctx, l.dialect.bind(`
-			INSERT INTO tenement_ledger (store, owner, fingerprint, updated_at) VALUES (?, ?, ?, ?)
-			ON CONFLICT (store) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, updated_at = excluded.updated_at,
-				failed_source = '', failed_version = 0, failed_state = '', failed_error = ''`),
-			rt.Store.String(), rt.Owner, fingerprint, time.Now().UnixMilli())
-	}
+// replace writes the row of a store that was just made, whose state is published. That of an earlier store of the name, if
+// one was left, is nobody's any more.
+func (l *ledger) replace(ctx context.Context, tx Execer, rt backend.Route, s state) error {
+	_, err := tx.ExecContext(ctx, l.dialect.bind(`
+		INSERT INTO tenement_ledger (store, owner, fingerprint, updated_at) VALUES (?, ?, ?, ?)
+		ON CONFLICT (store) DO UPDATE SET owner = excluded.owner, fingerprint = excluded.fingerprint, updated_at = excluded.updated_at,
+			failed_source = '', failed_version = 0, failed_state = '', failed_error = ''`),
+		rt.Store.String(), rt.Owner, s.fingerprint(), time.Now().UnixMilli())
 	if err != nil {
 		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
 	}

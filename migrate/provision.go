@@ -17,30 +17,80 @@ import (
 // Where the backend can copy a template, the migrations up to the first Go migration, or the first with something random
 // in it, are run once and copied.
 func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
-	if err := m.ensureLedger(ctx); err != nil {
+	made, err := m.ProvisionUnentered(ctx, rt)
+	if err != nil || made == nil {
 		return err
+	}
+	if err := made.Enter(ctx, m.ledger.db); err != nil {
+		return err
+	}
+	made.Entered()
+	return nil
+}
+
+// Unentered is a store that was made and that the ledger does not have yet.
+type Unentered struct {
+	m    *Migrator
+	rt   backend.Route
+	have state
+}
+
+// Enter writes the store's row in tx, a transaction on the shared store. It may be called again when that was undone. The
+// row of an earlier store of the name, if one was left, is replaced.
+func (u *Unentered) Enter(ctx context.Context, tx Execer) error {
+	return u.m.ledger.replace(ctx, tx, u.rt, u.have)
+}
+
+// Entered is called when the transaction was committed.
+func (u *Unentered) Entered() { u.m.gate.forget(u.rt.Store) }
+
+// Execer is what [Unentered] needs of a [*sql.Tx] or a [*sql.DB].
+type Execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// ProvisionUnentered is [Migrator.Provision] for those who write something else about the store in a transaction on the
+// shared store: the ledger's row can go with it, rather than have a commit of its own. What it returns is nil when the
+// ledger has the row already. A store that is never entered is behind to [Migrator.Ready], and one that no run goes
+// through unless it is named; Provision enters it.
+func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*Unentered, error) {
+	if err := m.ensureLedger(ctx); err != nil {
+		return nil, err
 	}
 	free, err := m.slot(ctx)
 	if err != nil {
-		return fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
+		return nil, fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
 	}
 	defer free()
-	done, err := m.create(ctx, rt)
+	made, entered, err := m.create(ctx, rt)
 	switch {
-	case err == nil && done:
-		m.gate.forget(rt.Store)
-		return nil
 	case errors.Is(err, backend.ErrStoreExists):
 		info, statErr := m.be.Stat(ctx, rt.Store)
 		if statErr != nil {
-			return statErr
+			return nil, statErr
 		}
 		if info.Owner != rt.Owner {
-			return err
+			return nil, err
 		}
 	case err != nil:
-		return err
+		return nil, err
 	}
+	switch {
+	case made == nil:
+		return nil, m.complete(ctx, rt)
+	case entered:
+		made.Entered()
+		return nil, nil
+	}
+	// What the row refers to is there before it; it is written once for all stores.
+	if _, err := m.ledger.publish(ctx, made.have); err != nil {
+		return nil, err
+	}
+	return made, nil
+}
+
+// complete brings a store that is there to the newest version, through goose.
+func (m *Migrator) complete(ctx context.Context, rt backend.Route) error {
 	out, err := m.insist(ctx, m.tenant, rt, m.apply(limit{}))
 	switch {
 	case err != nil:
@@ -53,8 +103,9 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-// create makes the store, with as much of the tenant set in it as can be had at once. done says that this was all.
-func (m *Migrator) create(ctx context.Context, rt backend.Route) (done bool, err error) {
+// create makes the store, with as much of the tenant set in it as can be had at once. It returns nil unless this was all,
+// and whether the ledger has it.
+func (m *Migrator) create(ctx context.Context, rt backend.Route) (made *Unentered, entered bool, err error) {
 	todo, _ := m.tenant.pending(state{}, limit{})
 	var first []*migration
 	switch {
@@ -64,16 +115,19 @@ func (m *Migrator) create(ctx context.Context, rt backend.Route) (done bool, err
 		first = leading(todo, func(mig *migration) bool { return mig.fresh != nil })
 	}
 	if len(first) == 0 {
-		return false, m.be.Create(ctx, rt)
+		return nil, false, m.be.Create(ctx, rt)
 	}
 	have := state{}.with(first)
-	made := true
+	done := true
 	if m.templates != nil {
 		err = m.createFrom(ctx, rt, have, first)
 	} else {
-		made, err = m.createBy(ctx, rt, have, first)
+		done, entered, err = m.createBy(ctx, rt, have, first)
 	}
-	return made && len(first) == len(todo), err
+	if err != nil || !done || len(first) < len(todo) {
+		return nil, entered, err
+	}
+	return &Unentered{m, rt, have}, entered, nil
 }
 
 func leading(todo []*migration, fits func(*migration) bool) []*migration {
@@ -87,41 +141,35 @@ func leading(todo []*migration, fits func(*migration) bool) []*migration {
 
 // createFrom makes the store as a copy of a template.
 func (m *Migrator) createFrom(ctx context.Context, rt backend.Route, have state, first []*migration) error {
-	err := m.templates.CreateFrom(ctx, rt, "tenement/migrate/"+have.fingerprint(), func(ctx context.Context, db *sql.DB) error {
+	return m.templates.CreateFrom(ctx, rt, "tenement/migrate/"+have.fingerprint(), func(ctx context.Context, db *sql.DB) error {
 		if _, failure := m.run(ctx, db, first); failure != nil {
 			failure.Store, failure.Set = rt.Store, SetTenant
 			return failure
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return m.ledger.replace(ctx, rt, have)
 }
 
 // createBy makes the store by a script, with its migrations. What is CONCURRENTLY elsewhere, so that a store's traffic
 // goes on, is not in a store that nobody sees yet: there it would wait for every other tenant's transactions. made is
 // false when the store is there, and still empty.
-func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration) (made bool, err error) {
+func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration) (made, entered bool, err error) {
 	print, err := m.ledger.publish(ctx, have)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	sc, ok := m.dialect.compose(state{}, first, true)
 	if !ok {
-		return false, m.be.Create(ctx, rt)
+		return false, false, m.be.Create(ctx, rt)
 	}
 	head := m.newLane().birth(rt, print)
 	script := backend.Script{Route: rt, Create: true, Head: head, SQL: sc.in(rt.Store)}
 	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout})[0]
 	switch {
-	case err == nil && head == "":
-		return true, m.ledger.replace(ctx, rt, have)
 	case err == nil, errors.Is(err, backend.ErrStoreExists), sqlState(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
-		return true, err
+		return true, head != "", err
 	}
 	// goose will say what is wrong, or that nothing is.
 	m.log.InfoContext(ctx, "migration text failed; goose takes over", "store", rt.Store.String(), "error", err)
-	return false, m.be.Create(ctx, rt)
+	return false, false, m.be.Create(ctx, rt)
 }

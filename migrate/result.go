@@ -13,6 +13,8 @@ import (
 var (
 	// ErrBehind: the store has not got all the migrations that this binary carries. Migrate it, then try again.
 	ErrBehind = errors.New("store is behind the migrations of this binary")
+	// ErrUnentered: the ledger does not have the store. It may be new, or may have another name by now.
+	ErrUnentered = errors.New("the ledger does not know what it has")
 	// ErrSharedBehind: the shared set is not applied, and the tenant set may need it. Apply the shared set first.
 	ErrSharedBehind = errors.New("shared set is behind; apply it first")
 	// ErrOutOfOrder: a pending migration has a lower version than one that is applied. Give it a higher number, or

@@ -81,8 +81,8 @@ func (sc script) in(store backend.Store) string {
 	for _, g := range sc.guards {
 		// Qualified: the shared store, which unqualified names also reach, has a table of that name.
 		table := sc.dialect.in(store) + g.table
-		fmt.Fprintf(&b, "INSERT INTO %s (version_id, is_applied) SELECT CASE WHEN (SELECT count(*) = %d AND max(version_id) = %d FROM %s) THEN %d END, %s;\n",
-			table, g.rows, g.newest, table, g.version, sc.dialect.yes())
+		fmt.Fprintf(&b, "INSERT INTO %s (version_id, is_applied) SELECT CASE WHEN count(*) = %d AND max(version_id) = %d THEN %d END, %s FROM %s;\n",
+			table, g.rows, g.newest, g.version, sc.dialect.yes(), table)
 	}
 	b.WriteString(sc.body)
 	return b.String()

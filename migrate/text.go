@@ -158,6 +158,7 @@ func (p *phrase) judge() bool {
 		return true
 	}
 	p.judgeRole()
+	p.judgeReset()
 	if c := p.control(); c.verb != noVerb {
 		p.r.controls = append(p.r.controls, c)
 	}
@@ -225,7 +226,7 @@ func (p *phrase) judgeSet() bool {
 	if local || p.is(1, "session") && !p.is(2, "authorization", "characteristics") {
 		name++
 	}
-	if p.is(name, "search_path", "schema") {
+	if p.ident(name) == "search_path" || p.is(name, "schema") {
 		p.r.searchPath, p.r.at = true, p.tokens[0].Start
 		return false
 	}

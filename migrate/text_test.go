@@ -131,6 +131,14 @@ func TestCheck(t *testing.T) {
 		{[]backend.Dialect{backend.Postgres}, "SELECT set_config('Role', 'none', false);", 1, 1},
 		{[]backend.Dialect{backend.Postgres}, "INSERT INTO a SELECT pg_catalog.\"set_config\"('ro' || 'le', 'x', true);", 1, 1},
 		{[]backend.Dialect{backend.Postgres}, "SELECT set_config($$role$$, 'x', true);", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "UPDATE pg_settings SET setting = 'none' WHERE name = 'role';", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "WITH x AS (SELECT 1)\nUPDATE ONLY pg_catalog.\"pg_settings\" s SET setting = 'x' WHERE name LIKE 'r%';", 2, 2},
+		{[]backend.Dialect{backend.Postgres}, "INSERT INTO a SELECT setting FROM pg_settings;\nUPDATE a SET x = (SELECT setting FROM pg_settings);", none, none},
+		// What hides goose's version table.
+		{[]backend.Dialect{backend.Postgres}, "SELECT 1;\nRESET search_path;", 2, 2},
+		{[]backend.Dialect{backend.Postgres}, "RESET \"search_path\";", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "RESET ALL;", 1, 1},
+		{[]backend.Dialect{backend.Postgres}, "SET \"search_path\" = x;", 1, 1},
 		{[]backend.Dialect{backend.Postgres}, "SELECT set_config('lock_timeout', '1s', true);", none, none},
 		{[]backend.Dialect{backend.Postgres}, "UPDATE a SET role = 'x';\nALTER ROLE x SET role = y;\nRESET lock_timeout;", none, none},
 	} {

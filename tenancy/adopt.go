@@ -82,7 +82,7 @@ func (a *App) claimStore(ctx context.Context, id ID, p plan) (t *Tenant, err err
 		if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
 			return nil, err
 		}
-		if t, err = tx.insertTenant(ctx, id, p); err != nil {
+		if t, err = tx.insertTenant(ctx, id, p, nil); err != nil {
 			return nil, err
 		}
 		if t == nil {
@@ -130,6 +130,12 @@ func (a *App) adoptedID(ctx context.Context, owner ID) (ID, error) {
 	}
 	switch _, err := one(ctx, a.reg.db, selectByID, string(owner)); {
 	case err == nil:
+		if lost, err := a.isLost(ctx, owner); err != nil {
+			return "", err
+		} else if lost {
+			return "", fmt.Errorf("its stamp says that it is the store of the tenant with the ID %s, whose place in the registry has none of its own: %w",
+				owner, ErrConflict)
+		}
 		return newID() // a copy of a tenant's store
 	case !errors.Is(err, ErrNotFound):
 		return "", err

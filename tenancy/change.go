@@ -94,25 +94,15 @@ func (r *registry) tryChange(ctx context.Context, fn func(ctx context.Context, t
 // enter writes the list of what was touched.
 func (tx *registryTx) enter(ctx context.Context) error {
 	n := len(tx.touched)
-	var last int64
-	err := tx.QueryRowContext(ctx, `UPDATE tenement_revision SET revision = revision + $1, nonce = $2 WHERE id = 1 RETURNING revision`,
-		n, tx.touched[n-1].nonce).Scan(&last)
+	last, err := tx.count(ctx)
 	if err != nil {
 		return err
 	}
-	first := last - int64(n) + 1
-	values := make([]string, n)
-	args := make([]any, 0, 6*n)
 	for i := range tx.touched {
-		t := &tx.touched[i]
-		t.revision = first + int64(i)
-		values[i] = "(" + placeholders(6*i+1, 6) + ", " + tx.reg.now() + ")"
-		args = append(args, t.revision, string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
+		tx.touched[i].revision = last - int64(n-1-i)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) VALUES `+
-		strings.Join(values, ","), args...)
-	if err != nil || last%64 >= int64(n) {
-		return err
+	if last%64 >= int64(n) {
+		return nil
 	}
 	for _, t := range tx.touched {
 		_, err := tx.ExecContext(ctx, `DELETE FROM tenement_changes WHERE tenant_id = $1 AND revision <= $2 AND revision <= COALESCE(
@@ -123,6 +113,36 @@ func (tx *registryTx) enter(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// count counts the revision up and writes what was touched beside it. It returns the last revision. On Postgres that is one
+// statement; SQLite, which is asked without a round trip, has none that does both.
+func (tx *registryTx) count(ctx context.Context) (last int64, err error) {
+	const (
+		up   = `UPDATE tenement_revision SET revision = revision + $1, nonce = $2 WHERE id = 1 RETURNING revision`
+		into = `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) `
+	)
+	n := len(tx.touched)
+	args := []any{n, tx.touched[n-1].nonce}
+	values := func(origin string, revision func(i int) int64) string {
+		rows := make([]string, n)
+		for i, t := range tx.touched {
+			rows[i] = "(" + origin + placeholders(len(args)+1, 6) + ", " + tx.reg.now() + ")"
+			args = append(args, revision(i), string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
+		}
+		return "VALUES " + strings.Join(rows, ",")
+	}
+	if tx.reg.d == backend.Postgres {
+		list := values(`(SELECT revision FROM r) + `, func(i int) int64 { return int64(i + 1 - n) })
+		err = tx.QueryRowContext(ctx, `WITH r AS (`+up+`) `+into+list+` RETURNING (SELECT revision FROM r)`, args...).Scan(&last)
+		return last, err
+	}
+	if err := tx.QueryRowContext(ctx, up, args...).Scan(&last); err != nil {
+		return 0, err
+	}
+	args = args[:0]
+	_, err = tx.ExecContext(ctx, into+values("", func(i int) int64 { return last + int64(i+1-n) }), args...)
+	return last, err
 }
 
 // update writes columns of the tenant as it was read, and errRetry when it was changed since. The assignments use $3
@@ -143,14 +163,17 @@ func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, det
 	return err
 }
 
-// conflict returns what is taken by a tenant other than self, or nil. A store may not be named after another tenant's
-// slug either: that is the name which the other one's store would have.
-func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
-	rows, err := tx.QueryContext(ctx, `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
+// selectTaken finds the tenants other than $1 whose slug, be it now or after a rename that is under way, is $2 or $3, or
+// whose store is $3. A store may not be named after another tenant's slug: that is the name which the other one's store
+// would have.
+const selectTaken = `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
 		WHERE id <> $1 AND (slug = $2 OR store = $3 OR slug = $3)
 		UNION ALL SELECT CASE WHEN o.slug = $2 THEN 'slug' ELSE 'store' END, t.slug FROM tenement_operations o
-		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`,
-		string(self), slug, store.String())
+		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`
+
+// conflict returns what is taken by a tenant other than self, or nil.
+func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
+	rows, err := tx.QueryContext(ctx, selectTaken, string(self), slug, store.String())
 	if err != nil {
 		return err
 	}

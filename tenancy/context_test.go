@@ -227,6 +227,7 @@ func TestForEach(t *testing.T) {
 		var mu sync.Mutex
 		var seen []string
 		err = a.ForEach(t.Context(), func(ctx context.Context, tenant Tenant) error {
+			require.True(t, backend.IsApart(ctx), "it goes through all of them, and is not to push out what requests live on")
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			select {

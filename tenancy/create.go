@@ -77,8 +77,8 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 		primary = live[0]
 	}
 	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		r = &run{a: a, lock: h}
-		t, err := tx.insertTenant(ctx, h.id, p)
+		r = &run{a: a, lock: h, known: true}
+		t, err := tx.insertTenant(ctx, h.id, p, args.Domains)
 		if err != nil {
 			return nil, err
 		}
@@ -110,19 +110,15 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 	return r, err
 }
 
-// insertTenant enters a new tenant. It returns nil when the registry has the ID, or the slug or the store, already.
-func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan) (*Tenant, error) {
-	if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
-		var conflict *ConflictError
-		if !errors.As(err, &conflict) || conflict.Field != "slug" {
-			return nil, err
-		}
-		return nil, nil
-	}
+// insertTenant enters a new tenant. It returns nil when something is in the way: the registry has the ID already, or what
+// the tenant is to have is another's, which reclaim and conflict tell. pending are domains that must not be another
+// tenant's; of those that are entered, setDomains finds that out.
+func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending []string) (*Tenant, error) {
 	t := &Tenant{ID: id, Slug: p.slug, Name: p.name, Status: p.status, Reason: p.reason, Store: p.store, Meta: p.meta, Version: 1}
 	rows, err := tx.QueryContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, `+tx.reg.now()+`, `+tx.reg.now()+`) ON CONFLICT DO NOTHING RETURNING created_at, updated_at`,
-		string(t.ID), t.Slug, t.Name, string(t.Status), t.Reason, t.Store.String(), string(t.Meta))
+		SELECT $1, $2, $4, $5, $6, $3, $7, `+tx.reg.now()+`, `+tx.reg.now()+` WHERE NOT EXISTS (`+selectTaken+`)
+		ON CONFLICT DO NOTHING RETURNING created_at, updated_at`,
+		string(t.ID), t.Slug, t.Store.String(), t.Name, string(t.Status), t.Reason, string(t.Meta))
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +135,9 @@ func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan) (*Tenant,
 	}
 	if err == nil {
 		err = rows.Close()
+	}
+	if err == nil && len(pending) > 0 {
+		err = tx.domainConflict(ctx, id, pending)
 	}
 	tx.touch(t.ID, p.event, t.Slug)
 	return t, err
@@ -240,13 +239,15 @@ func (r *run) unmake(ctx context.Context) error {
 // fill makes the store and has the application fill it.
 func (r *run) fill(ctx context.Context) error {
 	a, t := r.a, r.t
-	switch err := a.migrator.Provision(ctx, t.route()); {
+	made, err := a.migrator.ProvisionUnentered(ctx, t.route())
+	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		// Another owner's: the claim was wrong, nothing of it may stay.
 		return &abandon{&ConflictError{Field: "store", Value: t.Store.String()}, erase}
 	case err != nil:
 		return err
 	}
+	r.made = made
 	a.step("create: provisioned")
 	if a.cfg.Hooks.OnCreate != nil {
 		inside := backend.WithRouter(ctx, &operated{t})
@@ -263,10 +264,18 @@ func (r *run) fill(ctx context.Context) error {
 	return a.approvePending(ctx, r)
 }
 
-// activate ends a creation. The seed goes with the operation.
+// activate ends a creation. The seed goes with the operation. The ledger has its row from now on, too.
 func activate(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
+	if r.made != nil {
+		if err := r.made.Enter(ctx, tx); err != nil {
+			return nil, err
+		}
+	}
 	if err := tx.update(ctx, r.t, EventCreated, "", `status = $3, reason = ''`, string(Active)); err != nil {
 		return nil, err
+	}
+	if r.t.Status, r.t.Reason = Active, ""; len(r.approved) == 0 {
+		return []*Tenant{r.t}, nil
 	}
 	for i, host := range r.approved {
 		switch err := tx.insertDomain(ctx, r.t, host, i == 0 && r.t.PrimaryDomain() == ""); {

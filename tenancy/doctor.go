@@ -23,11 +23,11 @@ const (
 	FindingFailed FindingCode = "creation-failed"
 	// FindingUnfinished: an operation was interrupted and nobody has gone on with it yet. Repair does.
 	FindingUnfinished FindingCode = "operation-unfinished"
-	// FindingStoreMissing: a tenant's store is not there. Where a store of another name carries the tenant's ID, Repair
+	// FindingStoreMissing: a tenant's store is not there. Where one store of another name carries the tenant's ID, Repair
 	// makes that the tenant's; otherwise only a backup can mend it.
 	FindingStoreMissing FindingCode = "store-missing"
-	// FindingStoreForeign: the store at a tenant's place was made for another tenant. Only an operator can tell which
-	// of them is right.
+	// FindingStoreForeign: the store at a tenant's place was made for another tenant. Where one store of another name
+	// carries the tenant's ID, Repair makes that the tenant's; otherwise only an operator can tell which of them is right.
 	FindingStoreForeign FindingCode = "store-foreign"
 	// FindingStoreOrphan: a store belongs to no tenant. Repair adopts it as a suspended tenant, or sets it aside.
 	FindingStoreOrphan FindingCode = "store-orphan"
@@ -130,17 +130,18 @@ func (c *checkup) readTenants(ctx context.Context) (suspects []Finding, err erro
 		}
 		c.tenants[t.ID] = true
 		c.claimed[t.Store.String()] = true
-		if f, ok := examine(&t, under[t.ID], c.stores); ok {
+		if f, ok := examine(&t, under[t.ID], c.stores[t.Store.String()], ""); ok {
 			suspects = append(suspects, f)
 		}
 	}
 	return suspects, nil
 }
 
-// examine finds what is wrong with one tenant.
-func examine(t *Tenant, op *Operation, stores map[string]backend.StoreInfo) (Finding, bool) {
+// examine finds what is wrong with one tenant. info is the store at its place, zero when there is none; own is the store of
+// another name that Repair would make its own, or "".
+func examine(t *Tenant, op *Operation, info backend.StoreInfo, own string) (Finding, bool) {
 	f := Finding{Subject: t.Slug, Tenant: t.ID}
-	info, exists := stores[t.Store.String()]
+	exists := !info.Store.IsZero()
 	switch {
 	case op != nil && !op.Stopped:
 		f.Code, f.Detail, f.Repair = FindingUnfinished, fmt.Sprintf("its %s was interrupted before the step %q", op.Kind, op.Step), "finishes it"
@@ -154,13 +155,17 @@ func examine(t *Tenant, op *Operation, stores map[string]backend.StoreInfo) (Fin
 		if t.Status == Deleted {
 			f.Detail = fmt.Sprintf("its store %s is not there, and it is deleted; purge it", t.Store)
 		}
-		if other := storeOf(t.ID, stores); other != "" {
-			f.Detail = fmt.Sprintf("its store %s is not there, and the store %s is its own by the stamp", t.Store, other)
-			f.Repair = "makes " + other + " its store"
+		if own != "" {
+			f.Detail = fmt.Sprintf("its store %s is not there, and the store %s is its own by the stamp", t.Store, own)
+			f.Repair = "makes " + own + " its store"
 		}
 	case info.Owner != string(t.ID):
 		f.Code = FindingStoreForeign
 		f.Detail = fmt.Sprintf("its store %s was made for the tenant with the ID %s; its own ID is %s", t.Store, info.Owner, t.ID)
+		if own != "" {
+			f.Detail += ", which the store " + own + " has"
+			f.Repair = "makes " + own + " its store, and does the same for a tenant at whose place that is"
+		}
 	default:
 		return f, false
 	}
@@ -182,10 +187,8 @@ func storeOf(id ID, stores map[string]backend.StoreInfo) (found string) {
 
 // again looks at a tenant once more, while holding its lock. When the lock cannot be had, somebody is at work on it.
 func (c *checkup) again(ctx context.Context, f Finding) error {
-	free := maps.Clone(c.stores)
-	maps.DeleteFunc(free, func(name string, _ backend.StoreInfo) bool { return c.claimed[name] })
 	_, err := c.a.tryTenant(ctx, "examine", f.Tenant, func(ctx context.Context, _ *held) error {
-		_, now, wrong, err := c.a.recheck(ctx, f, free)
+		now, _, wrong, err := c.a.recheck(ctx, f, c.stores)
 		if err == nil && wrong {
 			c.findings = append(c.findings, now)
 		}
@@ -194,31 +197,35 @@ func (c *checkup) again(ctx context.Context, f Finding) error {
 	return err
 }
 
-// recheck finds the present state of what f is about. The caller holds the tenant's lock. free, which may be nil, are
-// stores that are no tenant's.
-func (a *App) recheck(ctx context.Context, f Finding, free map[string]backend.StoreInfo) (*Tenant, Finding, bool, error) {
+// recheck finds the present state of what f is about, and what gives the tenant its own store back. The caller holds the
+// tenant's lock. stores are those that there are, as they were listed.
+func (a *App) recheck(ctx context.Context, f Finding, stores map[string]backend.StoreInfo) (now Finding, moves []move, wrong bool, err error) {
 	t, err := one(ctx, a.reg.db, selectByID, string(f.Tenant))
 	if errors.Is(err, ErrNotFound) {
-		return nil, f, false, nil
+		return f, nil, false, nil
 	}
 	if err != nil {
-		return nil, f, false, err
+		return f, nil, false, err
 	}
 	op, err := operation(ctx, a.reg.db, f.Tenant)
 	if err != nil {
-		return nil, f, false, err
+		return f, nil, false, err
 	}
-	now := map[string]backend.StoreInfo{}
-	maps.Copy(now, free)
-	delete(now, t.Store.String())
-	switch info, err := a.be.Stat(ctx, t.Store); {
-	case err == nil:
-		now[t.Store.String()] = info
-	case !errors.Is(err, backend.ErrStoreMissing):
-		return nil, f, false, err
+	info, err := a.be.Stat(ctx, t.Store)
+	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		return f, nil, false, err
 	}
-	f, wrong := examine(t, op, now)
-	return t, f, wrong, nil
+	if op == nil && info.Owner != string(t.ID) {
+		if moves, err = a.regain(ctx, t, stores); err != nil {
+			return f, nil, false, err
+		}
+	}
+	own := ""
+	if len(moves) > 0 {
+		own = moves[0].to.String()
+	}
+	now, wrong = examine(t, op, info, own)
+	return now, moves, wrong, nil
 }
 
 func (c *checkup) orphans(ctx context.Context) (findings []Finding, err error) {
@@ -228,7 +235,7 @@ func (c *checkup) orphans(ctx context.Context) (findings []Finding, err error) {
 		}
 		info := c.stores[name]
 		if t, err := one(ctx, c.a.reg.db, selectByID, info.Owner); err == nil {
-			if _, there := c.stores[t.Store.String()]; !there && storeOf(t.ID, c.stores) == name {
+			if c.stores[t.Store.String()].Owner != string(t.ID) && storeOf(t.ID, c.stores) == name {
 				continue // it is found with the tenant, whose store it is
 			}
 		} else if !errors.Is(err, ErrNotFound) {
@@ -249,15 +256,38 @@ func (c *checkup) orphans(ctx context.Context) (findings []Finding, err error) {
 	return findings, nil
 }
 
-// isOrphan reports whether the store is there and no tenant's.
+// isOrphan reports whether the store is there and no tenant's, be it by the registry or, where that has another for the
+// tenant which is not the tenant's, by its stamp.
 func (a *App) isOrphan(ctx context.Context, s backend.Store) (bool, error) {
-	if _, err := a.be.Stat(ctx, s); errors.Is(err, backend.ErrStoreMissing) {
+	info, err := a.be.Stat(ctx, s)
+	if errors.Is(err, backend.ErrStoreMissing) {
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	claimed, err := a.isClaimed(ctx, s)
-	return !claimed, err
+	if claimed, err := a.isClaimed(ctx, s); err != nil || claimed {
+		return false, err
+	}
+	lost, err := a.isLost(ctx, ID(info.Owner))
+	return !lost, err
+}
+
+// isLost reports whether the registry has a tenant of that ID, and no store that carries it.
+func (a *App) isLost(ctx context.Context, id ID) (bool, error) {
+	if _, err := ParseID(string(id)); err != nil {
+		return false, nil
+	}
+	t, err := one(ctx, a.reg.db, selectByID, string(id))
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	info, err := a.be.Stat(ctx, t.Store)
+	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		return false, err
+	}
+	return info.Owner != string(id), nil
 }
 
 // isClaimed reports whether the registry says that the store is a tenant's, or is to be.

@@ -105,3 +105,57 @@ func TestDoctorWhileCreating(t *testing.T) {
 		requireHealthy(t, other)
 	})
 }
+
+// A registry that was put back from before some renames has the stores of tenants at each other's places, and a name that is
+// a tenant's no more. The stamps tell whose they are: nobody gets a new ID.
+func TestRepairGoesByTheStamps(t *testing.T) {
+	for name, renames := range map[string][][2]string{
+		"swapped":   {{"thor", "x"}, {"odin", "thor"}, {"x", "odin"}},
+		"moved on":  {{"thor", "donar"}, {"odin", "thor"}},
+		"in a ring": {{"thor", "x"}, {"odin", "thor"}, {"loki", "odin"}, {"x", "loki"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, p place) {
+				a := open(t, p.be)
+				tenants := map[string]Tenant{}
+				owner := map[string]string{}
+				for _, slug := range []string{"thor", "odin", "loki"} {
+					tenants[slug] = create(t, a, slug)
+					owner[slug] = string(tenants[slug].ID)
+					ask(t, a, enter(t, tenants[slug]), "Of "+slug)
+				}
+				for _, r := range renames { // as the registry of before knows nothing of them
+					from, to := backend.MustParseStore(r[0]), backend.MustParseStore(r[1])
+					require.NoError(t, p.be.Rename(t.Context(), backend.Route{Store: from, Owner: owner[r[0]]}, to))
+					owner[r[1]] = owner[r[0]]
+				}
+				for range 2 {
+					findings, err := a.Doctor(t.Context())
+					require.NoError(t, err)
+					for _, f := range findings {
+						require.NotEqual(t, FindingStoreOrphan, f.Code, "%+v", f)
+						if f.Repair != "" {
+							require.NoError(t, a.Repair(t.Context(), f), "%+v", f)
+						}
+					}
+				}
+				for slug, before := range tenants {
+					now, err := a.ByID(t.Context(), before.ID)
+					require.NoError(t, err)
+					require.Equal(t, slug, now.Slug)
+					require.Equal(t, []string{"Of " + slug}, questions(t, a, enter(t, now)))
+				}
+				require.Len(t, all(t, a), 3, "nobody was adopted")
+				requireHealthy(t, a)
+			})
+		})
+	}
+}
+
+func all(t *testing.T, a *App) (tenants []Tenant) {
+	for tenant, err := range a.Tenants(t.Context(), Filter{}) {
+		require.NoError(t, err)
+		tenants = append(tenants, tenant)
+	}
+	return tenants
+}

@@ -2,9 +2,12 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // Policy says on which terms the door to a tenant opens. The zero Policy is that of a request or a job: the tenant must be
@@ -106,11 +109,48 @@ func (a *App) admit(ctx context.Context, t *Tenant, p Policy) (*Tenant, error) {
 		return nil, &NotActiveError{Slug: t.Slug, Status: t.Status, Reason: t.Reason}
 	}
 	if !p.AnyVersion {
-		if err := a.migrator.Ready(ctx, t.route()); err != nil {
+		switch err := a.migrator.Ready(ctx, t.route()); {
+		case err == nil:
+		case errors.Is(err, migrate.ErrUnentered):
+			if moved := a.moved(ctx, t); moved != nil {
+				return a.admit(ctx, moved, p)
+			}
+			fallthrough
+		default:
 			return nil, opError("enter", t.Slug, err)
 		}
 	}
 	return t, nil
+}
+
+// moved returns the tenant when its store is not where t says: somebody renamed it, which this App has not heard of. A
+// rename that is under way is waited for. It returns nil when the store did not move, and when that cannot be found out.
+func (a *App) moved(ctx context.Context, t *Tenant) *Tenant {
+	ctx, cancel := context.WithTimeout(Leave(ctx), a.cfg.LookupTimeout)
+	defer cancel()
+	for {
+		// The operation first: is it over, then the registry has what came of it.
+		op, err := operation(ctx, a.reg.db, t.ID)
+		if err != nil {
+			return nil
+		}
+		now, err := a.read(ctx, selectByID, string(t.ID))
+		switch {
+		case err != nil:
+			return nil
+		case now.Store != t.Store:
+			return &now
+		case op == nil || op.Kind != OpRename:
+			return nil
+		}
+		timer := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
 }
 
 // checkEntry reports whether ctx is in t already, on terms that are at least those of p, or the reason why it may not go

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 // ForEachOption changes how [App.ForEach] goes about it.
@@ -89,7 +91,8 @@ func (e *ForEachError) Unwrap() []error {
 // ForEach calls fn in the context of each tenant in service, several at once, in no certain order. Tenants are read page by
 // page while it goes on; one that is made meanwhile may or may not be among them. A tenant for which fn fails does not
 // stop the others. It returns nil when all were done, and a [*ForEachError] otherwise. When ctx is done nothing more is
-// begun, and ForEach returns when what was begun has returned.
+// begun, and ForEach returns when what was begun has returned. It is done apart from what is served meanwhile; see
+// [backend.Apart].
 func (a *App) ForEach(ctx context.Context, fn func(ctx context.Context, t Tenant) error, opts ...ForEachOption) error {
 	run := forEach{parallel: min(8, runtime.GOMAXPROCS(0))}
 	for _, opt := range opts {
@@ -101,7 +104,8 @@ func (a *App) ForEach(ctx context.Context, fn func(ctx context.Context, t Tenant
 	if t, inside := From(ctx); inside {
 		return fmt.Errorf("tenement: for each tenant: the context is in tenant %s already; Leave it first: %w", t.Slug, ErrTenantMismatch)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	// What goes through all tenants does not push out what requests live on.
+	ctx, cancel := context.WithCancelCause(backend.Apart(ctx))
 	defer cancel(nil)
 
 	var (

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // OperationKind says what an operation does to its tenant.
@@ -77,10 +78,12 @@ type run struct {
 	a       *App
 	op      *Operation
 	t       *Tenant // as the registry had it last
+	known   bool    // t is what this run has just written; who changed it since is noticed by its version
 	lock    *held
 	resumed bool // somebody was at work on the operation before
 
-	approved []string // create: the pending domains that the hook approves of
+	made     *migrate.Unentered // create: the store, unless the ledger has it
+	approved []string           // create: the pending domains that the hook approves of
 }
 
 // errSuperseded: the lock was lost, and somebody else took the operation up.
@@ -108,6 +111,9 @@ func (r *run) finish(ctx context.Context) (*Tenant, error) {
 		if err := r.one(ctx, s, todo[i+1:]); err != nil {
 			return r.t, r.failed(ctx, err)
 		}
+	}
+	if r.made != nil {
+		r.made.Entered()
 	}
 	return r.t, nil
 }
@@ -142,17 +148,28 @@ func (r *run) commit(ctx context.Context, next string, change func(context.Conte
 		if change == nil {
 			return nil, nil
 		}
-		t, err := one(ctx, tx, selectByID, string(r.op.Tenant))
-		if err != nil {
+		if err := r.read(ctx, tx); err != nil {
 			return nil, err
 		}
-		r.t = t
+		var err error
 		after, err = change(ctx, tx, r)
 		return after, err
 	})
 	if err == nil {
 		r.op.Step = next
 	}
+	return err
+}
+
+// read has t be what the registry has, and the run's own.
+func (r *run) read(ctx context.Context, tx *registryTx) (err error) {
+	if r.known {
+		r.known = false // tried again, it is read
+		own := *r.t
+		r.t = &own
+		return nil
+	}
+	r.t, err = one(ctx, tx, selectByID, string(r.op.Tenant))
 	return err
 }
 

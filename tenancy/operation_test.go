@@ -303,3 +303,39 @@ func TestRenameUndone(t *testing.T) {
 		require.Empty(t, ops)
 	})
 }
+
+// Who enters a tenant that is being renamed elsewhere, and asks the ledger, which has the new name already, waits for the
+// rename; who enters it then serves it, though nobody has told them yet.
+func TestEnterDuringRename(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		ask(t, a, enter(t, thor), "Hammer?")
+		others := []*App{open(t, p.backend(t)), open(t, p.backend(t))}
+		for _, other := range others {
+			_, err := other.ResolveID(t.Context(), thor.ID) // it has the old name
+			require.NoError(t, err)
+		}
+		visit := func(other *App) error {
+			return other.Run(t.Context(), thor.Ref(), Policy{}, func(ctx context.Context, _ *Tenant) error {
+				require.Equal(t, []string{"Hammer?"}, questions(t, other, ctx))
+				return nil
+			})
+		}
+		entered := make(chan error, 1)
+		a.step = func(name string) {
+			if name == "rename: move done" {
+				go func() { entered <- visit(others[0]) }()
+				select {
+				case err := <-entered:
+					entered <- fmt.Errorf("it was let in, or refused, meanwhile: %w", err)
+				case <-time.After(100 * time.Millisecond): // it waits, or has not begun
+				}
+			}
+		}
+		_, err := a.Rename(t.Context(), thor.ID, "donar")
+		require.NoError(t, err)
+		require.NoError(t, <-entered)
+		require.NoError(t, visit(others[1]))
+	})
+}

@@ -90,11 +90,12 @@ const tenantColumns = `t.id, t.slug, t.name, t.status, t.reason, t.store, t.meta
 
 const fromTenants = ` FROM tenement_tenants t LEFT JOIN tenement_domains d ON d.tenant_id = t.id`
 
-// The three ways to look one tenant up: one indexed query each.
+// The ways to look one tenant up: one indexed query each.
 const (
-	selectByID   = `SELECT ` + tenantColumns + fromTenants + ` WHERE t.id = $1 ORDER BY d.host`
-	selectBySlug = `SELECT ` + tenantColumns + fromTenants + ` WHERE t.slug = $1 ORDER BY d.host`
-	selectByHost = `SELECT ` + tenantColumns + fromTenants + ` JOIN tenement_domains k ON k.tenant_id = t.id WHERE k.host = $1 ORDER BY d.host`
+	selectByID    = `SELECT ` + tenantColumns + fromTenants + ` WHERE t.id = $1 ORDER BY d.host`
+	selectBySlug  = `SELECT ` + tenantColumns + fromTenants + ` WHERE t.slug = $1 ORDER BY d.host`
+	selectByStore = `SELECT ` + tenantColumns + fromTenants + ` WHERE t.store = $1 ORDER BY d.host`
+	selectByHost  = `SELECT ` + tenantColumns + fromTenants + ` JOIN tenement_domains k ON k.tenant_id = t.id WHERE k.host = $1 ORDER BY d.host`
 )
 
 // timeFormat sorts as text, and reads the same from both backends.

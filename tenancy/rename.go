@@ -9,9 +9,9 @@ import (
 
 // Rename gives a tenant another slug. A store that is named after the slug is renamed with it; ID, data and domains
 // stay. It is an [Operation]: when the process dies, another goes on. While the store is being moved calls on it fail
-// with backend.ErrStoreMissing, in other processes until they have heard of it, and those may refuse entry with ErrBehind,
-// for the ledger has the new name. It returns a [*ConflictError] when the
-// slug or the store is taken, and then nothing has changed.
+// with backend.ErrStoreMissing, in other processes until they have heard of it; who enters the tenant where it was not
+// entered lately waits for the end of the move. It returns a [*ConflictError] when the slug or the store is taken, and then
+// nothing has changed.
 func (a *App) Rename(ctx context.Context, id ID, newSlug string) (Tenant, error) {
 	if err := a.CheckSlug(newSlug); err != nil {
 		return Tenant{}, err

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // ErrNoRepair: the fault cannot be repaired without an operator's decision; the finding's Detail says what to do.
@@ -24,7 +26,7 @@ func (a *App) Repair(ctx context.Context, f Finding) error {
 
 func (a *App) repair(ctx context.Context, f Finding) error {
 	switch f.Code {
-	case FindingFailed, FindingUnfinished, FindingStoreMissing:
+	case FindingFailed, FindingUnfinished, FindingStoreMissing, FindingStoreForeign:
 		return a.repairTenant(ctx, f)
 	case FindingStoreOrphan:
 		return a.repairOrphan(ctx, f)
@@ -54,69 +56,63 @@ func (a *App) repairTenant(ctx context.Context, f Finding) error {
 		return err
 	}
 	return a.withTenant(ctx, "repair", f.Tenant, func(ctx context.Context, h *held) error {
-		free, err := a.ownStores(ctx, f)
+		stores, err := a.storesFor(ctx, f)
 		if err != nil {
 			return err
 		}
-		t, now, wrong, err := a.recheck(ctx, f, free)
+		now, moves, wrong, err := a.recheck(ctx, f, stores)
 		if err != nil || !wrong || now.Code != f.Code {
 			return err
 		}
 		switch {
-		case f.Code == FindingStoreMissing && now.Repair != "":
-			return a.repoint(ctx, t, storeOf(t.ID, free))
-		case f.Code == FindingStoreMissing:
+		case len(moves) > 0:
+			return a.repoint(ctx, moves)
+		case f.Code == FindingStoreMissing || f.Code == FindingStoreForeign:
 			return fmt.Errorf("%w: %s", ErrNoRepair, now.Detail)
 		case f.Code == FindingFailed:
-			return a.createAgain(ctx, h, t)
+			return a.createAgain(ctx, h)
 		}
 		_, err = a.goOn(ctx, h, true)
 		return err
 	})
 }
 
-// ownStores are the stores that carry the ID of a tenant whose store is missing and are no other tenant's.
-func (a *App) ownStores(ctx context.Context, f Finding) (map[string]backend.StoreInfo, error) {
-	if f.Code != FindingStoreMissing {
+// storesFor lists the stores where a finding is about one that is elsewhere.
+func (a *App) storesFor(ctx context.Context, f Finding) (map[string]backend.StoreInfo, error) {
+	if f.Code != FindingStoreMissing && f.Code != FindingStoreForeign {
 		return nil, nil
 	}
-	free := map[string]backend.StoreInfo{}
+	stores := map[string]backend.StoreInfo{}
 	for info, err := range a.be.Stores(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		if info.Owner != string(f.Tenant) || isAside(info.Store) {
-			continue
-		}
-		switch claimed, err := a.isClaimed(ctx, info.Store); {
-		case err != nil:
-			return nil, err
-		case !claimed:
-			free[info.Store.String()] = info
+		if !isAside(info.Store) {
+			stores[info.Store.String()] = info
 		}
 	}
-	return free, nil
+	return stores, nil
 }
 
 // createAgain runs a creation that failed once more, as it was asked for. One whose operation is gone, because the tenant
 // was deleted in between, has no seed any more.
-func (a *App) createAgain(ctx context.Context, h *held, t *Tenant) error {
+func (a *App) createAgain(ctx context.Context, h *held) error {
 	err := a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		op, err := operation(ctx, tx, t.ID)
+		op, err := operation(ctx, tx, h.id)
 		if err == nil && op == nil {
-			_, err = tx.begin(ctx, t.ID, OpCreate, "", opArgs{Hook: a.cfg.Hooks.OnCreate != nil})
+			_, err = tx.begin(ctx, h.id, OpCreate, "", opArgs{Hook: a.cfg.Hooks.OnCreate != nil})
 		}
 		if err != nil {
 			return nil, err
 		}
-		claimed, err := one(ctx, tx, selectByID, string(t.ID))
+		claimed, err := one(ctx, tx, selectByID, string(h.id))
 		switch {
 		case err != nil:
 			return nil, err
-		case claimed.Status != t.Status:
+		case claimed.Status != Provisioning && claimed.Status != Failed:
 			return nil, ErrChanged
 		}
-		if err := tx.update(ctx, claimed, EventClaimed, t.Slug, `status = $3, reason = ''`, string(Provisioning)); err != nil {
+		if err := tx.update(ctx, claimed, EventClaimed, claimed.Slug, `status = $3, reason = ''`, string(Provisioning)); err != nil {
 			return nil, err
 		}
 		claimed.Status, claimed.Reason = Provisioning, ""
@@ -129,29 +125,76 @@ func (a *App) createAgain(ctx context.Context, h *held, t *Tenant) error {
 	return err
 }
 
-// repoint makes another store, which carries the tenant's ID, the tenant's.
-func (a *App) repoint(ctx context.Context, t *Tenant, name string) error {
-	store, err := backend.ParseStore(name)
+// move makes a store, which carries the tenant's ID, the tenant's.
+type move struct {
+	t  *Tenant
+	to backend.Store
+}
+
+// regain returns what gives a tenant at whose place there is no store, or another's, the one that carries its ID. Where that
+// is at the place of another tenant, that one gets its own in the same way: a registry that was put back from a backup
+// may have the places of before some renames. It returns nil when the stamps do not tell, or a tenant that something is
+// being done to would lose its place.
+func (a *App) regain(ctx context.Context, t *Tenant, stores map[string]backend.StoreInfo) (moves []move, err error) {
+	for next := t; ; {
+		own := storeOf(next.ID, stores)
+		if own == "" {
+			return nil, nil
+		}
+		moves = append(moves, move{next, stores[own].Store})
+		holder, err := one(ctx, a.reg.db, selectByStore, own)
+		if errors.Is(err, ErrNotFound) {
+			if claimed, err := a.isClaimed(ctx, stores[own].Store); err != nil || claimed { // by a rename
+				return nil, err
+			}
+			return moves, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(moves, func(m move) bool { return m.t.ID == holder.ID }) {
+			return moves, nil
+		}
+		if op, err := operation(ctx, a.reg.db, holder.ID); err != nil || op != nil {
+			return nil, err
+		}
+		next = holder
+	}
+}
+
+// repoint does moves, all of them or none, and has the ledger know.
+func (a *App) repoint(ctx context.Context, moves []move) error {
+	err := a.write(ctx, func(ctx context.Context, tx *registryTx) (after []*Tenant, err error) {
+		for _, m := range moves {
+			// No two tenants have one place, not even within the transaction; no store has such a name.
+			_, err := tx.ExecContext(ctx, `UPDATE tenement_tenants SET store = $2 WHERE id = $1 AND store = $3`,
+				string(m.t.ID), "-"+string(m.t.ID), m.t.Store.String())
+			if err != nil {
+				return nil, err
+			}
+		}
+		for _, m := range moves {
+			moved := *m.t
+			switch err := tx.update(ctx, &moved, EventAdopted, m.t.Store.String()+" → "+m.to.String(), `store = $3`, m.to.String()); {
+			case errors.Is(err, errRetry):
+				return nil, ErrChanged // since it was looked at
+			case err != nil:
+				return nil, err
+			}
+			moved.Store = m.to
+			after = append(after, &moved)
+		}
+		return after, nil
+	})
 	if err != nil {
 		return err
 	}
-	return a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		if err := tx.conflict(ctx, t.ID, t.Slug, store, nil); err != nil {
-			return nil, err
-		}
-		moved, err := one(ctx, tx, selectByID, string(t.ID))
-		switch {
-		case err != nil:
-			return nil, err
-		case moved.Store != t.Store || moved.Slug != t.Slug:
-			return nil, ErrChanged
-		}
-		if err := tx.update(ctx, moved, EventAdopted, t.Store.String()+" → "+name, `store = $3`, name); err != nil {
-			return nil, err
-		}
-		moved.Store = store
-		return []*Tenant{moved}, nil
-	})
+	stores := make([]backend.Store, len(moves))
+	for i, m := range moves {
+		stores[i] = m.to
+	}
+	_, err = a.migrator.Verify(ctx, migrate.Fleet{Stores: stores})
+	return err
 }
 
 func (a *App) repairOrphan(ctx context.Context, f Finding) error {

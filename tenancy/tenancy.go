@@ -186,6 +186,17 @@ func (a *App) background(fn func()) {
 // [backend.Backend.DB].
 func (a *App) DB() *sql.DB { return a.be.DB() }
 
+// DBOrNowhere returns a handle that is DB's but for one thing: a query whose context names no tenant is answered from
+// nowhere, where the database's functions are and no table of anyone's; see [backend.Nowherer]. It is for libraries that
+// ask the database something when they are opened, without a context of the caller's. It is DB's handle where the
+// backend has no such place.
+func (a *App) DBOrNowhere() *sql.DB {
+	if n, ok := a.be.(backend.Nowherer); ok {
+		return n.DBOrNowhere()
+	}
+	return a.be.DB()
+}
+
 // Shared returns the handle on the shared store; see [backend.Backend.Shared].
 func (a *App) Shared() *sql.DB { return a.be.Shared() }
 

@@ -127,7 +127,7 @@ func cases() []testCase {
 	var all []testCase
 	for _, group := range [][]testCase{
 		routingCases, transactionCases, isolationCases, sharedCases, stressCases, nameCases, storeCases, ownerCases,
-		handleCases, rightsCases, closeCases, scriptCases, waitCases, templateCases, lockCases, fenceCases, sweepCases, backupCases, readOnlyCases, adoptCases,
+		handleCases, rightsCases, closeCases, nowhereCases, scriptCases, waitCases, templateCases, lockCases, fenceCases, sweepCases, backupCases, readOnlyCases, adoptCases,
 		sqlCases, timeCases, nativeCases,
 	} {
 		all = append(all, group...)

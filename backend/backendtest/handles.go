@@ -180,6 +180,29 @@ var closeCases = []testCase{
 		},
 	},
 	{
+		id: "close", name: "a caller who closes what is the backend's",
+		rule: "When a caller closed the routed or the shared handle, who asks for it again gets another, and the backend goes on.",
+		run: func(e *env) {
+			a := e.tenant("a", "a1")
+			e.sharedNotes("shared")
+			for range 3 {
+				db, shared := e.be.DB(), e.be.Shared()
+				require.NoError(e, db.Close())
+				require.NoError(e, shared.Close())
+				require.NotSame(e, db, e.be.DB())
+				_, err := readMarks(e.in(a), db)
+				require.Error(e, err, "who has kept it")
+				e.holds(a, "a1")
+				e.sharedHolds("shared")
+			}
+			be := e.open(0)
+			require.NoError(e, be.DB().Close())
+			require.NoError(e, be.Close())
+			_, err := readMarks(e.in(a), be.DB())
+			require.Error(e, err, "a backend that is closed gives no more handles that work")
+		},
+	},
+	{
 		id: "close", name: "waits for no one",
 		rule: "Close returns although rows, transactions and held connections are open; they fail or end, and nothing hangs.",
 		run: func(e *env) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -87,6 +88,9 @@ const (
 	valuesCut       fault = "values end after 1 MB"
 	ownersOnly      fault = "the tenant may not use what its owner made"
 
+	nowhereIsShared   fault = "calls without a tenant are answered from the shared store"
+	nowhereAnswersNot fault = "nowhere has no functions"
+
 	// In the stores.
 	createAgain   fault = "creating a store again succeeds"
 	unstamped     fault = "stores are not stamped"
@@ -97,6 +101,7 @@ const (
 	zeroIsShared  fault = "the zero store is the shared one"
 	closeIgnored  fault = "a closed backend goes on"
 	closeWaits    fault = "Close waits for sessions"
+	closeSticks   fault = "what a caller closed stays closed"
 	scriptsStop   fault = "scripts after a failing one are not run"
 	scriptsFirst  fault = "all scripts run in the first one's store"
 	scriptsKeep   fault = "a failing script keeps the store it made"
@@ -136,10 +141,9 @@ type modelStore struct {
 // model is a backend as simple as can be, slow and right but for its faults: each session is a new SQLite connection.
 type model struct {
 	*place
-	faults map[fault]bool
-	slots  chan struct{}
-	db     *sql.DB
-	shared *sql.DB
+	faults              map[fault]bool
+	slots               chan struct{}
+	db, lenient, shared lasting
 
 	state  sync.Mutex
 	closed bool
@@ -164,6 +168,7 @@ var (
 	_ backend.Sweeper      = (*model)(nil)
 	_ backend.Backuper     = (*model)(nil)
 	_ backend.Adopter      = (*model)(nil)
+	_ backend.Nowherer     = (*model)(nil)
 )
 
 func modelConfig(faults ...fault) Config {
@@ -198,8 +203,8 @@ func modelConfig(faults ...fault) Config {
 				for _, f := range faults {
 					m.faults[f] = true
 				}
-				m.db = m.handle(backend.Route{}, driver.AccessTenant)
-				m.shared = m.handle(backend.Route{}, driver.AccessShared)
+				m.db, m.shared = m.lasting(driver.AccessTenant), m.lasting(driver.AccessShared)
+				m.lenient = driver.NewNowhereHandle(m, slog.New(slog.DiscardHandler))
 				t.Cleanup(func() {
 					_ = m.close(false)
 					m.state.Lock()
@@ -218,8 +223,9 @@ func modelConfig(faults ...fault) Config {
 }
 
 func (m *model) Dialect() backend.Dialect             { return backend.SQLite }
-func (m *model) DB() *sql.DB                          { return m.db }
-func (m *model) Shared() *sql.DB                      { return m.shared }
+func (m *model) DB() *sql.DB                          { return m.db.DB() }
+func (m *model) DBOrNowhere() *sql.DB                 { return m.lenient.DB() }
+func (m *model) Shared() *sql.DB                      { return m.shared.DB() }
 func (m *model) DBFor(rt backend.Route) *sql.DB       { return m.handle(rt, driver.AccessTenant) }
 func (m *model) Maintenance(rt backend.Route) *sql.DB { return m.handle(rt, driver.AccessMaintenance) }
 func (m *model) Ping(context.Context) error           { return m.open("ping") }
@@ -228,16 +234,75 @@ func (m *model) sharedPath() string                   { return filepath.Join(m.d
 func fail(op string, s backend.Store, e error) error  { return &backend.Error{Op: op, Store: s, Err: e} }
 
 func (m *model) handle(rt backend.Route, access driver.Access) *sql.DB {
+	if loose(m.faults) {
+		return sql.OpenDB(&looseConnector{m, rt, access})
+	}
+	return driver.OpenDB(m, rt, access)
+}
+
+// loose reports whether a fault is one of the virtual connection's.
+func loose(faults map[fault]bool) bool {
 	for _, f := range []fault{
 		defaultTenant, pingNeedsTenant, heldLends, stickyRoute, mismatchIgnored, mismatchFollowed, mismatchAborts, sessionPerStatement,
 		preparedSticks, nestedBegin, pinFollows, pinIgnores, ownerFollows, idleHolds, sharedFollows, noPrepare,
 	} {
-		if m.faults[f] {
-			return sql.OpenDB(&looseConnector{m, rt, access})
+		if faults[f] {
+			return true
 		}
 	}
-	return driver.OpenDB(m, rt, access)
+	return false
 }
+
+// lasting is a handle that is the backend's.
+type lasting interface {
+	DB() *sql.DB
+	Close() error
+}
+
+// once is one that stays closed when a caller closes it.
+type once struct{ db *sql.DB }
+
+func (o once) DB() *sql.DB  { return o.db }
+func (o once) Close() error { return o.db.Close() }
+
+func (m *model) lasting(access driver.Access) lasting {
+	if m.faults[closeSticks] || loose(m.faults) {
+		return once{m.handle(backend.Route{}, access)}
+	}
+	return driver.NewHandle(m, access, slog.New(slog.DiscardHandler))
+}
+
+// QueryNowhere opens a database in memory, and the shared one if that is its fault.
+func (m *model) QueryNowhere(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
+	path := ":memory:"
+	switch {
+	case m.faults[nowhereIsShared]:
+		path = m.sharedPath()
+	case m.faults[nowhereAnswersNot]:
+		return nil, errors.New("no")
+	}
+	connector, err := sqlite.NewConnector(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := c.(sqldriver.QueryerContext).QueryContext(ctx, query, args)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return &nowhereRows{rows, c}, nil
+}
+
+// nowhereRows close their connection with themselves.
+type nowhereRows struct {
+	sqldriver.Rows
+	conn sqldriver.Conn
+}
+
+func (r *nowhereRows) Close() error { return errors.Join(r.Rows.Close(), r.conn.Close()) }
 
 func (m *model) open(op string) error {
 	m.state.Lock()
@@ -430,7 +495,7 @@ func (m *model) close(wait bool) error {
 	if m.faults[closeIgnored] {
 		return nil
 	}
-	return errors.Join(m.db.Close(), m.shared.Close())
+	return errors.Join(m.db.Close(), m.lenient.Close(), m.shared.Close())
 }
 
 func (m *model) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {

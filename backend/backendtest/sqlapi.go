@@ -113,19 +113,25 @@ var sqlCases = []testCase{
 	},
 	{
 		id: "sql", name: "columns",
-		rule: "Rows name their columns and the columns' database types, without rows too.",
+		rule: "Rows name their columns and the columns' types, the database's and Go's, without rows and for NULL too.",
 		run: func(e *env) {
 			a := e.tenant("a")
-			for range 2 {
-				rows, err := e.be.DB().QueryContext(e.in(a), `SELECT id, mark AS "the mark" FROM notes`)
+			for n := range 2 {
+				rows, err := e.be.DB().QueryContext(e.in(a), `SELECT id, mark AS "the mark", CAST(NULL AS text) AS missing FROM notes`)
 				require.NoError(e, err)
 				names, err := rows.Columns()
 				require.NoError(e, err)
-				require.Equal(e, []string{"id", "the mark"}, names)
+				require.Equal(e, []string{"id", "the mark", "missing"}, names)
+				if n > 0 {
+					require.True(e, rows.Next())
+				}
 				types, err := rows.ColumnTypes()
 				require.NoError(e, err)
 				require.Contains(e, []string{"INTEGER", "INT4"}, strings.ToUpper(types[0].DatabaseTypeName()))
 				require.Equal(e, "TEXT", strings.ToUpper(types[1].DatabaseTypeName()))
+				for _, t := range types {
+					require.NotNil(e, t.ScanType(), t.Name())
+				}
 				require.NoError(e, rows.Close())
 				e.add(a, "a row")
 			}

@@ -2,31 +2,32 @@ package driver
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"io"
 
 	"github.com/tenement-go/tenement/backend"
 )
 
-// OpenDB returns a handle over src. With AccessTenant and a zero route it is routed: each unit of work takes its route
-// from its context. With a route it is bound to that store. The caller closes it; idle, it holds no session.
-//
-// This is for implementers of [backend.Backend].
-func OpenDB(src Source, rt backend.Route, access Access) *sql.DB {
-	db := sql.OpenDB(&connector{src: src, binding: Binding{Fixed: rt, Access: access}})
-	// Idle connections of this handle are a few words each and hold nothing real; the pool that costs something is
-	// underneath. Keeping them saves building one per call.
-	db.SetMaxIdleConns(1024)
-	return db
-}
-
 type connector struct {
 	src     Source
 	binding Binding
+	nowhere Nowhere // nil: a query without a tenant fails
+	onClose func()  // called once when the handle is closed; may be nil
 }
 
-var _ driver.Connector = (*connector)(nil)
+var (
+	_ driver.Connector = (*connector)(nil)
+	_ io.Closer        = (*connector)(nil)
+)
+
+// Close is called by [sql.DB.Close].
+func (c *connector) Close() error {
+	if c.onClose != nil {
+		c.onClose()
+	}
+	return nil
+}
 
 // Connect never touches the database: its context need not be the caller's (database/sql opens connections in the
 // background when they are short), so it must not decide anything about stores.
@@ -138,10 +139,13 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	sess, err := c.bind(ctx)
-	if err != nil {
-		return nil, err
+	switch {
+	case err == nil:
+		return sess.QueryContext(ctx, query, args)
+	case c.nowhere != nil && c.sess == nil && errors.Is(err, backend.ErrNoTenant):
+		return c.queryNowhere(ctx, query, args)
 	}
-	return sess.QueryContext(ctx, query, args)
+	return nil, err
 }
 
 func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {

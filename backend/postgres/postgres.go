@@ -48,8 +48,10 @@ type Backend struct {
 	// How many statements a connection remembers; 0 means none.
 	statementCapacity, descriptionCapacity int
 
-	db     *sql.DB
-	shared *sql.DB
+	db, lenient, shared *driver.Handle
+
+	nowhere chan struct{} // has one in it while [source.QueryNowhere] has a connection
+
 	native PGX
 	closed atomic.Bool
 
@@ -79,6 +81,7 @@ var (
 	_ backend.Locker       = (*Backend)(nil)
 	_ backend.Sweeper      = (*Backend)(nil)
 	_ backend.Advisor      = (*Backend)(nil)
+	_ backend.Nowherer     = (*Backend)(nil)
 )
 
 // Open connects to the database that url names, a URL or keyword DSN, and checks that it answers. It returns an error that
@@ -132,12 +135,14 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 		tracer:              cc.Tracer,
 		statementCapacity:   cc.StatementCacheCapacity,
 		descriptionCapacity: cc.DescriptionCacheCapacity,
+		nowhere:             make(chan struct{}, 1),
 	}
 	be.buildWatcher = be.watcherOf(cc)
 	be.identities.oid = make(map[backend.Route]uint32)
 	be.native = PGX{be: be, binding: bound(backend.Route{})}
-	be.db = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessTenant)
-	be.shared = driver.OpenDB((*source)(be), backend.Route{}, driver.AccessShared)
+	be.db = driver.NewHandle((*source)(be), driver.AccessTenant, cfg.Logger)
+	be.lenient = driver.NewNowhereHandle((*source)(be), cfg.Logger)
+	be.shared = driver.NewHandle((*source)(be), driver.AccessShared, cfg.Logger)
 	return be, nil
 }
 
@@ -223,10 +228,13 @@ func (be *Backend) check(ctx context.Context) error {
 func (be *Backend) Dialect() backend.Dialect { return backend.Postgres }
 
 // DB returns the routed handle; see [backend.Backend].
-func (be *Backend) DB() *sql.DB { return be.db }
+func (be *Backend) DB() *sql.DB { return be.db.DB() }
+
+// DBOrNowhere returns the routed handle that answers from nowhere; see [backend.Nowherer].
+func (be *Backend) DBOrNowhere() *sql.DB { return be.lenient.DB() }
 
 // Shared returns the handle on the shared store, the schema public.
-func (be *Backend) Shared() *sql.DB { return be.shared }
+func (be *Backend) Shared() *sql.DB { return be.shared.DB() }
 
 // DBFor returns a new handle bound to rt. The caller closes it.
 func (be *Backend) DBFor(rt backend.Route) *sql.DB {
@@ -252,7 +260,7 @@ func (be *Backend) Close() error {
 	if be.closed.Swap(true) {
 		return nil
 	}
-	err := errors.Join(be.db.Close(), be.shared.Close())
+	err := errors.Join(be.db.Close(), be.lenient.Close(), be.shared.Close())
 	if be.warm != nil {
 		be.warm.Close()
 	}
@@ -313,6 +321,7 @@ type source Backend
 
 var (
 	_ driver.Source               = (*source)(nil)
+	_ driver.Nowhere              = (*source)(nil)
 	_ sqldriver.NamedValueChecker = (*source)(nil)
 )
 

@@ -131,7 +131,7 @@ func definedNames(text string) (names []string, whole bool) {
 
 // names are those of all that the shared store has and a store could have its own of.
 type names struct {
-	shared map[string]bool
+	shared map[string]bool   // nil: not asked for; all may hide something
 	texts  map[string]looked // many scripts have the same
 }
 
@@ -155,7 +155,9 @@ func (n *names) look(text string) looked {
 	l, seen := n.texts[text]
 	if !seen {
 		l.reach = reachOf(text)
-		if l.traits = classify(text); l.traits&(defines|calls) != 0 {
+		if l.traits = classify(text); l.traits&(defines|calls) != 0 && n.shared == nil {
+			l.hides = true
+		} else if l.traits&(defines|calls) != 0 {
 			defined, whole := definedNames(text)
 			l.hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
 		}

@@ -90,7 +90,7 @@ func (r *scriptRun) failRest(err error) {
 func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	r.c = c
 	if r.shared == nil {
-		if r.shared, err = c.sharedNames(ctx); err != nil {
+		if r.shared, err = r.names(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -118,6 +118,18 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 		}
 	}
 	return nil
+}
+
+// names returns what the scripts' texts are looked at with. The server is asked for the shared names only when there is a
+// text that could hide one: which makes something, in a store that somebody may have used them in.
+func (r *scriptRun) names(ctx context.Context, c *conn) (*names, error) {
+	n := &names{texts: map[string]looked{}}
+	for i := range r.scripts {
+		if s := &r.scripts[i]; !s.Create && (n.look(s.SQL).hides || n.look(s.Head).hides) {
+			return c.sharedNames(ctx)
+		}
+	}
+	return n, nil
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,

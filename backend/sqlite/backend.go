@@ -32,11 +32,12 @@ type Backend struct {
 	epoch  time.Time
 	locks  locks
 
-	db, sharedDB *sql.DB
-	shared       *store
-	keeper       raw // keeps the shared store's -wal in place: see openShared
-	stores       *shelf
-	descriptors  descriptors
+	db, lenientDB, sharedDB *driver.Handle
+
+	shared      *store
+	keeper      raw // keeps the shared store's -wal in place: see openShared
+	stores      *shelf
+	descriptors descriptors
 
 	templates templates
 	unsynced  unsynced
@@ -46,9 +47,11 @@ type Backend struct {
 }
 
 var (
-	_ backend.Backend = (*Backend)(nil)
-	_ driver.Source   = (*Backend)(nil)
-	_ backend.Locker  = (*Backend)(nil)
+	_ backend.Backend  = (*Backend)(nil)
+	_ driver.Source    = (*Backend)(nil)
+	_ driver.Nowhere   = (*Backend)(nil)
+	_ backend.Locker   = (*Backend)(nil)
+	_ backend.Nowherer = (*Backend)(nil)
 )
 
 // Open opens a directory of stores, making it when it is missing. dir is its path, or a URL: "sqlite:DIR" with query
@@ -87,8 +90,9 @@ func Open(ctx context.Context, dir string, cfg Config) (*Backend, error) {
 	if err := b.openShared(ctx, filepath.Join(dir, "shared.db")); err != nil {
 		return nil, &backend.Error{Op: "open", Err: fmt.Errorf("%s: %w", b.shared.path, err)}
 	}
-	b.db = driver.OpenDB(b, backend.Route{}, driver.AccessTenant)
-	b.sharedDB = driver.OpenDB(b, backend.Route{}, driver.AccessShared)
+	b.db = driver.NewHandle(b, driver.AccessTenant, nil)
+	b.lenientDB = driver.NewNowhereHandle(b, nil)
+	b.sharedDB = driver.NewHandle(b, driver.AccessShared, nil)
 	b.janitor.Go(func() { b.stores.watch(b.stop) })
 	return b, nil
 }
@@ -131,11 +135,14 @@ func (b *Backend) now() time.Duration { return time.Since(b.epoch) }
 func (b *Backend) Dialect() backend.Dialect { return backend.SQLite }
 
 // DB implements [backend.Backend].
-func (b *Backend) DB() *sql.DB { return b.db }
+func (b *Backend) DB() *sql.DB { return b.db.DB() }
+
+// DBOrNowhere implements [backend.Nowherer]: nowhere is an empty database in memory.
+func (b *Backend) DBOrNowhere() *sql.DB { return b.lenientDB.DB() }
 
 // Shared implements [backend.Backend]. Statements that write, and those within a transaction that is not read-only, name
 // the shared tables unqualified; other reads may also name them public.x.
-func (b *Backend) Shared() *sql.DB { return b.sharedDB }
+func (b *Backend) Shared() *sql.DB { return b.sharedDB.DB() }
 
 // DBFor implements [backend.Backend]. The handle remembers PRAGMA foreign_keys, which the others forget with the unit of
 // work: sent on any of its connections, it holds for all later calls of the handle, as it does by luck for a pool of one.
@@ -229,7 +236,7 @@ func (b *Backend) Close() error {
 	close(b.stop)
 	b.shared.lose(backend.ErrClosed)
 	b.janitor.Wait()
-	return errors.Join(b.keeper.Close(), b.db.Close(), b.sharedDB.Close())
+	return errors.Join(b.keeper.Close(), b.db.Close(), b.lenientDB.Close(), b.sharedDB.Close())
 }
 
 // Stat implements [backend.Backend].

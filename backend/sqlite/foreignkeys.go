@@ -214,7 +214,7 @@ func (b *Backend) sharedParents(ctx context.Context, r raw) (keys tally, found b
 		}
 		if _, asked := shared[parent]; !asked {
 			var n int
-			err = b.sharedDB.QueryRowContext(ctx, "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND lower(name) = ?", parent).Scan(&n)
+			err = b.Shared().QueryRowContext(ctx, "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND lower(name) = ?", parent).Scan(&n)
 			shared[parent] = n > 0
 		}
 		if shared[parent] {

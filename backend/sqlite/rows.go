@@ -126,8 +126,12 @@ func (r *rows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool)
 func (r *rows) ColumnTypeScanType(i int) reflect.Type {
 	t := reflect.TypeFor[any]()
 	columnType(r, func(in driver.RowsColumnTypeScanType) {
-		if t = in.ColumnTypeScanType(i); t == reflect.TypeFor[string]() && r.holdsTimes(i) {
+		switch found := in.ColumnTypeScanType(i); {
+		case found == nil: // the driver's answer for NULL, which database/sql's callers do not expect
+		case found == reflect.TypeFor[string]() && r.holdsTimes(i):
 			t = reflect.TypeFor[time.Time]()
+		default:
+			t = found
 		}
 	})
 	return t

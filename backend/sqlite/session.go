@@ -227,7 +227,7 @@ func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) 
 		}
 	} else {
 		c.vacuum = st.vacuum
-		if s.upkeep && s.tx == none && st.effects&defines != 0 {
+		if s.lone(st) {
 			res, err = s.define(ctx, st, args)
 		} else {
 			res, err = st.driver.ExecContext(ctx, args)
@@ -276,9 +276,13 @@ func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue)
 	}
 	r := &st.rows
 	var err error
-	if st.driver == nil {
+	switch {
+	case st.driver == nil:
 		r.in, err = c.raw.QueryContext(ctx, st.query, args)
-	} else {
+	case s.lone(st):
+		r.in = noRows{}
+		_, err = s.define(ctx, st, args)
+	default:
 		c.vacuum = st.vacuum
 		r.in, err = st.driver.QueryContext(ctx, args)
 		c.vacuum = false

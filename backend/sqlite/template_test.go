@@ -29,6 +29,8 @@ func TestTemplateHoldsNothingThatVaries(t *testing.T) {
 		"a trigger for later":    {[]string{"CREATE TRIGGER tr AFTER INSERT ON v BEGIN UPDATE v SET x = strftime('%s', 'now'); END"}, false},
 		"an index":               {[]string{"CREATE INDEX i ON v (lower(x))", "CREATE VIEW w AS SELECT datetime('now')"}, false},
 		"goose's own rows":       {[]string{goose, "INSERT INTO goose_db_version (id) VALUES (1)"}, false},
+		"goose's own questions":  {[]string{goose, "INSERT INTO goose_db_version (id) VALUES (1)", "SELECT tstamp, id FROM goose_db_version ORDER BY tstamp"}, false},
+		"more than it asks":      {[]string{goose, "SELECT tstamp, datetime('now') FROM goose_db_version"}, true},
 		"an altered table":       {[]string{"CREATE TABLE d (a DEFAULT CURRENT_TIMESTAMP)", "ALTER TABLE d ADD COLUMN b INTEGER DEFAULT 3", "ALTER TABLE d RENAME TO e"}, false},
 		"the time":               {[]string{"INSERT INTO v VALUES (1, strftime('%s', 'now'))"}, true},
 		"a default used":         {[]string{"CREATE TABLE d (a, at TIMESTAMP DEFAULT CURRENT_TIMESTAMP)", "INSERT INTO d (a) VALUES (1)"}, true},

@@ -108,6 +108,16 @@ func (s *session) restore() {
 	}
 }
 
+// lone reports whether a statement is one for define.
+func (s *session) lone(st *stmt) bool { return s.upkeep && s.tx == none && st.effects&defines != 0 }
+
+// noRows are those of a statement that makes or alters a table.
+type noRows struct{}
+
+func (noRows) Columns() []string         { return nil }
+func (noRows) Next([]driver.Value) error { return io.EOF }
+func (noRows) Close() error              { return nil }
+
 // define runs a statement of a migration without a transaction that makes or alters a table, in a transaction of its own, so
 // that it can be taken back. The caller holds c.mu.
 func (s *session) define(ctx context.Context, st *stmt, args []driver.NamedValue) (driver.Result, error) {

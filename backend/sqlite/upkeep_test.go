@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -124,6 +125,17 @@ func TestMigrationsAndForeignKeys(t *testing.T) { // S78
 			mustExec(t, t.Context(), b.Shared(), "CREATE TABLE IF NOT EXISTS only_shared (id INTEGER PRIMARY KEY)")
 			_, err = db.Exec("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id))")
 			require.ErrorAs(t, err, &shared)
+			rows, err := db.Query("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id))")
+			if err == nil {
+				err = errors.Join(rows.Err(), rows.Close())
+			}
+			require.ErrorAs(t, err, &shared, "as a query")
+			require.Equal(t, 0, count(t, in, b.DB(), "SELECT count(*) FROM sqlite_schema WHERE name = 'refers'"))
+			rows, err = db.Query("CREATE TABLE alone (id INTEGER PRIMARY KEY)")
+			require.NoError(t, err)
+			require.False(t, rows.Next())
+			require.NoError(t, errors.Join(rows.Err(), rows.Close()))
+			require.Equal(t, 1, count(t, in, b.DB(), "SELECT count(*) FROM sqlite_schema WHERE name = 'alone'"))
 			_, err = db.Exec("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id)); SELECT 1")
 			require.ErrorAs(t, err, &shared)
 			_, err = db.Query("CREATE TABLE refers (id INTEGER PRIMARY KEY, plan INTEGER REFERENCES only_shared (id)); SELECT 1")

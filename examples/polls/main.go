@@ -199,9 +199,10 @@ func handler(p *program, listen net.Addr, proxies client.Proxies, log *slog.Logg
 			t, _ := tenancy.From(ctx)
 			return polls.SiteInfo{Name: t.Name}
 		},
-		URL:     httpx.URL,
-		Proxies: proxies,
-		Logger:  log,
+		URL:      httpx.URL,
+		Proxies:  proxies,
+		ReadOnly: func(err error) bool { return errors.Is(err, tenancy.ErrReadOnly) },
+		Logger:   log,
 	})
 	public := site.Handler(site.Config{
 		Name:        "Polls",

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -395,4 +396,40 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// What cannot be done in a tenant that is read-only it says, with 403, as JSON and on a page; it can be read as before.
+func TestReadOnly(t *testing.T) {
+	onEach(t, func(t *testing.T) {
+		for _, args := range [][]string{{"migrate"}, {"tenant", "create", "odin", "--domain", "odin.polls.localhost"}, {"tenant", "read-only", "odin"}} {
+			var stdout, stderr syncBuffer
+			require.Zero(t, run(t.Context(), args, strings.NewReader(""), &stdout, &stderr), "%v: %s", args, &stderr)
+		}
+		const odin = "odin.polls.localhost"
+		s := serving(t)
+		assert.Empty(t, s.questions(odin))
+		user := map[string]string{"username": "loki", "email": "loki@asgard.example", "password": "mistletoe and wine"}
+		status, answer := s.call("POST", odin, "/users/", "", user)
+		assert.Equal(t, http.StatusForbidden, status)
+		assert.Contains(t, fmt.Sprint(answer), "nothing changed")
+
+		_, port, err := net.SplitHostPort(s.addr)
+		require.NoError(t, err)
+		form := url.Values{}
+		for name, value := range user {
+			form.Set(name, value)
+		}
+		form.Set("password_again", user["password"])
+		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+net.JoinHostPort(odin, port)+"/signup/", strings.NewReader(form.Encode()))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Accept", "text/html")
+		page, err := s.http.Do(r)
+		require.NoError(t, err)
+		defer page.Body.Close()
+		text, err := io.ReadAll(page.Body)
+		require.NoError(t, err)
+		assert.Equal(t, http.StatusForbidden, page.StatusCode)
+		assert.Contains(t, string(text), "nothing changed")
+	})
 }

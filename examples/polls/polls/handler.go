@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -34,6 +35,9 @@ type Config struct {
 	LoginWindow time.Duration
 	// SignUpsPerHour is how many users one network may add in an hour. Defaults to 100.
 	SignUpsPerHour int
+	// ReadOnly reports whether an error of the database says that nothing may be changed at the moment. Users are told so
+	// then. Defaults to never.
+	ReadOnly func(err error) bool
 	// Logger gets the errors that users are not told. Defaults to [slog.Default].
 	Logger *slog.Logger
 }
@@ -315,6 +319,8 @@ func explain(err error) *problem {
 		return &problem{Status: http.StatusConflict, Message: "There are as many polls as the plan allows. Delete one, or ask for a larger plan.", Field: "question"}
 	case errors.Is(err, ErrLastSuperuser):
 		return &problem{Status: http.StatusConflict, Message: "One superuser must be left. Make somebody else one first."}
+	case errors.Is(err, errReadOnly):
+		return &problem{Status: http.StatusForbidden, Message: "Everything here can be read at the moment, and nothing changed."}
 	case errors.Is(err, ErrBusy):
 		return &problem{Status: http.StatusServiceUnavailable, Message: "Too many people are signing in at this moment. Try again in a few seconds.", RetryAfter: 5 * time.Second}
 	default:
@@ -322,8 +328,20 @@ func explain(err error) *problem {
 	}
 }
 
+// errReadOnly: the database lets nothing be changed at the moment.
+var errReadOnly = errors.New("read-only")
+
+// named gives an error of the database the name that it has here.
+func (h *handler) named(err error) error {
+	if h.cfg.ReadOnly != nil && h.cfg.ReadOnly(err) {
+		return fmt.Errorf("%w: %w", errReadOnly, err)
+	}
+	return err
+}
+
 // fail answers with an error, as JSON or as a page.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	err = h.named(err)
 	p := explain(err)
 	if p.Status == http.StatusInternalServerError && r.Context().Err() == nil {
 		h.cfg.Logger.ErrorContext(r.Context(), "polls: request failed", "method", r.Method, "path", r.URL.Path, "error", err)

@@ -119,7 +119,7 @@ func formOf(r *http.Request, err error, fields ...string) (page.Form, int, error
 
 // again shows a form again after err.
 func (h *handler) again(w http.ResponseWriter, r *http.Request, err error, name string, v view, fields ...string) {
-	form, status, err := formOf(r, err, fields...)
+	form, status, err := formOf(r, h.named(err), fields...)
 	if err != nil {
 		h.fail(w, r, err)
 		return
