@@ -2,6 +2,7 @@
 # make lint    gofumpt, go vet for three systems, golangci-lint
 # make bench   every benchmark, then the figures beside their references (BENCHTIME=1x: a short run of all of it)
 # make scale   the figures of thousands of tenants, for most of an hour
+# make matrix  the suites that use Postgres, on every version that can be had (POSTGRES="15 18": on these)
 # make fuzz    every fuzz target in turn (FUZZTIME=10s each)
 # make deps    only install what the tests need
 
@@ -38,6 +39,10 @@ bench: deps bin/pgrun
 .PHONY: scale
 scale: deps
 	cd bench && go run . -scale 10k -o RESULTS-10k.md
+
+.PHONY: matrix
+matrix: deps
+	scripts/matrix.sh $(POSTGRES)
 
 .PHONY: fuzz
 fuzz:

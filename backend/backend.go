@@ -28,7 +28,8 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [Backuper], [Bounded], [Adopter], [ClientCommander], [Nowherer].
+// [Backuper], [Bounded], [Adopter], [ClientCommander], [Nowherer],
+// [Replicator].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing: Postgres, PgBouncer, a C compiler (for the race detector), and Chromium
 # when there are browser tests. On Debian and its kin through apt-get, with sudo when not root; elsewhere it says what to
-# install. No server is left running: the tests start their own.
+# install. No server is left running: the tests start their own. Where the PgBouncer that is installed is too old for
+# prepared statements, as Debian 12's is, a newer one is put into bin/, for the tests alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +28,26 @@ have_postgres || missing+=(postgresql)
 have_pgbouncer || missing+=(pgbouncer)
 have_compiler || missing+=(gcc libc6-dev)
 if browser_tests && ! have_browser; then missing+=(chromium); fi
-if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+
+# PgBouncer knows prepared statements since 1.21. Without a newer one the tests of them are skipped, and say so.
+newer_pgbouncer() {
+	local at version
+	for at in pgbouncer /usr/sbin/pgbouncer /usr/local/sbin/pgbouncer; do
+		version=$("$at" --version 2>/dev/null | sed -n 's/^PgBouncer \(version \)\?\([0-9.]*\).*/\2/pI') || true
+		if [ -n "$version" ]; then
+			[ "$(printf '1.21\n%s\n' "$version" | sort -V | head -1)" = 1.21 ] && return
+			break
+		fi
+	done
+	scripts/debian.sh bin/debian-13 trixie pgbouncer && return
+	echo "PgBouncer ${version:-} is installed, and a newer one cannot be fetched: the tests through one that knows prepared" \
+		'statements (1.21 or newer) will be skipped. Install one to have them run.' >&2
+}
+
+if [ ${#missing[@]} -eq 0 ]; then
+	newer_pgbouncer
+	exit 0
+fi
 
 if ! have apt-get; then
 	echo "missing: ${missing[*]} (as Debian calls them): install them and put their programs on the PATH," >&2
@@ -60,3 +80,4 @@ if [[ " ${missing[*]} " == *' pgbouncer '* ]] && [ -d /run/systemd/system ]; the
 fi
 
 have_postgres && have_pgbouncer && have_compiler || { echo "still missing after installing ${missing[*]}" >&2; exit 1; }
+newer_pgbouncer

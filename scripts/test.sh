@@ -16,7 +16,8 @@ scripts/each-module.sh go test -race -v -p 2 -timeout 20m "$@" ./... 2>&1 | tee 
 
 count() { grep -cE "^ *--- $1: " "$log" || true; }
 
-# The reason stands before the line of the test. An old PgBouncer, as in Debian 12, cannot be helped.
+# The reason stands before the line of the test. Where a newer PgBouncer than the one of Debian 12 could not be had,
+# scripts/deps.sh has said so.
 if grep -B1 -E '^ *--- SKIP: ' "$log" | grep -iE 'postgres|pgbouncer' | grep -vE -e '--- (SKIP|PASS|FAIL)|older than 1\.21'; then
 	echo 'the tests above were skipped, though Postgres and PgBouncer must be there'
 	status=1

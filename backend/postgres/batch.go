@@ -117,7 +117,7 @@ func (r *batchResults) ended(rs *rows) {
 	q := &r.j.queries[r.next-1]
 	if rs.err != nil {
 		if r.err = rs.err; c.wire.at() == stepQuery {
-			c.forgetStatement(q)
+			c.forgetStatement(q, c.failed(rs.err, false).code)
 		}
 	}
 	if r.tracer != nil {

@@ -34,8 +34,10 @@ const (
 // pgx has such a handler too. It breaks a request off when the statement is over, and sleeps 100 ms because that may leave
 // it on its way.
 //
-// Behind a pooler the connection goes, as with the bare driver: what a pooler does with a request that comes late is its
-// business, and PgBouncer 1.18 was seen to die under many.
+// Behind a pooler the connection goes, as with the bare driver, which sends its own request then: what a pooler does with
+// one that comes late is its business. PgBouncer 1.18 to 1.20 may end when a server says something while a request for it is
+// under way, whoever made that (its NEWS of 1.21, #927 and #928). In a storm of 9,000 cancellations among 27,000 statements
+// it did with neither.
 type canceller struct {
 	pc     *pgconn.PgConn
 	pooled *atomic.Bool

@@ -15,6 +15,8 @@ type situation struct {
 	alone   bool       // it can be run again when it fails: nothing of a transaction is lost
 	plain   bool       // the arguments are the same text whatever the types of the parameters
 	admits  bool       // another variant is worth making
+	pooled  bool       // a pooler keeps what is prepared on the server; see pooled.go
+	stale   bool       // and what it has of this is stale
 }
 
 // plan is how a statement is sent: by name, or parsed along.
@@ -48,7 +50,7 @@ func choose(s situation) plan {
 	switch {
 	case st.sd.Name == "": // only described, and that for this store
 		return plan{st: st, parse: true, binary: true}
-	case st.varied, st.traits&star != 0 && !s.alone:
+	case st.varied, s.stale, st.traits&star != 0 && !s.alone:
 		// Parsed anew. In a transaction a failure could not be mended, so there it is not even risked.
 		switch {
 		case own || same:
@@ -58,16 +60,16 @@ func choose(s situation) plan {
 		}
 		return plan{describe: true}
 	case own:
-		return plan{st: st, name: st.sd.Name, binary: true}
+		return plan{st: st, name: st.sd.Name, parse: st.unparsed, binary: true}
 	case s.variant != nil:
-		return plan{st: s.variant, name: s.variant.sd.Name, binary: true}
+		return plan{st: s.variant, name: s.variant.sd.Name, parse: s.variant.unparsed, binary: true}
 	case same && s.admits:
 		return plan{st: st, name: variantName(st.sd.SQL, s.store), parse: true, keep: true, infer: true}
 	case same && s.alone:
-		return plan{st: st, name: st.sd.Name, binary: true}
+		return plan{st: st, name: st.sd.Name, parse: st.unparsed, binary: true}
 	case same:
 		return plan{st: st, parse: true}
-	case s.plain && s.admits:
+	case s.plain && s.admits && !s.pooled:
 		return plan{name: variantName(st.sd.SQL, s.store), parse: true, keep: true, infer: true}
 	case s.plain:
 		return plan{parse: true, infer: true}

@@ -60,6 +60,11 @@ type Config struct {
 	// server's connections are not ours to clean: give it a reset query (PgBouncer: server_reset_query_always).
 	// Defaults to "auto". URL: reset.
 	Reset string
+	// Replicas are the URLs of servers that follow this one, for [Backend.Replica]: streaming standbys, directly or through a
+	// pooler. They have this configuration's other fields, and options in their own URLs; whose rights tenants' work has is
+	// as on the primary. None need be up when the backend is opened. URL: replica, one or several, escaped
+	// (replica=postgres%3A%2F%2F…), or in a keyword DSN one value with spaces between them.
+	Replicas []string
 	// Logger gets the warnings of the backend. Defaults to [slog.Default].
 	Logger *slog.Logger
 }
@@ -140,6 +145,10 @@ func (cfg *Config) takeParams(params map[string]string) error {
 		"tenant_role": func(v string) error {
 			cfg.TenantRole = v
 			return checkRole(v)
+		},
+		"replica": func(v string) error {
+			cfg.Replicas = strings.Fields(v)
+			return nil
 		},
 		"reset": func(v string) error {
 			cfg.Reset = v

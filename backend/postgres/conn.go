@@ -33,6 +33,7 @@ type conn struct {
 	prefixes   [roleKinds][prefixKinds]prepared
 	roleLost   bool                     // it was made with a role, and has it no more
 	own        map[string]*ownStatement // by their text
+	checks     checks
 	sights     sights
 	expires    time.Time // when it is too old; zero: never
 	last       backend.Store

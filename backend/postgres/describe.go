@@ -29,11 +29,14 @@ func (c *conn) describe(ctx context.Context, queries []*query) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
+	pooled := c.be.pooled.Load()
 	var fresh []*query // each text once
 	for _, q := range queries {
 		if !slices.ContainsFunc(fresh, func(f *query) bool { return f.sql == q.sql }) {
 			q.plan = plan{name: c.nameFor(q)}
-			c.closeDropped(q.plan.name)
+			if !pooled {
+				c.closeDropped(q.plan.name)
+			}
 			fresh = append(fresh, q)
 		}
 	}
@@ -46,11 +49,16 @@ func (c *conn) describe(ctx context.Context, queries []*query) error {
 		if c.mayVary(q) {
 			c.queueNames(q.sql)
 		}
-		c.fe.SendParse(&pgproto3.Parse{Name: q.plan.name, Query: q.sql})
-		c.fe.SendDescribe(&pgproto3.Describe{ObjectType: 'S', Name: q.plan.name})
+		name := q.plan.name
+		if pooled {
+			name = "" // what the pooler has prepared may be stale
+		}
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: q.sql})
+		c.fe.SendDescribe(&pgproto3.Describe{ObjectType: 'S', Name: name})
 		w.queue(stepPrepare)
 		w.size += len(q.sql)
 	}
+	c.queueCheckBehind(one)
 	c.fe.SendSync(&syncAll)
 	if err := w.flush(); err != nil {
 		return err
@@ -152,6 +160,7 @@ func (c *conn) readDescriptions(queries []*query) error {
 				st.varied = varied
 				c.be.varied.put(q.sql, varied)
 			}
+			st.unparsed = st.sd.Name != "" && c.be.pooled.Load()
 			w.params, w.fields, asked = nil, nil, false
 			c.described(q, st)
 		case eventReady:
@@ -166,15 +175,13 @@ func (c *conn) readDescriptions(queries []*query) error {
 // described remembers what a query means in this store, and plans its execution.
 func (c *conn) described(q *query, st *statement) {
 	base := q.st
-	q.plan = plan{st: st, name: st.sd.Name, parse: st.sd.Name == "" || st.varied, binary: true}
+	stale := st.unparsed && c.be.stalePlans.has(q.sql, st.store)
+	q.plan = plan{st: st, name: st.sd.Name, parse: st.sd.Name == "" || st.varied || st.unparsed, binary: true}
 	switch {
 	case base == nil:
 		q.st = st
 		if c.be.mode == pgx.QueryExecModeCacheStatement || c.be.mode == pgx.QueryExecModeCacheDescribe {
 			c.statements.put(c.key(q.sql), st)
-		}
-		if st.varied {
-			q.plan.name = ""
 		}
 	case st.sd.Name != "":
 		c.statements.putVariant(base, st)
@@ -183,6 +190,9 @@ func (c *conn) described(q *query, st *statement) {
 		if sameTypes(st.sd, base.sd) {
 			base.noteSame(st.store)
 		}
+	}
+	if st.varied && base == nil || stale {
+		q.plan.name, q.plan.parse = "", true
 	}
 }
 

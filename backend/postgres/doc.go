@@ -16,6 +16,7 @@
 //   - first_sights: a number of pairs of store and text. See [Config.FirstSights].
 //   - tenant_statements: a number of prepared statements. See [Config.TenantStatements].
 //   - reset: auto (the default), always or off. See [Config.Reset].
+//   - replica: the URL of a server that follows, escaped; once for each. See [Config.Replicas].
 //
 // # How a statement finds its store
 //
@@ -43,7 +44,7 @@
 //  4. conn.admit (admit.go): may this text run here, and what does it leave behind? By the traits of classify (text.go).
 //  5. choose: by which name is it sent, is it parsed along, are the types known that it has in this store?
 //  6. conn.describe: asks for what is not known, in a round trip of its own.
-//  7. conn.send (message.go): BEGIN, the prefix, the statement, in one message.
+//  7. conn.send (message.go): BEGIN, the prefix, the statement, in one message; on a replica a check behind it (check.go).
 //  8. conn.answer (message.go): reads the answers to what is ours, and up to the first row.
 //  9. mend (remedy.go): what is done when that failed.
 //  10. sqlRows (rows.go), or rows of pgx (pgxrows.go), read the rest from the wire.
@@ -138,6 +139,44 @@
 //     closed for it. What lastval returns stays.
 //   - Behind a pooler the connections to the server are its own: give it a reset query (PgBouncer: server_reset_query and
 //     server_reset_query_always). With session pooling, reset=always does the same as on direct connections.
+//
+// # Poolers and several hosts
+//
+// PgBouncer in transaction mode works in every query mode when it knows prepared statements (1.21 or newer, with
+// max_prepared_statements above 0); before that with default_query_exec_mode=exec, and the modes that prepare nothing under a
+// name. It keeps what is prepared for longer than a migration or a process lasts. Statements outside of transactions, and
+// the first of each transaction, do not notice: where what it kept is stale they go on without. A later statement of a
+// transaction fails, which says so; the transaction can be run again. Each store's statements are prepared for it alone, so
+// max_prepared_statements is worth raising where there are many.
+//
+// PgBouncer 1.18 to 1.20 can end ("server in bad state: 11", "bad client state") when clients cancel much, whoever they
+// are: its own fault, mended in 1.21. Behind any pooler a statement whose context ends costs its connection, as with pgx.
+//
+// Poolers that choose the server, or the shard, by reading the SQL have to leave that off: the prefix is a SELECT with
+// several columns and parameters, which they take for a read, and of which they learn no search_path. So have poolers that
+// keep statements without names for several clients.
+//
+// A URL with several hosts and target_session_attrs=read-write (postgres://a:5432,b:5432/app?target_session_attrs=read-write)
+// follows a fail-over: connections that were idle are asked before they are used again, those in the middle of something
+// fail, and what is begun once a server takes writes succeeds.
+//
+// # Read replicas
+//
+// [Backend.Replica] reads from the servers that [Config.Replicas] names, such as streaming standbys: for whoever chooses
+// it, call by call, and can do with what was committed a moment ago. It takes no writes ([backend.ErrReadOnly]), no
+// statement that cannot run in a transaction, and never turns to the primary. A store is always read from the same of
+// several replicas, while that one answers. Whoever has written takes [Backend.Position] after the commit, and reads with
+// a context of [backend.WithPosition].
+//
+// The primary's locks are unknown to a standby, and what is replayed there, the end or the new name of a store too, waits for
+// nobody. So there each message checks its store ahead of its statements and behind them, in the same round trip, and what
+// was read is only good when the second check passes; else the error is [backend.ErrStoreMissing]. A result of up to about
+// 256 KB is shown after that. Of a larger one, and of those of a batch, the caller may have seen rows by then: he knows that
+// they were his tenant's when [database/sql.Rows.Err] (pgx: Rows.Err, Batch.Close) returns nil, and not before. Within a
+// transaction the same holds for each statement.
+//
+// Statements that hold up the replay for too long are cancelled by the standby (SQLSTATE 40001: max_standby_streaming_delay,
+// hot_standby_feedback); outside of transactions they are run once more.
 //
 // # What a name means
 //

@@ -28,9 +28,9 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 	var parsed map[string]bool // under a name of its own, earlier in this message
 	for i := range j.queries {
 		q := &j.queries[i]
-		if q.plan.keep && len(j.queries) > 1 {
+		if q.plan.parse && q.plan.name != "" && len(j.queries) > 1 {
 			if parsed[q.plan.name] {
-				q.plan = plan{name: q.plan.name}
+				q.plan.parse, q.plan.keep, q.plan.infer = false, false, false
 			}
 			if parsed == nil {
 				parsed = make(map[string]bool)
@@ -48,7 +48,8 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 }
 
 func (c *conn) choose(j *job, q *query, alone bool) plan {
-	s := situation{mode: j.mode, store: c.unit.rt.Store, st: q.st, alone: alone}
+	s := situation{mode: j.mode, store: c.unit.rt.Store, st: q.st, alone: alone, pooled: c.be.pooled.Load()}
+	s.stale = s.pooled && c.be.stalePlans.has(q.sql, s.store)
 	if q.st != nil && q.st.store != s.store {
 		if s.variant = c.statements.variant(q.st, s.store); s.variant == nil {
 			s.admits = c.statements.admits()
@@ -93,6 +94,7 @@ func (c *conn) send(ctx context.Context, j *job) error {
 	for i := range j.queries {
 		c.queueQuery(j, &j.queries[i])
 	}
+	c.queueCheckBehind(j.queries)
 	c.fe.SendSync(&syncAll)
 	return w.flush()
 }
@@ -105,19 +107,28 @@ func (c *conn) queueAhead(queries []query) {
 		c.queueOwn(c.tx.begin)
 		w.queue(stepBegin)
 	}
-	if c.prefixed() && !(c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0) {
+	switch {
+	case !c.prefixed():
+		c.queueCheckAhead()
+	case !c.putsOff(queries):
 		c.queuePrefix(c.named())
 		w.queue(stepPrefix)
 	}
+}
+
+// putsOff reports whether what follows must come before the prefix.
+func (c *conn) putsOff(queries []query) bool {
+	return c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0
 }
 
 // queueQuery queues the messages of one statement.
 func (c *conn) queueQuery(j *job, q *query) {
 	p := &q.plan
 	if p.parse {
-		parse := pgproto3.Parse{Name: p.name, Query: q.sql}
+		parse := pgproto3.Parse{Name: p.name, Query: c.pooledText(p.name, q.sql)}
 		if p.st != nil {
 			parse.ParameterOIDs = p.st.sd.ParamOIDs
+			p.st.unparsed = p.st.unparsed && p.name != p.st.sd.Name
 		}
 		c.fe.SendParse(&parse)
 	}
@@ -189,6 +200,9 @@ func (c *conn) answer(j *job) (more bool, err error) {
 	if err := c.await(j, 0); err != nil {
 		c.discard(j)
 		return false, err
+	}
+	if c.unit.checked() && len(j.queries) == 1 {
+		w.hold()
 	}
 	more = w.Next()
 	if !more && w.err != nil {

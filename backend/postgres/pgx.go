@@ -17,6 +17,7 @@ import (
 type PGX struct {
 	be      *Backend
 	binding driver.Binding
+	reads   bool // from replicas
 }
 
 // DBTX is what [PGX] and the transactions that it begins have in common, and what sqlc generates for pgx.
@@ -36,11 +37,18 @@ func (n *PGX) session(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := n.be.acquire(ctx, rt, n.binding.Access)
+	s, err := n.acquire(ctx, rt)
 	if err == nil {
 		s.native = true
 	}
 	return s, err
+}
+
+func (n *PGX) acquire(ctx context.Context, rt backend.Route) (*session, error) {
+	if n.reads {
+		return n.be.reader(ctx, rt)
+	}
+	return n.be.acquire(ctx, rt, n.binding.Access)
 }
 
 // Exec runs sql; without arguments it may be several statements. See [pgxpool.Pool.Exec].

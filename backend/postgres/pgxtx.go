@@ -36,7 +36,7 @@ func (t *tx) use(ctx context.Context) error {
 			return pgx.ErrTxClosed
 		}
 	}
-	if t.s.c.wire.open {
+	if t.s.c.wire.busy() {
 		return &backend.Error{Op: "use", Store: t.bound.Store, Err: errBusy}
 	}
 	_, err := t.n.binding.Route(ctx, driver.Unit{Route: t.bound, InTx: true})

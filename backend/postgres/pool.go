@@ -71,6 +71,7 @@ func (c *conn) release() {
 		// Rows that nobody closed.
 		c.wire.lost(errBusy)
 	}
+	c.wire.held = nil
 	if c.by != nil {
 		c.by.settleMade()
 		c.by = nil

@@ -35,12 +35,14 @@ func init() {
 
 // Backend is a Postgres database whose schemas are stores. It is safe for concurrent use.
 type Backend struct {
-	cfg    Config
-	pool   *pgxpool.Pool
-	warm   *warm.Keeper[*conn]
-	lent   bool // the pool is the caller's
-	mode   pgx.QueryExecMode
-	tracer pgx.QueryTracer // nil: none
+	cfg  Config
+	pool *pgxpool.Pool
+	warm *warm.Keeper[*conn]
+	lent bool // the pool is the caller's
+	// replica: its server may be a standby, where nothing fences what is renamed or dropped; see check.go.
+	replica bool
+	mode    pgx.QueryExecMode
+	tracer  pgx.QueryTracer // nil: none
 
 	// buildWatcher makes what ends an operation whose context is done.
 	buildWatcher func(*pgconn.PgConn) ctxwatch.Handler
@@ -55,6 +57,8 @@ type Backend struct {
 	native PGX
 	closed atomic.Bool
 
+	replicas replicas
+
 	// identities remembers which schema (by OID) a route's owner was last seen to own, so that the full check of the
 	// stamp is needed only once per route and process; see prefix.go.
 	identities struct {
@@ -63,7 +67,9 @@ type Backend struct {
 	}
 	locks  locks
 	varied answers
-	roles  roles
+	// stalePlans is what a pooler has prepared that the server refuses; see pooled.go.
+	stalePlans stalePlans
+	roles      roles
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
 	// pinged before they are used.
@@ -87,17 +93,20 @@ var (
 // Open connects to the database that url names, a URL or keyword DSN, and checks that it answers. It returns an error that
 // wraps [backend.ErrInvalidURL] when url or cfg is wrong. No error holds a password. The caller closes the backend.
 func Open(ctx context.Context, url string, cfg Config) (*Backend, error) {
-	pc, err := pgxpool.ParseConfig(url)
+	return openAs(ctx, url, cfg, false)
+}
+
+// openAs opens a backend, or what reads from a replica of one.
+func openAs(ctx context.Context, url string, cfg Config, replica bool) (*Backend, error) {
+	pc, err := parsePool(url, &cfg)
 	if err != nil {
-		return nil, &backend.Error{Op: "open", Err: parseFault(err)}
-	}
-	if err := cfg.takeParams(pc.ConnConfig.RuntimeParams); err != nil {
 		return nil, &backend.Error{Op: "open", Err: err}
 	}
 	be, err := newBackend(cfg, pc.ConnConfig)
 	if err != nil {
 		return nil, err
 	}
+	be.replica = replica
 	pc.ShouldPing = be.shouldPing
 	pc.ConnConfig.BuildContextWatcherHandler = be.buildWatcher
 	pc.BeforeConnect = be.roles.beforeConnect
@@ -107,6 +116,15 @@ func Open(ctx context.Context, url string, cfg Config) (*Backend, error) {
 		return nil, errors.Join(&backend.Error{Op: "open", Err: err}, be.Close())
 	}
 	return be.start(ctx)
+}
+
+// parsePool reads a connection string, and takes our own options out of it.
+func parsePool(url string, cfg *Config) (*pgxpool.Config, error) {
+	pc, err := pgxpool.ParseConfig(oneReplicaParam(url))
+	if err != nil {
+		return nil, parseFault(err)
+	}
+	return pc, cfg.takeParams(pc.ConnConfig.RuntimeParams)
 }
 
 // FromPool makes a backend over a pool that the caller made, and checks that it answers. The pool stays the caller's:
@@ -137,12 +155,17 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 		descriptionCapacity: cc.DescriptionCacheCapacity,
 		nowhere:             make(chan struct{}, 1),
 	}
+	if err := be.newReplicas(); err != nil {
+		return nil, &backend.Error{Op: "open", Err: err}
+	}
 	be.buildWatcher = be.watcherOf(cc)
 	be.identities.oid = make(map[backend.Route]uint32)
 	be.native = PGX{be: be, binding: bound(backend.Route{})}
 	be.db = driver.NewHandle((*source)(be), driver.AccessTenant, cfg.Logger)
 	be.lenient = driver.NewNowhereHandle((*source)(be), cfg.Logger)
 	be.shared = driver.NewHandle((*source)(be), driver.AccessShared, cfg.Logger)
+	be.replicas.db = driver.NewHandle(readSource{be}, driver.AccessTenant, cfg.Logger)
+	be.replicas.native = PGX{be: be, binding: bound(backend.Route{}), reads: true}
 	return be, nil
 }
 
@@ -260,7 +283,7 @@ func (be *Backend) Close() error {
 	if be.closed.Swap(true) {
 		return nil
 	}
-	err := errors.Join(be.db.Close(), be.lenient.Close(), be.shared.Close())
+	err := errors.Join(be.db.Close(), be.lenient.Close(), be.shared.Close(), be.replicas.close())
 	if be.warm != nil {
 		be.warm.Close()
 	}

@@ -143,6 +143,9 @@ const codeReadOnly = "25006"
 
 func (u *unit) readOnly() bool { return u.rt.ReadOnly && u.access == driver.AccessTenant }
 
+// preparable reports whether the unit's prefix is kept prepared. On a replica every tenant's is read-only.
+func (u *unit) preparable() bool { return !u.readOnly() || u.be.replica }
+
 // sql is the text of the unit's prefix.
 func (u *unit) sql() string {
 	sql := prefixSQL[u.role][u.kind]
@@ -266,10 +269,12 @@ func (c *conn) params() [][]byte {
 // its own: its row is simply the first.
 func (c *conn) queuePrefix(named bool) {
 	u := &c.unit
-	named = named && !u.readOnly()
+	named = named && u.preparable()
 	name := ""
 	if named {
-		name = prefixNames[u.role][u.kind]
+		if name = prefixNames[u.role][u.kind]; u.readOnly() {
+			name += "_ro"
+		}
 	}
 	if state := c.prefixes[u.role][u.kind]; !named || state != isPrepared {
 		if named && state == doubtful {
@@ -291,7 +296,7 @@ var executeOne = pgproto3.Execute{MaxRows: 1}
 // prefixDone notes that the server executed a prefix queued before, and learns from its row.
 func (c *conn) prefixDone(named bool, row [][]byte) {
 	u := &c.unit
-	if named && !u.readOnly() {
+	if named && u.preparable() {
 		c.prefixes[u.role][u.kind] = isPrepared
 	}
 	if (u.kind == prefixStamp || u.kind == prefixAnyStamp) && len(row) > stampColumn {

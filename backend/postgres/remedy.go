@@ -57,6 +57,7 @@ type standing struct {
 	used    bool // the session has run something, and must stay what it is
 	settled bool // the session as a whole is bound to the store: what was sent may have committed part of itself (CALL)
 	byOID   bool // the store was checked by what is remembered of it
+	replica bool // the server may be a standby
 	role    bool // a role is assumed
 	lost    bool // and the connection is known not to have it
 	known   knowledge
@@ -77,10 +78,12 @@ func mend(f failure, s standing) remedy {
 		return giveUp
 	case f.code == "":
 		return giveUp
-	case f.at <= stepPrefix:
+	case f.at <= stepPrefix, f.at == stepCheck:
 		return mendPrefix(f, s)
 	case (f.code == "25001" || f.code == "2D000") && !s.inTx && !s.settled:
 		return settle // CREATE INDEX CONCURRENTLY, VACUUM, a procedure that commits
+	case s.replica && s.forgotten == 0 && vanished(f.code):
+		return forget // the prefix will tell
 	case s.known != knownNot && !s.settled && s.forgotten < 2 && stale(f.code, s.known):
 		return forget
 	}
@@ -110,12 +113,18 @@ func mendPrefix(f failure, s standing) remedy {
 // (0A000) or the types of its parameters are not what they were when it was described.
 func stale(code string, by knowledge) bool {
 	switch {
-	case code == "0A000", code == "26000", code == "08P01":
+	case code == codeStalePlan, code == "26000", code == "08P01":
 		return true
 	case len(code) == 5 && code[:2] == "42" && code != "42501":
 		return by == knownElsewhere
 	}
 	return false
+}
+
+// vanished reports whether a statement may have failed because its store went while it ran: its tables were not there any
+// more, or their end was replayed and could not wait (a conflict with recovery).
+func vanished(code string) bool {
+	return code == "40001" || len(code) == 5 && code[:2] == "42" && code != "42501"
 }
 
 // refusesStore reports whether an SQLSTATE, known to come from the prefix, says that there is no such store for the route.
@@ -147,6 +156,12 @@ func (s *session) fault(op string, err error) error {
 	case errors.As(err, &pe):
 		if pe.Code == codeReadOnly && s.c.unit.readOnly() {
 			return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", backend.ErrReadOnly, err)}
+		}
+		if s.c.wire.at() == stepCheck && refusesStore(pe.Code) {
+			return s.refusal(missing, op, err)
+		}
+		if pe.Routine == "RevalidateCachedQuery" && pe.Code == codeStalePlan && s.inTx {
+			return fmt.Errorf("the store has been migrated since this statement was prepared; roll back and run the transaction again: %w", err)
 		}
 		if s.c.be.deniedShared(s.c.unit.access, pe) {
 			return readOnlyFault(op, s.c.unit.rt.Store, err)

@@ -104,6 +104,17 @@ func (r *roles) assume(rt backend.Route, access driver.Access, lost bool) (roleK
 	return roleVerified, r.one
 }
 
+// setting returns the [Config.TenantRole] by which another server's backend has tenants' work done with the same rights.
+func (r *roles) setting() string {
+	switch r.mode {
+	case rolesOne:
+		return r.one
+	case rolesEach:
+		return roleEach
+	}
+	return roleOff
+}
+
 // deniedShared reports whether a statement of a tenant was refused because of its role's rights: it would have changed
 // something that is not the tenant's, which is the shared store's. The server's text is not looked at, it may be in any
 // language; the function of its source that complains is the same everywhere: aclcheck_error (aclchk.c), or one of two

@@ -39,7 +39,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 	if ctx.Done() == nil {
 		ctx = context.Background() // which nobody needs to watch
 	}
-	st := standing{maxExchanges: s.c.be.maxConns + 1}
+	st := standing{maxExchanges: s.c.be.maxConns + 1, replica: s.c.be.replica}
 	for {
 		c := s.c
 		if err := s.usable(j.op); err != nil {
@@ -64,7 +64,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 		st.known = q.known(c.unit.rt.Store)
 		r := mend(f, st)
 		if stale(f.code, st.known) {
-			c.forgetStatement(q)
+			c.forgetStatement(q, f.code)
 		}
 		if r == giveUp || r == missing || r == norole {
 			return false, s.refusal(r, j.op, err)
@@ -79,7 +79,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 func (s *session) usable(op string) error {
 	c := s.c
 	switch {
-	case c.wire.open:
+	case c.wire.busy():
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: errBusy}
 	case s.used && c.pc.IsClosed(), !c.lent:
 		return &backend.Error{Op: op, Store: c.unit.rt.Store, Err: c.gone()}
@@ -162,6 +162,7 @@ func (c *conn) distrust() {
 			}
 		}
 	}
+	c.distrustChecks()
 	for _, o := range c.own {
 		o.state = doubtful
 	}
@@ -170,7 +171,11 @@ func (c *conn) distrust() {
 
 // failing returns the query that the wire is at, or nil.
 func (j *job) failing(w *wire) *query {
-	i := w.done - (len(w.steps) - len(j.queries))
+	ahead := len(w.steps) - len(j.queries)
+	if ahead > 0 && w.steps[len(w.steps)-1] == stepCheck {
+		ahead--
+	}
+	i := w.done - ahead
 	if i < 0 || i >= len(j.queries) {
 		return nil
 	}
@@ -188,12 +193,15 @@ func (q *query) known(store backend.Store) knowledge {
 	return knownElsewhere
 }
 
-// forgetStatement drops what is remembered of a text in this store.
-func (c *conn) forgetStatement(q *query) {
+// forgetStatement drops what is remembered of a text in this store, after it failed.
+func (c *conn) forgetStatement(q *query, code string) {
 	if q == nil || q.st == nil {
 		return
 	}
 	store := c.unit.rt.Store
+	if code == codeStalePlan && c.be.pooled.Load() {
+		c.be.stalePlans.add(q.sql, store)
+	}
 	if v := q.st.variants[store]; v != nil {
 		c.statements.variants.Remove(v)
 	}

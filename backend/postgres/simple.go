@@ -23,15 +23,19 @@ func (c *conn) sendText(queries []query) error {
 		ahead = c.tx.begin + ";"
 		w.queue(stepBegin)
 	}
-	if c.prefixed() && !(c.tx.open() && len(queries) == 1 && queries[0].traits&first != 0) {
+	switch {
+	case !c.prefixed():
+		ahead += c.checkTextAhead()
+	case !c.putsOff(queries):
 		ahead += c.prefixText("true")
 		w.queue(stepPrefix)
 	}
 	var message string
 	w.starts = w.starts[:0]
-	if ahead == "" && len(queries) == 1 {
+	if ahead == "" && len(queries) == 1 && !c.be.replica {
 		message = queries[0].sql
 		w.starts = append(w.starts, 0)
+		c.queueStatements(queries)
 	} else {
 		var b strings.Builder
 		b.WriteString(ahead)
@@ -42,14 +46,26 @@ func (c *conn) sendText(queries []query) error {
 			w.starts = append(w.starts, b.Len())
 			b.WriteString(queries[i].sql)
 		}
+		c.queueStatements(queries)
+		b.WriteString(c.checkTextBehind(queries))
 		message = b.String()
-	}
-	for range queries {
-		w.queue(stepQuery)
 	}
 	w.message = message
 	c.fe.SendQuery(&pgproto3.Query{String: message})
 	return w.flush()
+}
+
+// queueStatements queues the answers that a text will have.
+func (c *conn) queueStatements(queries []query) {
+	for i := range queries {
+		n := 1
+		if c.be.replica { // where what comes behind them has to be known from them
+			n = len(sqltext.Statements(sqltext.Postgres, queries[i].sql))
+		}
+		for range n {
+			c.wire.queue(stepQuery)
+		}
+	}
 }
 
 // moved puts the position that an error gives, in characters of the whole message, back to where it is in the text of the

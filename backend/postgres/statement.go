@@ -27,6 +27,8 @@ type statement struct {
 	// varied: what its names mean may change without the server noticing, or its result has (0A000, more than once). It
 	// is parsed anew each time, in the same round trip, and its results come as text.
 	varied bool
+	// unparsed: its name is not known to the server yet; the first execution prepares it. See pooledText.
+	unparsed bool
 
 	// variants are the same text prepared for other stores. The server makes a new plan whenever it finds search_path
 	// changed, which costs more than all else of a point read; each variant keeps the plan of its store.

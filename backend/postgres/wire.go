@@ -32,6 +32,8 @@ type wire struct {
 	message string // of the simple protocol
 	starts  []int  // where in it the application's queries begin
 
+	held [][][]byte // rows that were read ahead of being asked for; see hold
+
 	fields []pgconn.FieldDescription
 	params []uint32 // of the statement that was described
 	values [][]byte
@@ -47,6 +49,7 @@ const (
 	stepClean   step = iota // what the connection's last user left is taken away
 	stepBegin               // BEGIN
 	stepPrefix              // the store is bound
+	stepCheck               // it is still there: on a replica, ahead of a statement and behind it
 	stepOurs                // a question of ours: its answer is a row
 	stepPrepare             // a statement is described
 	stepQuery               // a statement of the application's is run
@@ -70,7 +73,7 @@ var errBusy = errors.New("conn busy: a result is still open")
 // start begins a message.
 func (w *wire) start(ctx context.Context) error {
 	switch {
-	case w.open:
+	case w.busy():
 		return &notSent{errBusy}
 	case w.c.pc.IsClosed():
 		return &notSent{pgconn.ErrConnClosed}
@@ -79,6 +82,7 @@ func (w *wire) start(ctx context.Context) error {
 	}
 	w.ctx, w.job, w.err, w.text, w.ended = ctx, nil, nil, false, false
 	w.steps, w.done, w.size = w.steps[:0], 0, 0
+	w.c.checks.parsed = prefixShared
 	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
 	if err := ctx.Err(); err != nil {
 		return &notSent{w.timeout(err)}
@@ -136,6 +140,14 @@ func (w *wire) receive() event {
 			// pgconn marks it safe to retry, which only holds where nothing was sent.
 			w.lost(cmp.Or(errors.Unwrap(err), err))
 			return eventReady
+		}
+		if w.at() == stepCheck {
+			if of, over := ofCheck(msg); over {
+				w.done++
+				return eventDone
+			} else if of {
+				continue
+			}
 		}
 		complete := false
 		switch m := msg.(type) {
@@ -250,6 +262,9 @@ func (w *wire) finish() {
 		w.watched = false
 		w.c.watcher.Unwatch()
 	}
+	if w.err == nil {
+		w.c.checksDone()
+	}
 }
 
 // lost ends the message and the connection with it.
@@ -281,14 +296,22 @@ func (c *conn) abandon() {
 
 // drain reads to the end of the message.
 func (w *wire) drain() {
+	w.held = nil
 	for w.open && w.receive() != eventReady {
 	}
 	w.ended = true
 }
 
+// busy reports whether there is a result that was not read to its end.
+func (w *wire) busy() bool { return w.open || len(w.held) > 0 }
+
 // Next reads the next row of the result at hand. At the end of the last one it reads to the end of the message, where a
 // transaction of its own may still fail.
 func (w *wire) Next() bool {
+	if len(w.held) > 0 {
+		w.values, w.held = w.held[0], w.held[1:]
+		return true
+	}
 	if !w.open || w.ended {
 		return false
 	}
@@ -297,7 +320,7 @@ func (w *wire) Next() bool {
 		return true
 	case eventDone:
 		w.ended = true
-		if w.done >= len(w.steps) {
+		if w.done >= len(w.steps) || w.at() == stepCheck {
 			w.drain()
 		}
 	case eventReady:

@@ -33,6 +33,7 @@ type Backend struct {
 	locks  locks
 
 	db, lenientDB, sharedDB *driver.Handle
+	reader                  *driver.Handle // of routes that are read-only
 
 	shared      *store
 	keeper      raw // keeps the shared store's -wal in place: see openShared
@@ -47,11 +48,12 @@ type Backend struct {
 }
 
 var (
-	_ backend.Backend  = (*Backend)(nil)
-	_ driver.Source    = (*Backend)(nil)
-	_ driver.Nowhere   = (*Backend)(nil)
-	_ backend.Locker   = (*Backend)(nil)
-	_ backend.Nowherer = (*Backend)(nil)
+	_ backend.Backend    = (*Backend)(nil)
+	_ driver.Source      = (*Backend)(nil)
+	_ driver.Nowhere     = (*Backend)(nil)
+	_ backend.Locker     = (*Backend)(nil)
+	_ backend.Nowherer   = (*Backend)(nil)
+	_ backend.Replicator = (*Backend)(nil)
 )
 
 // Open opens a directory of stores, making it when it is missing. dir is its path, or a URL: "sqlite:DIR" with query
@@ -93,6 +95,7 @@ func Open(ctx context.Context, dir string, cfg Config) (*Backend, error) {
 	b.db = driver.NewHandle(b, driver.AccessTenant, nil)
 	b.lenientDB = driver.NewNowhereHandle(b, nil)
 	b.sharedDB = driver.NewHandle(b, driver.AccessShared, nil)
+	b.reader = driver.NewHandle(driver.ReadOnly(b), driver.AccessTenant, nil)
 	b.janitor.Go(func() { b.stores.watch(b.stop) })
 	return b, nil
 }
@@ -143,6 +146,12 @@ func (b *Backend) DBOrNowhere() *sql.DB { return b.lenientDB.DB() }
 // Shared implements [backend.Backend]. Statements that write, and those within a transaction that is not read-only, name
 // the shared tables unqualified; other reads may also name them public.x.
 func (b *Backend) Shared() *sql.DB { return b.sharedDB.DB() }
+
+// Replica implements [backend.Replicator]. There are no copies: it reads the stores themselves.
+func (b *Backend) Replica() *sql.DB { return b.reader.DB() }
+
+// Position implements [backend.Replicator]. Nothing is ever behind.
+func (b *Backend) Position(context.Context) (backend.Position, error) { return "", nil }
 
 // DBFor implements [backend.Backend]. The handle remembers PRAGMA foreign_keys, which the others forget with the unit of
 // work: sent on any of its connections, it holds for all later calls of the handle, as it does by luck for a pool of one.
@@ -236,7 +245,7 @@ func (b *Backend) Close() error {
 	close(b.stop)
 	b.shared.lose(backend.ErrClosed)
 	b.janitor.Wait()
-	return errors.Join(b.keeper.Close(), b.db.Close(), b.lenientDB.Close(), b.sharedDB.Close())
+	return errors.Join(b.keeper.Close(), b.db.Close(), b.lenientDB.Close(), b.sharedDB.Close(), b.reader.Close())
 }
 
 // Stat implements [backend.Backend].

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -35,16 +36,13 @@ func StartBouncer(ctx context.Context, databaseURL string, config BouncerConfig)
 	if config.PoolSize == 0 {
 		config.PoolSize = 4
 	}
-	bin, err := bouncerBinary()
+	program, err := findBouncer(ctx, config.PreparedStatements > 0)
 	if err != nil {
 		return nil, err
 	}
-	prepares, version, err := bouncerVersion(ctx, bin)
-	if err != nil {
-		return nil, err
-	}
-	if config.PreparedStatements > 0 && !prepares {
-		return nil, fmt.Errorf("pgtest: a PgBouncer with prepared statements (1.21 or newer) is %w: %s is %s", ErrNotInstalled, bin, version)
+	if config.PreparedStatements > 0 && !program.prepares {
+		return nil, fmt.Errorf("pgtest: a PgBouncer with prepared statements (1.21 or newer) is %w: %s is %s",
+			ErrNotInstalled, program.path, program.version)
 	}
 	server, err := url.Parse(databaseURL)
 	if err != nil {
@@ -62,7 +60,7 @@ func StartBouncer(ctx context.Context, databaseURL string, config BouncerConfig)
 	fmt.Fprintf(&ini, "auth_type = trust\nauth_file = users\npool_mode = transaction\n")
 	fmt.Fprintf(&ini, "max_client_conn = 1000\ndefault_pool_size = %d\nreserve_pool_size = 0\n", config.PoolSize)
 	fmt.Fprintf(&ini, "ignore_startup_parameters = extra_float_digits\nlog_connections = 0\nlog_disconnections = 0\n")
-	if prepares {
+	if program.prepares {
 		fmt.Fprintf(&ini, "max_prepared_statements = %d\n", config.PreparedStatements)
 	}
 	files := map[string]string{
@@ -72,7 +70,7 @@ func StartBouncer(ctx context.Context, databaseURL string, config BouncerConfig)
 
 	// KILL, because what TERM means has changed between versions and there is nothing to save.
 	const script = `
-"$bin" pgbouncer.ini >log 2>&1 </dev/null &
+"$(cat bin)" pgbouncer.ini >log 2>&1 </dev/null &
 pid=$!
 until grep -q 'process up' log; do
 	kill -0 $pid || exit 1
@@ -84,13 +82,17 @@ kill -KILL $pid
 wait $pid 2>/dev/null
 true
 `
-	s, err := supervise(ctx, "pgbouncer", script, map[string]string{"bin": bin}, func(string) map[string]string { return files })
+	s, err := supervise(ctx, "pgbouncer", script, nil, func(dir string) (map[string]string, error) {
+		path, err := lend(dir, program.path)
+		files["bin"] = path
+		return files, err
+	})
 	if err != nil {
 		return nil, err
 	}
 	through := *server
 	through.Host = "127.0.0.1:" + strconv.Itoa(port)
-	b := &PgBouncer{databaseURL: through.String(), version: version, supervise: s}
+	b := &PgBouncer{databaseURL: through.String(), version: program.version, supervise: s}
 	err = withConn(ctx, b.databaseURL, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
 	if err != nil {
 		err = fmt.Errorf("pgtest: PgBouncer: %w: %s", err, s.log())
@@ -109,39 +111,61 @@ func (b *PgBouncer) Version() string { return b.version }
 // Stop ends PgBouncer, dropping its connections.
 func (b *PgBouncer) Stop() error { return b.supervise.stop() }
 
-// BouncerPrepares tells whether the PgBouncer that is installed follows prepared statements (1.21 or newer), so that
+// BouncerPrepares tells whether there is a PgBouncer that follows prepared statements (1.21 or newer), so that
 // BouncerConfig.PreparedStatements may be set.
 func BouncerPrepares(ctx context.Context) (bool, error) {
-	bin, err := bouncerBinary()
-	if err != nil {
-		return false, err
-	}
-	prepares, _, err := bouncerVersion(ctx, bin)
-	return prepares, err
+	b, err := findBouncer(ctx, true)
+	return b.prepares, err
 }
 
-func bouncerBinary() (string, error) {
+// bouncerProgram is a PgBouncer that can be started.
+type bouncerProgram struct {
+	path     string
+	version  string
+	prepares bool
+}
+
+// findBouncer returns the PgBouncer that is installed or, where one is wanted that knows prepared statements and that
+// one does not, the newer one that scripts/deps.sh has put into bin/, if it is there.
+func findBouncer(ctx context.Context, prepares bool) (bouncerProgram, error) {
+	var found bouncerProgram
 	// Debian's is in sbin, which is not on every user's PATH.
-	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer"} {
-		if bin, err := exec.LookPath(name); err == nil {
-			return bin, nil
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer", filepath.Join(unpackedRoot(), "bin", "pgbouncer")} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		b, err := askBouncer(ctx, path)
+		if err != nil {
+			return found, err
+		}
+		if found.path == "" || !found.prepares {
+			found = b
+		}
+		if !prepares || b.prepares {
+			return b, nil
 		}
 	}
-	return "", fmt.Errorf("pgtest: PgBouncer is %w: install it (apt-get install pgbouncer)", ErrNotInstalled)
+	if found.path == "" {
+		return found, fmt.Errorf("pgtest: PgBouncer is %w: install it (apt-get install pgbouncer)", ErrNotInstalled)
+	}
+	return found, nil
 }
 
 var bouncerVersionLine = regexp.MustCompile(`(?i)pgbouncer (version )?(\d+)\.(\d+)`)
 
-func bouncerVersion(ctx context.Context, bin string) (prepares bool, version string, err error) {
-	out, err := exec.CommandContext(ctx, bin, "--version").Output()
+func askBouncer(ctx context.Context, path string) (bouncerProgram, error) {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
-		return false, "", fmt.Errorf("pgtest: %s --version: %w", bin, err)
+		return bouncerProgram{}, fmt.Errorf("pgtest: %s --version: %w", path, err)
 	}
 	match := bouncerVersionLine.FindSubmatch(out)
 	if match == nil {
-		return false, "", fmt.Errorf("pgtest: %s --version says %q, which holds no version", bin, out)
+		return bouncerProgram{}, fmt.Errorf("pgtest: %s --version says %q, which holds no version", path, out)
 	}
 	major, _ := strconv.Atoi(string(match[2])) // digits
 	minor, _ := strconv.Atoi(string(match[3]))
-	return major > 1 || major == 1 && minor >= 21, string(match[2]) + "." + string(match[3]), nil
+	return bouncerProgram{
+		path: path, version: string(match[2]) + "." + string(match[3]), prepares: major > 1 || major == 1 && minor >= 21,
+	}, nil
 }

@@ -32,6 +32,8 @@ import (
 const (
 	// EnvURL names the variable with the URL of a superuser on a running server, to be used instead of starting one.
 	EnvURL = "TENEMENT_TEST_POSTGRES"
+	// EnvBinaries names the variable with the directory of the Postgres to be started, of several that are there.
+	EnvBinaries = "TENEMENT_TEST_POSTGRES_BIN"
 	// EnvRequire names the variable that, when "1", makes tests fail where they would be skipped for want of Postgres
 	// or PgBouncer.
 	EnvRequire = "TENEMENT_REQUIRE_POSTGRES"
@@ -46,6 +48,7 @@ type Cluster struct {
 	admin     *url.URL
 	socketDir string
 	supervise *supervised // nil when the server is not ours
+	bin       string      // where its programs are; "" when the server is not ours
 }
 
 // Start initialises a cluster in a temporary directory (below TMPDIR) and starts it with TCP on a free port of 127.0.0.1
@@ -59,6 +62,11 @@ func Start(ctx context.Context, settings ...string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	return startAny(ctx, bin, nil, settings)
+}
+
+// startAny starts a cluster that is new or, when primary is not nil, a standby of that one.
+func startAny(ctx context.Context, bin string, primary *Cluster, settings []string) (*Cluster, error) {
 	configuration := map[string]string{
 		"max_connections":           "300",
 		"shared_buffers":            "128MB",
@@ -81,7 +89,7 @@ func Start(ctx context.Context, settings ...string) (*Cluster, error) {
 
 	// A port that was free may be taken by the time the server binds it: try another.
 	for attempt := 1; ; attempt++ {
-		c, err := start(ctx, bin, configuration)
+		c, err := start(ctx, bin, primary, configuration)
 		if err == nil {
 			return c, nil
 		}
@@ -91,7 +99,7 @@ func Start(ctx context.Context, settings ...string) (*Cluster, error) {
 	}
 }
 
-func start(ctx context.Context, bin string, configuration map[string]string) (*Cluster, error) {
+func start(ctx context.Context, bin string, primary *Cluster, configuration map[string]string) (*Cluster, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
@@ -108,21 +116,32 @@ func start(ctx context.Context, bin string, configuration map[string]string) (*C
 	// closes it or ends.
 	const script = `
 set -e
-mkdir data
-"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C $collation --no-sync >log 2>&1 </dev/null
+if [ -f backup_label ]; then
+	cp backup_label standby.signal data # which then are the own of whoever runs this
+else
+	mkdir data
+	"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C $collation --no-sync >log 2>&1 </dev/null
+fi
 cat settings >>data/postgresql.conf
 "$bin/pg_ctl" -D data -l log -w -t 120 start >/dev/null 2>&1 </dev/null
 echo ready
 cat >/dev/null || true
 "$bin/pg_ctl" -D data -m immediate -w -t 60 stop >/dev/null 2>&1 </dev/null || true
 `
-	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation}, func(dir string) map[string]string {
+	s, err := supervise(ctx, "postgres", script, map[string]string{"bin": bin, "collation": collation}, func(dir string) (map[string]string, error) {
 		configuration["unix_socket_directories"] = dir
 		var lines strings.Builder
 		for _, name := range slices.Sorted(maps.Keys(configuration)) {
 			fmt.Fprintf(&lines, "%s = '%s'\n", name, strings.ReplaceAll(configuration[name], "'", "''"))
 		}
-		return map[string]string{"settings": lines.String()}
+		files := map[string]string{"settings": lines.String()}
+		if primary == nil {
+			return files, nil
+		}
+		label, err := primary.copyData(ctx, dir)
+		files["backup_label"], files["standby.signal"] = label, ""
+		files["settings"] += fmt.Sprintf("primary_conninfo = 'host=%s port=%s user=postgres'\n", primary.admin.Hostname(), primary.admin.Port())
+		return files, err
 	})
 	if err != nil {
 		return nil, err
@@ -137,6 +156,7 @@ cat >/dev/null || true
 		},
 		socketDir: s.dir,
 		supervise: s,
+		bin:       bin,
 	}, nil
 }
 
@@ -222,16 +242,10 @@ func withConn(ctx context.Context, databaseURL string, fn func(*pgx.Conn) error)
 // postgresBinaries returns the directory with initdb, pg_ctl and postgres of the newest Postgres.
 func postgresBinaries() (string, error) {
 	var candidates []string
-	if pgCtl, err := exec.LookPath("pg_ctl"); err == nil {
-		if resolved, err := filepath.EvalSymlinks(pgCtl); err == nil {
-			candidates = append(candidates, filepath.Dir(resolved))
-		}
-	}
-	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is well formed
-	slices.SortFunc(debian, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
-	candidates = append(candidates, debian...)
-	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
-		candidates = append(candidates, strings.TrimSpace(string(out)))
+	if dir := os.Getenv(EnvBinaries); dir != "" {
+		candidates = append(candidates, dir)
+	} else {
+		candidates = installed()
 	}
 candidate:
 	for _, dir := range candidates {
@@ -243,6 +257,22 @@ candidate:
 		return dir, nil
 	}
 	return "", fmt.Errorf("pgtest: Postgres is %w: install it (apt-get install postgresql) or set %s", ErrNotInstalled, EnvURL)
+}
+
+// installed returns where Postgres may be, the newest first.
+func installed() (candidates []string) {
+	if pgCtl, err := exec.LookPath("pg_ctl"); err == nil {
+		if resolved, err := filepath.EvalSymlinks(pgCtl); err == nil {
+			candidates = append(candidates, filepath.Dir(resolved))
+		}
+	}
+	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is well formed
+	slices.SortFunc(debian, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
+	candidates = append(candidates, debian...)
+	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
+		candidates = append(candidates, strings.TrimSpace(string(out)))
+	}
+	return candidates
 }
 
 // Client returns the path of a program of Postgres's (pg_dump, psql) that is of a server's version: another may refuse to

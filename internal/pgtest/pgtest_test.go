@@ -195,3 +195,28 @@ func TestAttachRefusesWhatIsNoSuperuser(t *testing.T) {
 	_, err = Attach(t.Context(), "dbname=app")
 	require.ErrorContains(t, err, "must be a URL")
 }
+
+func TestStandbyFollowsAndIsPromoted(t *testing.T) {
+	t.Parallel()
+	Shared(t)
+	primary, err := Start(t.Context(), append([]string{"fsync=off"}, Primary...)...)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, primary.Stop()) }()
+	databaseURL, _, err := primary.NewDatabase(t.Context())
+	require.NoError(t, err)
+	standby, err := primary.StartStandby(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, standby.Stop()) }()
+	there, err := standby.At(databaseURL)
+	require.NoError(t, err)
+	assert.True(t, scan[bool](t, connect(t, there), `SELECT pg_is_in_recovery()`))
+
+	require.NoError(t, primary.Kill(t.Context()))
+	_, err = pgx.Connect(t.Context(), databaseURL)
+	require.Error(t, err)
+	require.NoError(t, standby.Promote(t.Context()))
+	_, err = connect(t, there).Exec(t.Context(), `CREATE TABLE mine ()`)
+	require.NoError(t, err)
+	require.NoError(t, primary.Revive(t.Context()))
+	require.NoError(t, connect(t, databaseURL).Ping(t.Context()))
+}

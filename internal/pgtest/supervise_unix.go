@@ -33,7 +33,7 @@ type supervised struct {
 // supervise runs a shell script in a new temporary directory, as an unprivileged user when this process is root. The
 // script has variables as its variables, finds there the files that files returns, and says "ready" on its standard
 // output; what it and its server have to say goes to the file "log". The directory is removed when it ends.
-func supervise(ctx context.Context, name, script string, variables map[string]string, files func(dir string) map[string]string) (*supervised, error) {
+func supervise(ctx context.Context, name, script string, variables map[string]string, files func(dir string) (map[string]string, error)) (*supervised, error) {
 	credential, err := unprivileged()
 	if err != nil {
 		return nil, err
@@ -42,7 +42,11 @@ func supervise(ctx context.Context, name, script string, variables map[string]st
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	s, err := superviseIn(ctx, dir, name, script, variables, files(dir), credential)
+	var s *supervised
+	contents, err := files(dir)
+	if err == nil {
+		s, err = superviseIn(ctx, dir, name, script, variables, contents, credential)
+	}
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err
@@ -124,6 +128,17 @@ func (s *supervised) stop() error {
 		s.result = fmt.Errorf("pgtest: stopping: %w", err)
 	}
 	return s.result
+}
+
+// run runs a command in the server's directory, as its user.
+func (s *supervised) run(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Env = s.dir, s.cmd.Env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.cmd.SysProcAttr.Credential}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("pgtest: %s: %w: %s", filepath.Base(name), err, s.log())
+	}
+	return nil
 }
 
 // log returns the end of what the server logged.
