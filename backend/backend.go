@@ -151,8 +151,8 @@ type Locker interface {
 // Lock is a key that is held. On Postgres it can be lost without a word, when the connection that holds it is: whoever
 // does something that cannot be undone proves first that it still holds it.
 type Lock interface {
-	// Fence returns a context in which [Backend.Create], [Backend.Drop], [Backend.Rename] and
-	// [ScriptRunner.RunScripts] fail with ErrLockLost, and change nothing, once the lock is not held any more. The
+	// Fence returns a context in which [Backend.Create], [Backend.Drop], [Backend.Rename], [ScriptRunner.RunScripts] and
+	// the methods of [Adopter] fail with ErrLockLost, and change nothing, once the lock is not held any more. The
 	// check is made where nobody who got the lock afterwards can have come in between: with the store held.
 	Fence(ctx context.Context) context.Context
 	// Check returns ErrLockLost when the lock is not held any more.

@@ -127,7 +127,8 @@ func cases() []testCase {
 	var all []testCase
 	for _, group := range [][]testCase{
 		routingCases, transactionCases, isolationCases, sharedCases, stressCases, nameCases, storeCases, ownerCases,
-		handleCases, rightsCases, closeCases, nowhereCases, replicaCases, scriptCases, waitCases, templateCases, lockCases, fenceCases, sweepCases, backupCases,
+		handleCases, rightsCases, closeCases, nowhereCases, scriptCases, waitCases, templateCases, lockCases, fenceCases, sweepCases, backupCases, readOnlyCases, adoptCases,
+		replicaCases,
 		sqlCases, timeCases, nativeCases,
 	} {
 		all = append(all, group...)

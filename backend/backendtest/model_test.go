@@ -69,6 +69,9 @@ const (
 	cancelLeaks     fault = "a session whose context was cancelled is never given back"
 	contextIgnored  fault = "waiting does not end with the context"
 	readOnlyIgnored fault = "a read-only transaction may write"
+	routeWrites     fault = "a read-only route may write"
+	readOnlyStays   fault = "a read-only route makes its store read-only"
+	routeChanges    fault = "a read-only transaction becomes what the context of a statement says"
 	isolationFixed  fault = "isolation levels are refused"
 	oneCursor       fault = "a query closes the one before"
 	oneSession      fault = "a store has one session at a time"
@@ -112,6 +115,9 @@ const (
 	locksAll      fault = "there is one lock for all keys"
 	sweepsNothing fault = "sweeping removes nothing"
 	backsUpAny    fault = "a backup replaces what is there"
+	adoptsEmpty   fault = "what is adopted is empty"
+	adoptsAll     fault = "what is a store is adopted again"
+	stampUnfenced fault = "a fence keeps no stamp out"
 )
 
 // place is where the model's stores are: a directory, and what its processes would keep on disk beside it.
@@ -148,6 +154,7 @@ type model struct {
 	count  int
 	cursor *modelRows
 	plans  map[string]int
+	frozen map[string]bool // files that a read-only route was seen for
 	idle   map[string][]sqldriver.Conn
 	cache  map[string]*modelStore
 	using  sync.WaitGroup
@@ -161,6 +168,8 @@ var (
 	_ backend.Templater    = (*model)(nil)
 	_ backend.Locker       = (*model)(nil)
 	_ backend.Sweeper      = (*model)(nil)
+	_ backend.Backuper     = (*model)(nil)
+	_ backend.Adopter      = (*model)(nil)
 	_ backend.Nowherer     = (*model)(nil)
 )
 
@@ -190,7 +199,7 @@ func modelConfig(faults ...fault) Config {
 					maxConns = 64
 				}
 				m := &model{
-					place: p, faults: map[fault]bool{}, slots: make(chan struct{}, maxConns), plans: map[string]int{},
+					place: p, faults: map[fault]bool{}, slots: make(chan struct{}, maxConns), plans: map[string]int{}, frozen: map[string]bool{},
 					idle: map[string][]sqldriver.Conn{}, cache: map[string]*modelStore{},
 				}
 				for _, f := range faults {
@@ -405,6 +414,39 @@ func (m *model) Rename(ctx context.Context, rt backend.Route, to backend.Store) 
 	s.name = to.String()
 	m.stores[m.key(to)] = s
 	return nil
+}
+
+func (m *model) Adopt(ctx context.Context, rt backend.Route) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.stores[m.key(rt.Store)]
+	switch {
+	case s == nil || rt.IsZero():
+		return m.stamp(ctx, s, rt.Owner, backend.ErrStoreMissing)
+	case !s.foreign && !m.faults[adoptsAll]:
+		return m.stamp(ctx, s, rt.Owner, backend.ErrStoreExists)
+	case m.faults[adoptsEmpty]:
+		_ = os.Remove(s.path)
+	}
+	return m.stamp(ctx, s, rt.Owner, nil)
+}
+
+func (m *model) Restamp(ctx context.Context, rt backend.Route, owner string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.find("restamp", rt)
+	return m.stamp(ctx, s, owner, err)
+}
+
+// stamp writes an owner into a store, unless there is an error. The caller holds place.mu.
+func (m *model) stamp(ctx context.Context, s *modelStore, owner string, err error) error {
+	if lost := errors.Join(m.open("stamp"), fenced(ctx)); lost != nil && !m.faults[stampUnfenced] {
+		return lost
+	}
+	if err == nil {
+		s.owner, s.foreign = owner, false
+	}
+	return err
 }
 
 func (m *model) Stat(_ context.Context, s backend.Store) (backend.StoreInfo, error) {
@@ -688,6 +730,7 @@ type modelSession struct {
 	old    []sqldriver.Conn
 	outer  sqldriver.Conn // another connection to the store, for readsOutside
 	inTx   bool
+	frozen bool // its route is read-only
 }
 
 // connect finds the file and opens it.
@@ -723,7 +766,24 @@ func (s *modelSession) connect() error {
 	}
 	m.state.Unlock()
 	var err error
-	s.conn, err = m.connect(s.path, s.access)
+	if s.conn, err = m.connect(s.path, s.access); err == nil {
+		err = s.freeze(s.rt)
+	}
+	return err
+}
+
+// freeze makes the connection read-only, or not, as rt says.
+func (s *modelSession) freeze(rt backend.Route) error {
+	m := s.m
+	m.state.Lock()
+	m.frozen[s.path] = m.frozen[s.path] || rt.ReadOnly
+	s.frozen = s.access == driver.AccessTenant && !m.faults[routeWrites] && (rt.ReadOnly || m.faults[readOnlyStays] && m.frozen[s.path])
+	m.state.Unlock()
+	mode := "OFF"
+	if s.frozen {
+		mode = "ON"
+	}
+	_, err := s.conn.(sqldriver.ExecerContext).ExecContext(context.Background(), "PRAGMA query_only = "+mode, nil)
 	return err
 }
 
@@ -830,6 +890,9 @@ func (s *modelSession) after(query string, err error) error {
 		s.strays()
 	}
 	var code interface{ Code() int }
+	if errors.As(err, &code) && code.Code()&0xff == 8 && s.frozen {
+		return fail("use", s.rt.Store, fmt.Errorf("%w: %w", backend.ErrReadOnly, err))
+	}
 	if errors.As(err, &code) && (code.Code()&0xff == 8 || strings.Contains(err.Error(), "readonly")) {
 		return fail("use", s.rt.Store, fmt.Errorf("%w: %w", backend.ErrReadOnlyShared, err))
 	}
@@ -856,14 +919,20 @@ func (s *modelSession) ExecContext(ctx context.Context, query string, args []sql
 	if err := s.check(ctx, query); err != nil {
 		return nil, err
 	}
-	if s.m.faults[ownersOnly] && s.access == driver.AccessTenant && (strings.Contains(query, "authors") || strings.Contains(query, "INTO own ")) {
+	m := s.m
+	if m.faults[ownersOnly] && s.access == driver.AccessTenant && (strings.Contains(query, "authors") || strings.Contains(query, "INTO own ")) {
 		return nil, errors.New("permission denied for table authors")
+	}
+	if rt, ok := backend.RouteFrom(ctx); ok && s.inTx && m.faults[routeChanges] {
+		if err := s.freeze(rt); err != nil {
+			return nil, err
+		}
 	}
 	result, err := s.conn.(sqldriver.ExecerContext).ExecContext(ctx, query, s.args(query, args))
 	if err := s.after(query, err); err != nil {
 		return nil, err
 	}
-	if s.m.faults[countsNothing] {
+	if m.faults[countsNothing] {
 		return sqldriver.ResultNoRows, nil
 	}
 	return result, nil
@@ -911,9 +980,9 @@ func (s *modelSession) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (s
 	if opts.ReadOnly && s.m.faults[readOnlyIgnored] {
 		opts.ReadOnly = false
 	}
-	readOnly := opts.ReadOnly
+	readOnly := opts.ReadOnly && !s.frozen // for the transaction
 	statement := "BEGIN IMMEDIATE"
-	if readOnly {
+	if readOnly || s.frozen {
 		statement = "BEGIN"
 	}
 	exec := s.conn.(sqldriver.ExecerContext)

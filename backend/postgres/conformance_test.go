@@ -49,7 +49,7 @@ var modes = []string{"cache_statement", "cache_describe", "describe_exec", "exec
 // each tenant. The modes that differ little leave out the cases in which the mode plays no part.
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	routing := []string{"S", "transaction", "sql", "native"}
+	routing := []string{"S", "transaction", "readonly", "sql", "native"}
 	run := func(name string, cfg backendtest.Config, bouncer *pgtest.BouncerConfig, params map[string]string) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

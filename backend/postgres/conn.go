@@ -86,12 +86,7 @@ func (be *Backend) newStatements() statements {
 	return newStatements(0, 0)
 }
 
-// close ends the connection politely, without waiting long.
-func (c *conn) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = c.pg.Close(ctx)
-}
+func (c *conn) close() { closeConn(c.pg) }
 
 // named reports whether this connection may use prepared statements that have names.
 func (c *conn) named() bool { return c.be.mode == pgx.QueryExecModeCacheStatement }

@@ -17,16 +17,16 @@ import (
 // CopyFrom keeps them by the table's name, which means another table in another store, or after a migration, and the
 // server takes a binary value for whatever type the column has.
 func (s *session) copyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (count int64, err error) {
-	c := s.c
-	if t, ok := c.be.tracer.(pgx.CopyFromTracer); ok {
-		ctx = t.TraceCopyFromStart(ctx, c.pg, pgx.TraceCopyFromStartData{TableName: table, ColumnNames: columns})
+	if t, ok := s.c.be.tracer.(pgx.CopyFromTracer); ok {
+		ctx = t.TraceCopyFromStart(ctx, s.c.pg, pgx.TraceCopyFromStartData{TableName: table, ColumnNames: columns})
 		defer func() {
-			t.TraceCopyFromEnd(ctx, c.pg, pgx.TraceCopyFromEndData{CommandTag: pgconn.NewCommandTag(fmt.Sprintf("COPY %d", count)), Err: err})
+			t.TraceCopyFromEnd(ctx, s.c.pg, pgx.TraceCopyFromEndData{CommandTag: pgconn.NewCommandTag(fmt.Sprintf("COPY %d", count)), Err: err})
 		}()
 	}
 	if err := s.open(ctx); err != nil {
 		return 0, err
 	}
+	c := s.c // now: it may have been exchanged
 	if err := s.usable("copy"); err != nil {
 		return 0, err
 	}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -91,7 +92,8 @@ func (c *conn) nameFor(q *query) string {
 
 // mayVary reports whether it is to be asked if a text names something shared.
 func (c *conn) mayVary(q *query) bool {
-	if q.st != nil || q.plan.name == "" || c.unit.access == driver.AccessShared {
+	// COMMIT and ROLLBACK name nothing, and may be run where nothing can be asked: in a transaction that has failed.
+	if q.st != nil || q.plan.name == "" || c.unit.access == driver.AccessShared || q.traits&control != 0 {
 		return false
 	}
 	varied, known := c.be.varied.get(q.sql)
@@ -163,7 +165,7 @@ func (c *conn) readDescriptions(queries []*query) error {
 			c.described(q, st)
 		case eventReady:
 			if w.err != nil || i < len(queries) {
-				return errorOr(w.err, errNoAnswer)
+				return cmp.Or(w.err, errNoAnswer)
 			}
 		}
 	}

@@ -100,10 +100,17 @@
 // A direct connection takes the role once, when it is made, and the prefix only verifies it; behind a pooler, and on a
 // pool that was lent, the prefix sets it.
 //
-// The role stops mistakes and injected identifiers. It does not stop SQL that sets out to assume the log-in's rights (SET
-// ROLE, RESET ROLE, set_config('role', …)): the log-in may become the role, and back. What a unit of work does to its role
-// ends with it. It does not keep tenants from each other's schemas either, if they are named: for that there is
+// The role stops mistakes and injected identifiers. It does not stop a request's SQL that sets out to assume the log-in's
+// rights (SET ROLE, RESET ROLE, set_config('role', …)): the log-in may become the role, and back. What a unit of work does
+// to its role ends with it. It does not keep tenants from each other's schemas either, if they are named: for that there is
 // tenant_role=each. [Config.TenantRole] has the choices.
+//
+// The tenant set's migrations are kept to their store by what they did: before a transaction of a [Backend.Maintenance]
+// handle commits, and one of a script that could have got around the role, or that names another schema, the server is
+// asked what it has changed outside of the store: tables, what was made in public, comments, rights, functions and types of
+// other stores, schemas, roles, settings of roles and databases, large objects, and whatever else is the whole database's.
+// That it fails for ([backend.ErrReadOnlyShared]), with the object's name; also if a SECURITY DEFINER function did it. Where
+// roles are off, this goes for every script. What is not noticed is said in outside.go; it takes a deliberate hand.
 //
 // # What a session keeps, and what is cleaned
 //

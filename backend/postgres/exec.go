@@ -9,8 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // ExecContext runs a statement and reads its result to the end.
@@ -49,23 +47,8 @@ func (s *session) exec(ctx context.Context, sql string, args []any) (tag pgconn.
 		return pgconn.CommandTag{}, s.fault("exec", w.err)
 	}
 	tag = w.CommandTag()
-	if w.tagged("ROLLBACK") && !asksForRollback(s.job.queries[0].sql) {
-		return tag, s.fault("exec", pgx.ErrTxCommitRollback)
-	}
 	s.renewAlone(ctx)
 	return tag, nil
-}
-
-// asksForRollback reports whether the last statement of a text is a ROLLBACK. What is answered by one and is none was a
-// COMMIT, END or PREPARE TRANSACTION of a transaction that had failed.
-func asksForRollback(text string) bool {
-	statements := sqltext.Statements(sqltext.Postgres, text)
-	if len(statements) == 0 {
-		return true
-	}
-	s := sqltext.New(sqltext.Postgres, text[statements[len(statements)-1].Start:])
-	first := s.Next()
-	return s.Is(first, "rollback") || s.Is(first, "abort")
 }
 
 // query runs a statement up to its first row. What returns rows ends its trace with them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"testing"
@@ -375,6 +376,34 @@ func TestLeftoversOfScripts(t *testing.T) {
 	var who string
 	require.NoError(t, be.DB().QueryRowContext(b, `SELECT coalesce(current_setting('app.who', true), '')`).Scan(&who))
 	assert.Empty(t, who)
+}
+
+// Scripts that leave something on the session share a connection, which is cleaned in between, and a message.
+func TestScriptsShareAConnection(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	proxy, through := proxied(t, databaseURL)
+	for _, role := range []string{"auto", "off"} {
+		be := open(t, through, map[string]string{"tenant_role": role})
+		var scripts []backend.Script
+		for i := range 20 {
+			rt, _ := tenant(t, be, fmt.Sprintf("%s%d", role, i))
+			scripts = append(scripts, backend.Script{Route: rt})
+		}
+		for _, q := range []string{
+			`SELECT 1`, `DO $$ BEGIN PERFORM set_config('app.who', 'me', false); END $$`, `SET app.who = 'me'`, `LISTEN mail`,
+			`SET default_transaction_read_only = on`, `SET default_transaction_isolation = serializable`,
+			`CREATE TEMP TABLE t (a int)`, `SELECT pg_advisory_lock(1)`, `DECLARE c CURSOR WITH HOLD FOR SELECT 1`,
+		} {
+			for i := range scripts {
+				scripts[i].SQL = q
+			}
+			opened, trips := be.Stats().Opened, proxy.RoundTrips()
+			require.NoError(t, errors.Join(be.RunScripts(t.Context(), scripts, backend.ScriptOptions{})...), q)
+			assert.LessOrEqual(t, be.Stats().Opened-opened, int64(1), "connections for %s", q)
+			assert.LessOrEqual(t, proxy.RoundTrips()-trips, int64(12), "round trips for %s", q)
+		}
+	}
 }
 
 // COPY FROM STDIN, which nobody is there to send data for, is refused wherever it comes.

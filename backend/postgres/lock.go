@@ -259,6 +259,7 @@ func (be *Backend) connect(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, pc.ConnConfig)
 }
 
+// closeConn ends a connection politely, without waiting long.
 func closeConn(c *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

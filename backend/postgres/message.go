@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -80,6 +81,7 @@ func (c *conn) send(ctx context.Context, j *job) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
+	w.job = j
 	if j.text {
 		return c.sendText(j.queries)
 	}
@@ -249,7 +251,7 @@ func (c *conn) answerAhead() error {
 		case eventDone:
 			c.ahead(w.steps[w.done-1]) // not what was awaited: a cleaning ends without an event
 		case eventReady:
-			return errorOr(w.err, errNoAnswer)
+			return cmp.Or(w.err, errNoAnswer)
 		}
 	}
 	return nil
@@ -271,7 +273,7 @@ func (c *conn) inferred(j *job, q *query) error {
 	w := &c.wire
 	for w.at() == stepPrepare {
 		if w.receive() == eventReady {
-			return errorOr(w.err, errNoAnswer)
+			return cmp.Or(w.err, errNoAnswer)
 		}
 	}
 	sd := &pgconn.StatementDescription{Name: q.plan.name, SQL: q.sql, ParamOIDs: w.params, Fields: w.fields}

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"net/url"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,13 +15,20 @@ import (
 // looked at is fine; what its head has written is the library's.
 func TestOutside(t *testing.T) {
 	t.Parallel()
-	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": "off"})
-	_, err := be.Shared().ExecContext(t.Context(), `CREATE TABLE plans (name text PRIMARY KEY, n int); CREATE INDEX by_n ON plans (n); INSERT INTO plans VALUES ('gold');
+	databaseURL := pgtest.Shared(t).Database(t)
+	u, err := url.Parse(databaseURL)
+	require.NoError(t, err)
+	name := u.Path[1:] // the database's, and the log-in's
+	be := open(t, databaseURL, map[string]string{"tenant_role": "off"})
+	_, err = be.Shared().ExecContext(t.Context(), `CREATE TABLE plans (name text PRIMARY KEY, n int); CREATE INDEX by_n ON plans (n); INSERT INTO plans VALUES ('gold');
+		CREATE TYPE mood AS ENUM ('good'); CREATE SCHEMA empty;
 		CREATE TABLE ledger (n int); INSERT INTO ledger VALUES (0); CREATE SCHEMA billing CREATE TABLE invoices (n int);
 		CREATE SEQUENCE numbers; CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'`)
 	require.NoError(t, err)
 	rt, _ := tenant(t, be, "a")
-	_, _ = tenant(t, be, "b")
+	_, b := tenant(t, be, "b")
+	_, err = be.DB().ExecContext(b, `CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TYPE mood AS ENUM ('good')`)
+	require.NoError(t, err)
 	run := func(head, sql string) error {
 		return be.RunScripts(t.Context(), []backend.Script{{Route: rt, Head: head, SQL: sql}}, backend.ScriptOptions{})[0]
 	}
@@ -31,6 +39,11 @@ func TestOutside(t *testing.T) {
 		`SAVEPOINT s; CREATE TABLE more (x int); ROLLBACK TO s; CREATE TABLE more (y int)`,
 		`CREATE TEMP TABLE t (x int) ON COMMIT DROP; INSERT INTO t VALUES (1)`,
 		`DROP TABLE more; DROP TABLE refers`,
+		`COMMENT ON TABLE notes IS 'x'; GRANT SELECT ON notes TO PUBLIC`,
+		`CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'; COMMENT ON FUNCTION own() IS 'x'; DROP FUNCTION own()`,
+		`CREATE TYPE own AS ENUM ('x'); ALTER TYPE own ADD VALUE 'y'; CREATE DOMAIN d AS int CHECK (VALUE > 0); CREATE TABLE o (o own, d d)`,
+		`DROP TABLE o; DROP TYPE own; DROP DOMAIN d`,
+		`ALTER DEFAULT PRIVILEGES IN SCHEMA a GRANT SELECT ON TABLES TO PUBLIC`,
 	} {
 		require.NoError(t, run("", sql), sql)
 	}
@@ -50,6 +63,40 @@ func TestOutside(t *testing.T) {
 		`DROP FUNCTION public.f()`:                                                     "",
 		`DROP INDEX public.by_n`:                                                       "",
 		`DROP TABLE plans`:                                                             "",
+		`CREATE TABLE public.x (x int)`:                                                "x",
+		`CREATE VIEW public.x AS SELECT 1 AS x`:                                        "x",
+		`CREATE TYPE public.x AS ENUM ('x')`:                                           "",
+		`ALTER TABLE b.notes ADD COLUMN x int`:                                         "notes",
+		`ALTER TABLE b.notes RENAME TO x`:                                              "x",
+		`ALTER TABLE b.notes SET SCHEMA billing`:                                       "notes",
+		`CREATE INDEX ON b.notes (mark)`:                                               "notes",
+		`ALTER FUNCTION b.g() STABLE`:                                                  "",
+		`CREATE FUNCTION b.h() RETURNS int LANGUAGE sql AS 'SELECT 1'`:                 "",
+		`ALTER TYPE b.mood ADD VALUE 'bad'`:                                            "",
+		`ALTER TYPE mood ADD VALUE 'bad'`:                                              "",
+		`COMMENT ON FUNCTION b.g() IS 'x'`:                                             "",
+		`COMMENT ON FUNCTION f() IS 'x'`:                                               "",
+		`COMMENT ON TABLE plans IS 'x'`:                                                "plans",
+		`COMMENT ON COLUMN plans.n IS 'x'`:                                             "plans",
+		`COMMENT ON SCHEMA b IS 'x'`:                                                   "",
+		`COMMENT ON DATABASE ` + name + ` IS 'x'`:                                      "",
+		`ALTER SCHEMA b RENAME TO bb`:                                                  "",
+		`GRANT USAGE ON SCHEMA b TO PUBLIC`:                                            "",
+		`CREATE SCHEMA mine`:                                                           "",
+		`DROP SCHEMA empty`:                                                            "",
+		`GRANT SELECT ON plans TO PUBLIC`:                                              "",
+		`GRANT SELECT (n) ON plans TO PUBLIC`:                                          "",
+		`REVOKE ALL ON plans FROM CURRENT_USER`:                                        "",
+		`GRANT EXECUTE ON FUNCTION public.f() TO ` + name:                              "",
+		`ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC`:                    "",
+		`SELECT lo_create(0)`:                                                          "",
+		`SELECT lo_from_bytea(0, 'x')`:                                                 "",
+		`CREATE ROLE ` + name + `_x`:                                                   "",
+		`ALTER ROLE ` + name + ` SET work_mem = '1MB'`:                                 "",
+		`ALTER ROLE ` + name + ` CONNECTION LIMIT 7`:                                   "",
+		`ALTER DATABASE ` + name + ` SET work_mem = '1MB'`:                             "",
+		`ALTER DATABASE ` + name + ` CONNECTION LIMIT 77`:                              "",
+		`DO $$ BEGIN EXECUTE 'ALTER SCHEMA b REN' || 'AME TO bb'; END $$`:              "",
 	} {
 		err := run("", `INSERT INTO notes (mark) VALUES ('half'); `+sql)
 		require.ErrorIs(t, err, backend.ErrReadOnlyShared, sql)

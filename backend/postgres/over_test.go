@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -118,6 +119,105 @@ func TestTransactionEndedByText(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// S77: a COMMIT in text of a transaction that had failed is an error, whichever call brings it.
+func TestCommitInTextOfWhatHadFailed(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "default_query_exec_mode": mode})
+		_, a := tenant(t, be, "a")
+		for _, text := range []string{`COMMIT`, `END`, `/* */ ; commit work;`, `COMMIT; SELECT 1`, `SELECT 1; COMMIT`, `END TRANSACTION; COMMIT`, `PREPARE TRANSACTION 'p'`} {
+			type beginner func() (run func(text string) error, end func() error)
+			sqlTx := func(run func(tx *sql.Tx, text string) error) beginner {
+				return func() (func(string) error, func() error) {
+					tx, err := be.DB().BeginTx(a, nil)
+					require.NoError(t, err)
+					return func(text string) error { return run(tx, text) }, tx.Commit
+				}
+			}
+			pgxTx := func(run func(tx pgx.Tx, text string) error) beginner {
+				return func() (func(string) error, func() error) {
+					tx, err := be.PGX().Begin(a)
+					require.NoError(t, err)
+					return func(text string) error { return run(tx, text) }, func() error { return tx.Commit(a) }
+				}
+			}
+			for name, begin := range map[string]beginner{
+				"Exec": sqlTx(func(tx *sql.Tx, text string) error { _, err := tx.ExecContext(a, text); return err }),
+				"Query": sqlTx(func(tx *sql.Tx, text string) error {
+					rows, err := tx.QueryContext(a, text)
+					if err != nil {
+						return err
+					}
+					defer func() { _ = rows.Close() }()
+					for rows.Next() { //nolint:revive // to the end
+					}
+					return rows.Err()
+				}),
+				"QueryRow": sqlTx(func(tx *sql.Tx, text string) error {
+					if err := tx.QueryRowContext(a, text).Scan(new(int)); !errors.Is(err, sql.ErrNoRows) {
+						return err
+					}
+					return nil
+				}),
+				"a held connection": func() (func(string) error, func() error) {
+					conn, err := be.DB().Conn(a)
+					require.NoError(t, err)
+					_, err = conn.ExecContext(a, `BEGIN`)
+					require.NoError(t, err)
+					return func(text string) error {
+							rows, err := conn.QueryContext(a, text)
+							if err != nil {
+								return err
+							}
+							_ = rows.Close()
+							return rows.Err()
+						}, func() error {
+							_, err := conn.ExecContext(a, `ROLLBACK`)
+							return errors.Join(err, conn.Close(), pgx.ErrTxCommitRollback)
+						}
+				},
+				"pgx Exec": pgxTx(func(tx pgx.Tx, text string) error { _, err := tx.Exec(a, text); return err }),
+				"pgx Query": pgxTx(func(tx pgx.Tx, text string) error {
+					rows, _ := tx.Query(a, text)
+					rows.Close()
+					return rows.Err()
+				}),
+				"pgx QueryRow": pgxTx(func(tx pgx.Tx, text string) error {
+					if err := tx.QueryRow(a, text).Scan(new(int)); !errors.Is(err, pgx.ErrNoRows) {
+						return err
+					}
+					return nil
+				}),
+				"pgx batch": pgxTx(func(tx pgx.Tx, text string) error {
+					var b pgx.Batch
+					b.Queue(text)
+					return tx.SendBatch(a, &b).Close()
+				}),
+			} {
+				what := mode + "/" + name + "/" + text
+				run, commit := begin()
+				assert.Error(t, run(`SELECT 1/0`), what)
+				err := run(text)
+				assert.Error(t, err, what)
+				if text == `COMMIT` || text == `END` {
+					assert.ErrorIs(t, err, pgx.ErrTxCommitRollback, what)
+				}
+				assert.Error(t, commit(), what)
+			}
+			// A ROLLBACK is what was asked for.
+			tx, err := be.DB().BeginTx(a, nil)
+			require.NoError(t, err)
+			_, err = tx.ExecContext(a, `SELECT 1/0`)
+			require.Error(t, err)
+			rows, err := tx.QueryContext(a, `ROLLBACK`)
+			require.NoError(t, err)
+			require.NoError(t, rows.Close())
+			require.NoError(t, rows.Err())
+			require.NoError(t, tx.Rollback())
 		}
 	}
 }

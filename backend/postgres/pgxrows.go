@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -99,7 +100,7 @@ func (r *rows) Scan(dest ...any) error {
 
 func (r *rows) scan(dest []any) error {
 	if r.closed {
-		return errorOr(r.err, errors.New("rows is closed"))
+		return cmp.Or(r.err, errors.New("rows is closed"))
 	}
 	fields, values := r.cur.FieldDescriptions(), r.cur.RawValues()
 	if len(dest) == 1 {
@@ -141,7 +142,7 @@ func (r *rows) scan(dest []any) error {
 
 func (r *rows) Values() ([]any, error) {
 	if r.closed {
-		return nil, errorOr(r.err, errors.New("rows is closed"))
+		return nil, cmp.Or(r.err, errors.New("rows is closed"))
 	}
 	values, err := decoded(r.types, r.cur.FieldDescriptions(), r.cur.RawValues())
 	if err != nil {

@@ -84,10 +84,7 @@ func (be *Backend) readyRoles(ctx context.Context, login string, readOnly bool) 
 	case readOnly && !st.usable:
 		return &roleRefusal{fmt.Sprintf("role %s is not there, or the log-in is no member of it, and the server is read-only", quote(r.reader()))}
 	case !st.ready && !readOnly:
-		// Processes that start at the same time do not do it at the same time.
-		err = be.upkeep(ctx, "open", backend.Route{}, "begin;select pg_catalog.pg_advisory_xact_lock("+
-			formatKey(lockKey("tenement: roles of "+r.database))+")"+sqlLook+";"+r.shareSQL()+"commit")
-		if err != nil {
+		if err = be.shareRoles(ctx, "open"); err != nil {
 			return fmt.Errorf("role %s cannot be made or used (the log-in needs CREATEROLE, or as a superuser: CREATE ROLE %[1]s NOLOGIN; GRANT %[1]s TO %s): %w",
 				quote(r.reader()), quote(login), err)
 		}
@@ -99,6 +96,12 @@ func (be *Backend) readyRoles(ctx context.Context, login string, readOnly bool) 
 		r.advice = append(r.advice, fmt.Sprintf("tenants may make tables in the schema public, as everybody may in a database from before Postgres 15: REVOKE CREATE ON SCHEMA public FROM PUBLIC, %s", quote(r.reader())))
 	}
 	return err
+}
+
+// shareRoles makes the role that reads what is shared. Processes that start at the same time do not do it at the same time.
+func (be *Backend) shareRoles(ctx context.Context, op string) error {
+	return be.upkeep(ctx, op, backend.Route{}, "select pg_catalog.pg_advisory_xact_lock("+
+		formatKey(lockKey("tenement: roles of "+be.roles.database))+")"+sqlLook+";"+be.roles.shareSQL())
 }
 
 // roleState is what the server says of the role that reads what is shared.
@@ -157,14 +160,13 @@ func (be *Backend) EnsureRoles(ctx context.Context) error {
 	if r.mode == rolesOff {
 		return nil
 	}
-	faults := []error{be.upkeep(ctx, "ensure roles", backend.Route{}, "begin;select pg_catalog.pg_advisory_xact_lock("+
-		formatKey(lockKey("tenement: roles of "+r.database))+")"+sqlLook+";"+r.shareSQL()+"commit")}
+	faults := []error{be.shareRoles(ctx, "ensure roles")}
 	for info, err := range be.Stores(ctx) {
 		if err != nil {
 			return errors.Join(append(faults, err)...)
 		}
 		rt := backend.Route{Store: info.Store, Owner: info.Owner}
-		faults = append(faults, be.upkeep(ctx, "ensure roles", rt, "begin;"+shareSQL(rt.Store)+guardSQL(rt)+joined(r.createSQL(rt.Store))+r.handOverSQL(rt.Store)+"commit"))
+		faults = append(faults, be.upkeep(ctx, "ensure roles", rt, shareSQL(rt.Store)+guardSQL(rt)+joined(r.createSQL(rt.Store))+r.handOverSQL(rt.Store)))
 	}
 	return errors.Join(faults...)
 }
@@ -256,5 +258,5 @@ func (be *Backend) Sweep(ctx context.Context, l backend.Leftover) error {
 	if be.roles.mode == rolesOff || l.Kind != "role" || !found || err != nil {
 		return &backend.Error{Op: "sweep", Err: fmt.Errorf("%q is not a leftover of this backend", l.Name)}
 	}
-	return be.upkeep(ctx, "sweep", backend.Route{Store: s}, "begin;"+dropRoleSQL(l.Name)+"commit")
+	return be.upkeep(ctx, "sweep", backend.Route{Store: s}, dropRoleSQL(l.Name))
 }

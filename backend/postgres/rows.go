@@ -108,40 +108,17 @@ func decode(types *pgtype.Map, f *pgconn.FieldDescription, raw []byte) (driver.V
 		if v := decodeBinary(f.DataTypeOID, raw); v != nil {
 			return v, nil
 		}
-	}
-	switch f.DataTypeOID {
-	case pgtype.BoolOID:
-		return scanned[bool](types, f, raw)
-	case pgtype.Float8OID:
-		return scanned[float64](types, f, raw)
-	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID:
-		return scanned[int64](types, f, raw)
-	case pgtype.Float4OID:
-		v, err := scanned[float32](types, f, raw)
-		if err != nil {
-			return nil, err
-		}
-		return float64(v.(float32)), nil
-	case pgtype.ByteaOID:
-		return scanned[[]byte](types, f, raw)
-	case pgtype.CIDOID, pgtype.OIDOID, pgtype.XIDOID:
-		return valued[pgtype.Uint32](types, f, raw)
-	case pgtype.DateOID:
-		return valued[pgtype.Date](types, f, raw)
-	case pgtype.TimestampOID:
-		return valued[pgtype.Timestamp](types, f, raw)
-	case pgtype.TimestamptzOID:
-		return valued[pgtype.Timestamptz](types, f, raw)
-	case pgtype.JSONOID, pgtype.JSONBOID, pgtype.XMLOID:
-		if f.Format == pgtype.TextFormatCode {
+	} else if sqlFormat(f.DataTypeOID) == pgtype.TextFormatCode {
+		switch f.DataTypeOID {
+		case pgtype.JSONOID, pgtype.JSONBOID, pgtype.XMLOID:
 			return append(make([]byte, 0, len(raw)), raw...), nil
 		}
-		return scanned[[]byte](types, f, raw)
-	}
-	if f.Format == pgtype.TextFormatCode {
 		return string(raw), nil
 	}
-	return scanned[string](types, f, raw)
+	if t, known := types.TypeForOID(f.DataTypeOID); known {
+		return t.Codec.DecodeDatabaseSQLValue(types, f.DataTypeOID, f.Format, raw)
+	}
+	return append(make([]byte, 0, len(raw)), raw...), nil
 }
 
 // decodeBinary decodes what most results consist of; nil means that it is something else.
@@ -161,25 +138,6 @@ func decodeBinary(oid uint32, raw []byte) driver.Value {
 		return append(make([]byte, 0, len(raw)), raw...)
 	}
 	return nil
-}
-
-func scanned[T any](types *pgtype.Map, f *pgconn.FieldDescription, raw []byte) (driver.Value, error) {
-	var v T
-	if err := types.Scan(f.DataTypeOID, f.Format, raw, &v); err != nil {
-		return nil, err
-	}
-	return v, nil
-}
-
-func valued[T any, P interface {
-	*T
-	driver.Valuer
-}](types *pgtype.Map, f *pgconn.FieldDescription, raw []byte) (driver.Value, error) {
-	var v T
-	if err := types.Scan(f.DataTypeOID, f.Format, raw, &v); err != nil {
-		return nil, err
-	}
-	return P(&v).Value()
 }
 
 // ColumnTypeDatabaseTypeName returns the type's name in upper case, or its OID when pgx does not know it.

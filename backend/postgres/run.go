@@ -57,6 +57,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 		}
 		st.settled = c.settled
 		f := c.failed(err, ctx.Err() != nil)
+		f.unsent = f.unsent || len(j.queries) == 0 // nothing of the application's
 		s.used = s.used || !f.closed && !f.unsent
 		q := j.failing(&c.wire)
 		st.byOID, st.role, st.lost = c.unit.kind == prefixOID, c.unit.role != roleNone, c.roleLost

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ func (be *Backend) Create(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "create", Err: backend.ErrInvalidName}
 	}
-	err := be.upkeep(ctx, "create", rt, "begin;"+fencedSQL(ctx, rt.Store)+joined(be.createSQL(rt))+"commit")
+	err := be.upkeep(ctx, "create", rt, fencedSQL(ctx, rt.Store)+joined(be.createSQL(rt)))
 	if err == nil {
 		be.forgetStore(rt.Store)
 	}
@@ -44,9 +45,8 @@ func fencedSQL(ctx context.Context, s backend.Store) string {
 
 // createSQL returns the statements that make rt's schema.
 func (be *Backend) createSQL(rt backend.Route) []string {
-	schema := quote(rt.Store.String())
-	return append([]string{"create schema " + schema, "comment on schema " + schema + " is " + literal(stampOf(rt.Owner))},
-		be.roles.createSQL(rt.Store)...)
+	stamp := strings.TrimSuffix(stampSQL(rt.Store, rt.Owner), ";")
+	return append([]string{"create schema " + quote(rt.Store.String()), stamp}, be.roles.createSQL(rt.Store)...)
 }
 
 // joined writes statements as one text.
@@ -61,21 +61,21 @@ func joined(statements []string) string {
 // stamping it with rt.Owner; with tenant roles, what is in it is given to the role. It returns ErrStoreMissing when there is no such schema, and ErrStoreExists when it is a
 // store already.
 func (be *Backend) Adopt(ctx context.Context, rt backend.Route) error {
-	info, stamped, err := be.stat(ctx, rt.Store)
-	switch {
-	case err != nil:
-		return err
-	case stamped:
-		return &backend.Error{Op: "adopt", Store: info.Store, Err: backend.ErrStoreExists}
+	if rt.IsZero() {
+		return &backend.Error{Op: "adopt", Err: backend.ErrStoreMissing}
 	}
-	return be.upkeep(ctx, "adopt", rt, "begin;comment on schema "+quote(rt.Store.String())+" is "+literal(stampOf(rt.Owner))+";"+
-		joined(be.roles.createSQL(rt.Store))+be.roles.handOverSQL(rt.Store)+"commit")
+	return be.turn(ctx, "adopt", rt, "do $do$ begin if "+sqlIsStore(rt.Store)+" then raise duplicate_schema; end if; end $do$;"+
+		stampSQL(rt.Store, rt.Owner)+joined(be.roles.createSQL(rt.Store))+be.roles.handOverSQL(rt.Store))
 }
 
 // Restamp implements [backend.Adopter].
 func (be *Backend) Restamp(ctx context.Context, rt backend.Route, owner string) error {
-	err := be.upkeep(ctx, "restamp", rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt)+
-		"comment on schema "+quote(rt.Store.String())+" is "+literal(stampOf(owner))+";commit")
+	return be.turn(ctx, "restamp", rt, guardSQL(rt)+stampSQL(rt.Store, owner))
+}
+
+// turn runs statements in a transaction that has the store to itself, and fails when the lock that fences ctx was lost.
+func (be *Backend) turn(ctx context.Context, op string, rt backend.Route, sql string) error {
+	err := be.upkeep(ctx, op, rt, claimSQL(rt.Store)+fenceSQL(ctx)+sql)
 	if err == nil {
 		be.forgetStore(rt.Store)
 	}
@@ -88,17 +88,14 @@ func (be *Backend) Drop(ctx context.Context, rt backend.Route) error {
 	if rt.IsZero() {
 		return &backend.Error{Op: "drop", Err: backend.ErrStoreMissing}
 	}
-	sql := "begin;" + claimSQL(rt.Store) + fenceSQL(ctx) + guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;" + be.roles.dropSQL(rt.Store)
-	err := be.upkeep(ctx, "drop", rt, sql+"commit")
+	sql := guardSQL(rt) + "drop schema " + quote(rt.Store.String()) + " cascade;" + be.roles.dropSQL(rt.Store)
+	err := be.turn(ctx, "drop", rt, sql)
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) && pe.Code == "53200" {
 		// More tables than one transaction may lock (max_locks_per_transaction): take them in lots first.
 		if err = be.thin(ctx, rt); err == nil {
-			err = be.upkeep(ctx, "drop", rt, sql+"commit")
+			err = be.turn(ctx, "drop", rt, sql)
 		}
-	}
-	if err == nil {
-		be.forgetStore(rt.Store)
 	}
 	return err
 }
@@ -120,7 +117,7 @@ func (be *Backend) thin(ctx context.Context, rt backend.Route) error {
 		if err != nil || len(names) == 0 {
 			return err
 		}
-		if err := be.upkeep(ctx, "drop", rt, "begin;"+claimSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;commit"); err != nil {
+		if err := be.turn(ctx, "drop", rt, guardSQL(rt)+"drop table "+strings.Join(names, ",")+" cascade;"); err != nil {
 			return err
 		}
 	}
@@ -132,16 +129,16 @@ func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Stor
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
 	}
 	if rt.Store == to {
-		return be.upkeep(ctx, "rename", rt, "begin;"+fenceSQL(ctx)+guardSQL(rt)+"commit")
+		return be.upkeep(ctx, "rename", rt, fenceSQL(ctx)+guardSQL(rt))
 	}
 	// Always in the same order, so that two renames in opposite directions do not wait for each other.
 	first, second := rt.Store, to
 	if storeKey(first) > storeKey(second) {
 		first, second = second, first
 	}
-	sql := "begin;" + claimSQL(first) + claimSQL(second) + fenceSQL(ctx) + guardSQL(rt) +
+	sql := claimSQL(first) + claimSQL(second) + fenceSQL(ctx) + guardSQL(rt) +
 		"alter schema " + quote(rt.Store.String()) + " rename to " + quote(to.String()) + ";" + be.roles.renameSQL(rt.Store, to)
-	err := be.upkeep(ctx, "rename", rt, sql+"commit")
+	err := be.upkeep(ctx, "rename", rt, sql)
 	if err == nil {
 		be.forgetStore(rt.Store)
 		be.forgetStore(to)
@@ -151,12 +148,24 @@ func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Stor
 
 // guardSQL returns a statement that fails (3F000 or 22012) unless rt's schema is there, is a store, and is the owner's.
 func guardSQL(rt backend.Route) string {
-	stamp := "pg_catalog.obj_description(" + literal(quote(rt.Store.String())) + "::pg_catalog.regnamespace::pg_catalog.oid,'pg_namespace')"
-	cond := "coalesce(" + stamp + ",'') like '" + stampText + "%'"
+	cond := sqlIsStore(rt.Store)
 	if rt.Owner != "" {
-		cond = "coalesce(" + stamp + ",'')=" + literal(stampOf(rt.Owner))
+		cond = sqlStampOf(rt.Store) + "=" + literal(stampOf(rt.Owner))
 	}
 	return "select 1/(" + cond + ")::int;"
+}
+
+// sqlStampOf is the comment of a schema; it fails (3F000) when there is none of that name.
+func sqlStampOf(s backend.Store) string {
+	return "coalesce(pg_catalog.obj_description(" + literal(quote(s.String())) + "::pg_catalog.regnamespace::pg_catalog.oid,'pg_namespace'),'')"
+}
+
+// sqlIsStore is a condition: the schema bears a stamp.
+func sqlIsStore(s backend.Store) string { return sqlStampOf(s) + " like '" + stampText + "%'" }
+
+// stampSQL returns the statement that makes a schema the store of an owner.
+func stampSQL(s backend.Store, owner string) string {
+	return "comment on schema " + quote(s.String()) + " is " + literal(stampOf(owner)) + ";"
 }
 
 // How upkeep waits for locks: for a short while each time, since all who come after it have to wait with it, and then
@@ -166,11 +175,11 @@ const (
 	upkeepMaxPause    = 2 * time.Second
 )
 
-// upkeep sends a message of statements of our own, a transaction, with the log-in's rights.
+// upkeep runs statements of our own, which end with a semicolon, in a transaction with the log-in's rights.
 func (be *Backend) upkeep(ctx context.Context, op string, rt backend.Route, sql string) error {
 	// Whatever settings the connection's last user left, a role above all, must not count.
-	sql = strings.Replace(sql, "begin;", "begin;set local search_path=pg_catalog,pg_temp;set local lock_timeout="+
-		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10)+";"+be.roles.resetSQL(), 1)
+	sql = "begin;set local search_path=pg_catalog,pg_temp;set local lock_timeout=" +
+		strconv.FormatInt(upkeepLockTimeout.Milliseconds(), 10) + ";" + be.roles.resetSQL() + sql + "commit"
 	for pause := upkeepLockTimeout; ; pause = min(2*pause, upkeepMaxPause) {
 		err := be.upkeepOnce(ctx, op, rt, sql)
 		var pe *pgconn.PgError
@@ -201,47 +210,42 @@ func (be *Backend) upkeepOnce(ctx context.Context, op string, rt backend.Route, 
 				_ = c.Close(rctx)
 			}
 		}
-		return &backend.Error{Op: op, Store: rt.Store, Err: upkeepFault(err)}
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) {
+			err = cmp.Or(named(pe), err)
+		}
+		return &backend.Error{Op: op, Store: rt.Store, Err: err}
 	})
 }
 
-// upkeepFault turns the server's refusals into the contract's errors.
-func upkeepFault(err error) error {
-	var pe *pgconn.PgError
-	if !errors.As(err, &pe) {
-		return err
-	}
+// named returns the contract's error for what the server refused to a statement of upkeep, or nil.
+func named(pe *pgconn.PgError) error {
 	switch {
 	case pe.Code == codeLockLost:
 		return backend.ErrLockLost
-	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
+	case refusesStore(pe.Code):
 		return backend.ErrStoreMissing
 	case pe.Code == "42P06", // the schema is there
 		pe.Code == "23505" && pe.TableName == "pg_namespace": // … and was not yet when it was looked for
 		return backend.ErrStoreExists
 	}
-	return err
+	return nil
 }
 
 // withConn lends f a connection for messages that no prefix is needed for.
 func (be *Backend) withConn(ctx context.Context, op string, rt backend.Route, f func(*pgx.Conn) error) error {
-	return be.lend(ctx, op, rt, func(c *conn) error {
-		if c.dirty {
-			if err := c.texts(ctx, ";", nil); err != nil { // which has it cleaned
-				return err
-			}
-		}
-		return f(c.pg)
-	})
+	return be.lend(ctx, op, rt, func(c *conn) error { return f(c.pg) })
 }
 
-// lend lends f a connection.
+// lend lends f a connection that is clean, and has just answered: one whose session was lost while it was idle is exchanged.
 func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func(*conn) error) error {
 	c, err := be.take(ctx, backend.Route{}, driver.AccessShared)
 	if err == nil {
-		c.newSession()
-		defer c.release()
-		err = ended(ctx, f(c))
+		s := c.newSession()
+		defer s.Release()
+		if err = s.start(ctx, "connect"); err == nil {
+			err = ended(ctx, f(s.c))
+		}
 	}
 	var wrapped *backend.Error
 	switch {
@@ -253,37 +257,25 @@ func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func
 	return err
 }
 
-const statSQL = "select n.nspname::text,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),'') " +
-	"from pg_catalog.pg_namespace n "
-
 // Stat describes one store; see [backend.Backend]. Bytes counts its tables with their indexes.
 func (be *Backend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {
-	info, stamped, err := be.stat(ctx, s)
-	if err == nil && !stamped {
-		err = &backend.Error{Op: "stat", Store: s, Err: backend.ErrStoreMissing}
-	}
-	if err != nil {
-		return backend.StoreInfo{}, err
-	}
-	return info, nil
-}
-
-func (be *Backend) stat(ctx context.Context, s backend.Store) (info backend.StoreInfo, stamped bool, err error) {
-	var stamp string
-	err = be.withConn(ctx, "stat", backend.Route{Store: s}, func(c *pgx.Conn) error {
-		var name string
-		err := c.QueryRow(ctx, "select n.nspname::text,coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
+	info := backend.StoreInfo{Store: s}
+	err := be.withConn(ctx, "stat", backend.Route{Store: s}, func(c *pgx.Conn) error {
+		var stamp string
+		err := c.QueryRow(ctx, "select coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
 			"(select coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)),0)::int8 from pg_catalog.pg_class c "+
 			"where c.relnamespace=n.oid and c.relkind in ('r','m')) from pg_catalog.pg_namespace n where n.nspname=$1",
-			be.queryMode(), s.String()).Scan(&name, &stamp, &info.Bytes)
-		if errors.Is(err, pgx.ErrNoRows) {
+			be.queryMode(), s.String()).Scan(&stamp, &info.Bytes)
+		var stamped bool
+		if info.Owner, stamped = strings.CutPrefix(stamp, stampText); errors.Is(err, pgx.ErrNoRows) || err == nil && !stamped {
 			return backend.ErrStoreMissing
 		}
 		return err
 	})
-	info.Store = s
-	info.Owner, stamped = strings.CutPrefix(stamp, stampText)
-	return info, stamped, err
+	if err != nil {
+		return backend.StoreInfo{}, err
+	}
+	return info, nil
 }
 
 // queryMode is the mode for queries of our own that are not worth preparing.
@@ -306,7 +298,8 @@ func (be *Backend) Stores(ctx context.Context) iter.Seq2[backend.StoreInfo, erro
 			n := 0
 			err := be.withConn(ctx, "list", backend.Route{}, func(c *pgx.Conn) error {
 				// By bytes, as Go compares names, and not as the database's collation does.
-				rows, _ := c.Query(ctx, statSQL+`where n.nspname::text collate "C">$1 `+
+				rows, _ := c.Query(ctx, `select n.nspname::text,pg_catalog.obj_description(n.oid,'pg_namespace') `+
+					`from pg_catalog.pg_namespace n where n.nspname::text collate "C">$1 `+
 					`and pg_catalog.obj_description(n.oid,'pg_namespace') like '`+stampText+`%' `+
 					fmt.Sprintf(`order by n.nspname::text collate "C" limit %d`, storesPage), be.queryMode(), after)
 				var name, stamp string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,7 +67,8 @@ type scriptRun struct {
 	next    int // what is before it is done with
 	again   int // the script whose store was looked for a second time
 
-	shared *names // nil: not asked for yet
+	shared   *names // nil: not asked for yet
+	assuming map[uint32]bool
 
 	c       *conn // that it is on
 	refused map[backend.Route]bool
@@ -95,7 +97,12 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
 		return err
 	}
-	for r.next < len(r.scripts) && !c.tainted && !c.doomed && !c.pc.IsClosed() {
+	if r.assuming == nil {
+		if err = r.findAssuming(ctx, c.pg); err != nil {
+			return err
+		}
+	}
+	for r.next < len(r.scripts) && (!c.tainted || c.cleanable()) && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -104,7 +111,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 			r.next++
 			continue
 		}
-		done, ours, err := c.runMessage(ctx, r.scripts[r.next:r.pick()], r.opt, r.shared)
+		done, ours, err := r.runMessage(ctx, r.scripts[r.next:r.pick()])
 		r.next += done
 		if err != nil {
 			r.failed(ctx, ours, err)
@@ -126,19 +133,19 @@ func (r *scriptRun) names(ctx context.Context, c *conn) (*names, error) {
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
-// and one that leaves what is not taken away ahead of the next would leave it to that: such a one goes alone.
+// and one that leaves what cannot be taken away would leave it to the next: such a one goes alone.
 func (r *scriptRun) pick() (end int) {
 	size := 0
 	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
 		s := &r.scripts[end]
 		t := r.shared.look(s.SQL).traits
-		alone := t&(control|taints|dooms) != 0 || r.refused[s.Route]
+		alone := t&(control|dooms) != 0 || t&taints != 0 && !r.c.cleanable() || r.refused[s.Route]
 		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
 			return end
 		}
 		size += len(s.SQL)
 		if alone {
-			r.c.tainted, r.c.doomed = r.c.tainted || t&taints != 0, r.c.doomed || t&dooms != 0
+			r.c.doomed = r.c.doomed || t&dooms != 0
 			return end + 1
 		}
 	}
@@ -237,18 +244,24 @@ func (be *Backend) identifyAll(ctx context.Context, c *pgx.Conn, scripts []backe
 
 // runMessage sends scripts as one message, and returns how many of them were committed before the error, and whether it
 // was a statement of ours, ahead of the script's own text, that failed.
-func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, shared *names) (done int, ours bool, err error) {
+func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (done int, ours bool, err error) {
+	c := r.c
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
+	cleaned := make([]int, len(scripts))   // which of them is the commit of a cleaning; 0: none
 	for i := range scripts {
-		starts[i], preambles[i] = c.be.writeScript(ctx, &b, &scripts[i], opt, shared)
+		if c.tainted {
+			cleaned[i] = len(cleaning)
+		}
+		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i], c.tainted)
+		c.tainted = c.tainted || r.shared.look(scripts[i].SQL).traits&taints != 0
 	}
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
 	var since, commits int
 	results, err := c.commands(ctx, message, nil, func() {
-		if since++; c.wire.tagged("COMMIT") {
+		if since++; c.wire.tagged("COMMIT") && since != cleaned[min(commits, len(scripts)-1)] {
 			commits++
 			since = 0
 		}
@@ -260,7 +273,7 @@ func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt bac
 	case len(scripts) > 1 && errors.As(err, &pe) && results == 0 && !c.pc.IsClosed():
 		// The message as a whole could not be parsed, because of some script in it, and nothing ran: one by one, then.
 		for i := range scripts {
-			if _, ours, err := c.runMessage(ctx, scripts[i:i+1], opt, shared); err != nil {
+			if _, ours, err := r.runMessage(ctx, scripts[i:i+1]); err != nil {
 				return i, ours, err
 			}
 		}
@@ -286,21 +299,25 @@ func (c *conn) runMessage(ctx context.Context, scripts []backend.Script, opt bac
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before its head.
-func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, opt backend.ScriptOptions, shared *names) (start, preamble int) {
-	timeout := opt.LockTimeout
+func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, tainted bool) (start, preamble int) {
+	be, watched := r.be, r.watched(s)
+	timeout := r.opt.LockTimeout
 	if timeout <= 0 {
 		timeout = defaultLockTimeout
 	}
 	// SET LOCAL is cheap, a SELECT is not: there is one.
 	var ours []string
-	if !be.lent { // what the script before it left on the session
-		ours = strings.Split(cleanSQL, ";")
+	switch {
+	case tainted: // what it left may be what transactions begin with
+		ours = slices.Clone(cleaning)
+	case !be.lent: // out of sight
+		ours = slices.Clone(cleaning[1 : len(cleaning)-1])
 	}
 	ours = append(ours, "begin", "set local lock_timeout="+strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
 	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
 		ours = append(ours, "set local role none")
 	}
-	if opt.Async {
+	if r.opt.Async {
 		ours = append(ours, "set local synchronous_commit=off")
 	}
 	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp")
@@ -328,18 +345,18 @@ func (be *Backend) writeScript(ctx context.Context, b *strings.Builder, s *backe
 			b.WriteString(be.roles.handOverSQL(s.Route.Store))
 		}
 	}
-	if be.roles.mode == rolesOff {
+	if watched {
 		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
 	}
 	b.WriteString(be.roles.assumeSQL(s.Route.Store))
 	start = b.Len()
 	b.WriteString(s.SQL)
 	b.WriteString("\n;")
-	if !s.Create && (makes(s.Head) && shared.look(s.Head).hides || shared.look(s.SQL).hides) {
-		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
-	}
-	if be.roles.mode == rolesOff {
+	if watched {
 		b.WriteString(lookSQL(s.Route.Store))
+	}
+	if !s.Create && (makes(s.Head) && r.shared.look(s.Head).hides || r.shared.look(s.SQL).hides) {
+		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
 	b.WriteString("commit;\n")
 	return start, len(ours)
@@ -363,13 +380,8 @@ func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {
 	case !ours:
 		return pe
 	}
-	switch {
-	case pe.Code == codeLockLost:
-		return fmt.Errorf("%w: %w", backend.ErrLockLost, pe)
-	case pe.Code == "42P06", pe.Code == "23505" && pe.TableName == "pg_namespace":
-		return fmt.Errorf("%w: %w", backend.ErrStoreExists, pe)
-	case pe.Code == codeNoSchema, pe.Code == codeNoStore:
-		return fmt.Errorf("%w: %w", backend.ErrStoreMissing, pe)
+	if fault := named(pe); fault != nil {
+		return fmt.Errorf("%w: %w", fault, pe)
 	}
 	return pe
 }

@@ -36,6 +36,8 @@ const (
 	holds
 	// defines: it may make something in the store that takes the place of something shared; see renewed.go.
 	defines
+	// commits: it is to end the transaction with success (COMMIT, END, PREPARE TRANSACTION), and does nothing else.
+	commits
 )
 
 // classify looks at a text's statements.
@@ -60,7 +62,8 @@ func classify(text string) traits {
 		t |= ownTx
 	}
 	if statements > 1 {
-		t &^= first
+		// No text of several commits a transaction that had failed: it is refused there (ownTx).
+		t &^= first | commits
 	}
 	return t
 }
@@ -120,14 +123,19 @@ func (r *reader) opening(word string) traits {
 		return r.cursor()
 	case "prepare":
 		if r.peek(1)[0] == "transaction" {
-			return control | ends
+			return control | ends | commits
 		}
 		return dooms
 	case "create", "alter":
 		return defines | temporary(r.peek(4))
 	case "begin", "start":
 		return control
-	case "commit", "rollback", "end", "abort":
+	case "commit", "end":
+		if t := ending(r.peek(3)); t != 0 {
+			return control | commits | t
+		}
+		return control
+	case "rollback", "abort":
 		return control | ending(r.peek(3))
 	case "call":
 		return control | calls | defines

@@ -74,7 +74,12 @@ func (s *session) open(ctx context.Context) error {
 	if !s.c.tx.open() {
 		return s.usable("use")
 	}
-	_, err := s.do(ctx, &job{op: "begin", text: s.c.be.mode == pgx.QueryExecModeSimpleProtocol, mode: s.c.be.mode})
+	return s.start(ctx, "begin")
+}
+
+// start sends what goes ahead of a statement by itself: a cleaning, BEGIN, what binds the session to its store.
+func (s *session) start(ctx context.Context, op string) error {
+	_, err := s.do(ctx, &job{op: op, text: s.c.be.mode == pgx.QueryExecModeSimpleProtocol, mode: s.c.be.mode})
 	return err
 }
 

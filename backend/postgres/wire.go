@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -18,6 +20,7 @@ import (
 type wire struct {
 	c       *conn
 	ctx     context.Context
+	job     *job // whose message it is; nil: ours
 	open    bool // answers are outstanding
 	watched bool
 	text    bool   // sent by the simple protocol
@@ -77,7 +80,7 @@ func (w *wire) start(ctx context.Context) error {
 	case w.c.pc.IsBusy():
 		return &notSent{errBusy}
 	}
-	w.ctx, w.err, w.text, w.ended = ctx, nil, false, false
+	w.ctx, w.job, w.err, w.text, w.ended = ctx, nil, nil, false, false
 	w.steps, w.done, w.size = w.steps[:0], 0, 0
 	w.c.checks.parsed = prefixShared
 	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
@@ -135,7 +138,7 @@ func (w *wire) receive() event {
 		msg, err := w.c.pc.ReceiveMessage(context.Background())
 		if err != nil {
 			// pgconn marks it safe to retry, which only holds where nothing was sent.
-			w.lost(errorOr(errors.Unwrap(err), err))
+			w.lost(cmp.Or(errors.Unwrap(err), err))
 			return eventReady
 		}
 		if w.at() == stepCheck {
@@ -163,6 +166,7 @@ func (w *wire) receive() event {
 				continue
 			}
 			w.tagLen = copy(w.tag[:], m.CommandTag)
+			w.checkCommit()
 			complete = true
 		case *pgproto3.EmptyQueryResponse:
 			w.tagLen = 0
@@ -192,7 +196,7 @@ func (w *wire) receive() event {
 		case *pgproto3.ReadyForQuery:
 			if w.at() == stepClean {
 				if w.err != nil || !w.text {
-					w.lost(errorOr(w.err, errNoAnswer))
+					w.lost(cmp.Or(w.err, errNoAnswer))
 					return eventReady
 				}
 				w.fields = nil // it was the cleaning's
@@ -209,6 +213,17 @@ func (w *wire) receive() event {
 			w.done++
 			return eventDone
 		}
+	}
+}
+
+// checkCommit makes an error of a COMMIT, END or PREPARE TRANSACTION that was answered by ROLLBACK: the transaction had
+// failed before.
+func (w *wire) checkCommit() {
+	if w.job == nil || w.err != nil || !w.tagged("ROLLBACK") {
+		return
+	}
+	if q := w.job.failing(w); q != nil && q.traits&commits != 0 {
+		w.err = pgx.ErrTxCommitRollback
 	}
 }
 
@@ -239,7 +254,7 @@ func describe(m *pgproto3.RowDescription) []pgconn.FieldDescription {
 
 // finish ends the message.
 func (w *wire) finish() {
-	w.open, w.values = false, nil
+	w.open, w.values, w.job = false, nil, nil
 	if err := w.sent(); err != nil && w.err == nil {
 		w.err = err
 	}
@@ -362,12 +377,5 @@ type timeoutError struct {
 func (e *timeoutError) Error() string     { return "timeout: " + e.error.Error() }
 func (e *timeoutError) Unwrap() []error   { return []error{e.error, e.late} }
 func (e *timeoutError) SafeToRetry() bool { return false }
-
-func errorOr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
-}
 
 var errNoAnswer = errors.New("the server ended the message without an answer")

@@ -58,7 +58,10 @@ func (s *session) begin(ctx context.Context, begin string) error {
 	if err := s.relax(ctx); err != nil {
 		return s.explain("begin", err)
 	}
-	if err := c.control(ctx, begin); err != nil {
+	c.readOnly = false // for BEGIN itself, which counts as a write
+	err := c.control(ctx, begin)
+	c.readOnly = s.frozen || err == nil && begin == "BEGIN"
+	if err != nil {
 		defer s.restore()
 		if c.inTransaction() { // it began when ctx ended
 			_ = c.control(context.Background(), "ROLLBACK")
@@ -67,7 +70,6 @@ func (s *session) begin(ctx context.Context, begin string) error {
 		s.st.noteFault(err)
 		return err
 	}
-	c.readOnly = begin == "BEGIN" || s.frozen
 	return nil
 }
 
