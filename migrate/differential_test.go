@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -206,6 +207,9 @@ func dump(t testing.TB, be *site, rt backend.Route) string {
 	fmt.Fprintln(&b, "versions:", query(t, be, rt, `SELECT id || ':' || version_id || ':' || is_applied FROM goose_db_version ORDER BY id`))
 	if be.Dialect() == backend.Postgres {
 		pgDump, err := pgtest.Client(t.Context(), be.url, "pg_dump")
+		if errors.Is(err, pgtest.ErrNotInstalled) {
+			t.Skip(err) // no other version's says the same
+		}
 		require.NoError(t, err)
 		args := []string{"--no-owner", "--schema", rt.Store.String(), "--inserts", "--exclude-table-data", "*.goose_*", be.url}
 		cmd := exec.Command(pgDump, args...)
