@@ -67,11 +67,11 @@ func (c *conn) release() {
 	if !c.lent {
 		return
 	}
-	if c.wire.open {
-		// Rows that nobody closed.
+	if c.wire.busy() {
+		// Rows that nobody closed, and that may be read on.
+		c.wire.held = nil
 		c.wire.lost(errBusy)
 	}
-	c.wire.held = nil
 	if c.by != nil {
 		c.by.settleMade()
 		c.by = nil

@@ -33,6 +33,7 @@ type replica struct {
 	be      atomic.Pointer[Backend]
 	failed  atomic.Int64  // when it last failed, in Unix nanoseconds
 	at      atomic.Uint64 // how far it was last seen to be
+	since   atomic.Int64  // the last break of a connection before that: after one it may be behind that again
 }
 
 // replicaRest is for how long a replica that failed is only asked when no other answers.
@@ -198,14 +199,19 @@ func (rep *replica) await(ctx context.Context, be *Backend, p backend.Position) 
 	if err != nil {
 		return &backend.Error{Op: "read", Err: fmt.Errorf("position %q: %w", p, errPosition)}
 	}
-	for wait := time.Millisecond; rep.at.Load() < want; wait = min(2*wait, 50*time.Millisecond) {
+	if rep.at.Load() >= want && rep.since.Load() == be.lastBreak.Load() {
+		return nil
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		since := be.lastBreak.Load()
 		at, err := be.replayed(ctx)
 		if err != nil {
 			return err
 		}
 		rep.at.Store(at)
+		rep.since.Store(since)
 		if at >= want {
-			break
+			return nil
 		}
 		again := time.NewTimer(wait)
 		select {
@@ -215,7 +221,6 @@ func (rep *replica) await(ctx context.Context, be *Backend, p backend.Position) 
 			return &backend.Error{Op: "wait for the replica", Err: fmt.Errorf("%w: it is at %s, %s is asked for", ctx.Err(), formatLSN(at), p)}
 		}
 	}
-	return nil
 }
 
 // replayed asks how far a server is that may be a standby, or one that was promoted.

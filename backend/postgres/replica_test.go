@@ -407,3 +407,29 @@ func inside(t *testing.T, r reading, level pgx.TxIsoLevel) {
 
 // readTx is what pgx's helpers want.
 type readTx struct{ *postgres.PGX }
+
+// Rows that were read ahead, and are forgotten, are not read on by whoever has the connection next.
+func TestReplicaRowsLeftOpen(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be := open(t, databaseURL, map[string]string{"replica": with(t, databaseURL, map[string]string{"pool_max_conns": "1"})})
+	_, inA := tenant(t, be, "a")
+	_, inB := tenant(t, be, "b")
+	tx, err := be.ReplicaPGX().Begin(inA)
+	require.NoError(t, err)
+	left, err := tx.Query(inA, `SELECT 'a' FROM generate_series(1, 3)`)
+	require.NoError(t, err)
+	require.True(t, left.Next())
+	_, err = tx.Exec(inA, `SELECT 1`)
+	require.ErrorContains(t, err, "busy")
+	require.NoError(t, tx.Rollback(inA))
+	rows, err := be.ReplicaPGX().Query(inB, `SELECT 'b' FROM generate_series(1, 3)`)
+	require.NoError(t, err)
+	require.False(t, left.Next())
+	n := 0
+	for rows.Next() {
+		n++
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, 3, n)
+}

@@ -207,7 +207,7 @@ func (s *session) rollback(ctx context.Context) (err error) {
 func (c *conn) rollback(ctx context.Context) error {
 	unsent := c.tx.begin != ""
 	c.tx = txState{}
-	if unsent || c.pc.IsClosed() || c.pc.IsBusy() || c.wire.open {
+	if unsent || c.pc.IsClosed() || c.pc.IsBusy() || c.wire.busy() {
 		// The server rolls back when the connection ends, which release sees to.
 		return nil
 	}
