@@ -17,6 +17,12 @@ import (
 // Where the backend can copy a template, the migrations up to the first Go migration, or the first with something random
 // in it, are run once and copied.
 func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
+	todo, _ := m.tenant.pending(state{}, limit{})
+	return m.provision(ctx, rt, todo, m.apply(limit{}))
+}
+
+// provision makes the store with the migrations todo in it; rest is what applies those of them that a store lacks.
+func (m *Migrator) provision(ctx context.Context, rt backend.Route, todo []*migration, rest work) error {
 	if err := m.ensureLedger(ctx); err != nil {
 		return err
 	}
@@ -25,7 +31,7 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 		return fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
 	}
 	defer free()
-	done, err := m.create(ctx, rt)
+	done, err := m.create(ctx, rt, todo)
 	switch {
 	case err == nil && done:
 		m.gate.forget(rt.Store)
@@ -41,7 +47,7 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 	case err != nil:
 		return err
 	}
-	out, err := m.insist(ctx, m.tenant, rt, m.apply(limit{}))
+	out, err := m.insist(ctx, m.tenant, rt, rest)
 	switch {
 	case err != nil:
 		return err
@@ -53,9 +59,8 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-// create makes the store, with as much of the tenant set in it as can be had at once. done says that this was all.
-func (m *Migrator) create(ctx context.Context, rt backend.Route) (done bool, err error) {
-	todo, _ := m.tenant.pending(state{}, limit{})
+// create makes the store, with as many of the migrations in it as can be had at once. done says that these were all.
+func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migration) (done bool, err error) {
 	var first []*migration
 	switch {
 	case m.templates != nil:
