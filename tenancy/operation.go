@@ -17,6 +17,7 @@ type OperationKind string
 // The kinds of operations.
 const (
 	OpCreate OperationKind = "create"
+	OpImport OperationKind = "import" // see [App.CreateBy]
 	OpRename OperationKind = "rename"
 	OpPurge  OperationKind = "purge"
 )
@@ -64,6 +65,8 @@ func steps(kind OperationKind) []step {
 	switch kind {
 	case OpCreate:
 		return createSteps
+	case OpImport:
+		return importSteps
 	case OpRename:
 		return renameSteps
 	case OpPurge:
@@ -80,7 +83,8 @@ type run struct {
 	lock    *held
 	resumed bool // somebody was at work on the operation before
 
-	approved []string // create: the pending domains that the hook approves of
+	approved  []string // create: the pending domains that the hook approves of
+	fillStore Filler   // import: what makes the store; nil in a process that only knows that it was begun
 }
 
 // errSuperseded: the lock was lost, and somebody else took the operation up.
