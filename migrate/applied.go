@@ -100,8 +100,10 @@ func (m *Migrator) migrationsOf(at []AppliedSource) (todo []*migration, err erro
 	wanted := map[string]AppliedSource{}
 	for _, as := range at {
 		if m.tenant.find(as.Source) == nil {
-			return nil, &VersionError{Source: as.Source, unknown: true,
-				Reason: fmt.Sprintf("this program's tenant set has no such source (it has: %s)", m.tenant.names())}
+			return nil, &VersionError{
+				Source: as.Source, unknown: true,
+				Reason: fmt.Sprintf("this program's tenant set has no such source (it has: %s)", m.tenant.names()),
+			}
 		}
 		wanted[as.Source] = as
 	}
@@ -110,11 +112,15 @@ func (m *Migrator) migrationsOf(at []AppliedSource) (todo []*migration, err erro
 			mig := src.find(v.Version)
 			switch {
 			case mig == nil:
-				return nil, &VersionError{Source: src.name, Version: v.Version, unknown: true,
-					Reason: "this program has no such migration; use the one that the store was migrated with, or a newer one"}
+				return nil, &VersionError{
+					Source: src.name, Version: v.Version, unknown: true,
+					Reason: "this program has no such migration; use the one that the store was migrated with, or a newer one",
+				}
 			case v.File == mig.file && v.Sum != "?" && v.Sum != mig.sum:
-				return nil, &VersionError{Source: src.name, Version: v.Version,
-					Reason: fmt.Sprintf("%s is not the text that was applied (checksum %s, applied was %s)", mig.file, mig.sum, v.Sum)}
+				return nil, &VersionError{
+					Source: src.name, Version: v.Version,
+					Reason: fmt.Sprintf("%s is not the text that was applied (checksum %s, applied was %s)", mig.file, mig.sum, v.Sum),
+				}
 			}
 			todo = append(todo, mig)
 		}

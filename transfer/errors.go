@@ -93,4 +93,6 @@ type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
-func refuse(format string, args ...any) (any, error) { return nil, refusal(fmt.Sprintf(format, args...)) }
+func refuse(format string, args ...any) (any, error) {
+	return nil, refusal(fmt.Sprintf(format, args...))
+}

@@ -39,11 +39,13 @@ func Export(ctx context.Context, app *tenancy.App, id tenancy.ID, path string, o
 	if err != nil {
 		return nil, err
 	}
-	m := &Manifest{Format: Format, Made: time.Now().UTC().Truncate(time.Second), Tenant: tenantOf(t),
-		Dialect: app.Backend().Dialect(), Without: opt.Without}
+	m := &Manifest{
+		Format: Format, Made: time.Now().UTC().Truncate(time.Second), Tenant: tenantOf(t),
+		Dialect: app.Backend().Dialect(), Without: opt.Without,
+	}
 	err = withSnapshot(ctx, app, t, opt.Without, func(s *snapshot) error { return w.write(ctx, s, m, opt.OnTable) })
 	if err == nil && !opt.NoFiles {
-		err = w.files(ctx, app, t, m)
+		m.Files, err = w.files(ctx, app, t)
 	}
 	if err != nil {
 		return nil, errors.Join(err, w.abandon())

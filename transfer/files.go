@@ -19,20 +19,57 @@ import (
 // pieceSize is how much of a file is in memory at once.
 const pieceSize = 256 << 10
 
-// fileTypes are the types as which an entry of tenement_files is summed up.
-var fileTypes = []Type{{Kind: Any}, {Kind: Any}, {Kind: Any}, {Kind: Any}}
+// fileEntry is what a tenant's file is known by.
+type fileEntry struct {
+	id   int64
+	name string
+	mode fs.FileMode
+	size int64
+	sum  string
+}
 
-// files writes the tenant's files.
-func (w *fileWriter) files(ctx context.Context, app *tenancy.App, t tenancy.Tenant, m *Manifest) error {
+// entryTypes are the types as which an entry is summed up.
+var entryTypes = []Type{{Kind: Any}, {Kind: Any}, {Kind: Any}, {Kind: Any}}
+
+// addFile adds an entry to the sum.
+func (h *tableHash) addFile(e fileEntry) {
+	h.add(entryTypes, entryTypes, []any{e.name, int64(e.mode.Perm()), e.size, e.sum})
+}
+
+// content is what has been read or written of a file.
+type content struct {
+	hash.Hash
+	size int64
+}
+
+func newContent() *content { return &content{Hash: sha256.New()} }
+
+// Write implements [io.Writer].
+func (c *content) Write(p []byte) (int, error) {
+	c.size += int64(len(p))
+	return c.Hash.Write(p)
+}
+
+func (c *content) String() string { return hex.EncodeToString(c.Sum(nil)) }
+
+func (c *content) expect(e fileEntry) error {
+	if c.size != e.size || c.String() != e.sum {
+		return fmt.Errorf("%w: file %s is not what was written", ErrDamaged, e.name)
+	}
+	return nil
+}
+
+// walkFiles reads the files of a tenant, one after the other; piece is called for each part of the one that id is that of.
+func walkFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant, piece func(id, n int64, data []byte) error, done func(fileEntry) error) (files Files, err error) {
 	if !app.HasFiles() {
-		return nil
+		return files, nil
 	}
 	root, err := app.Dir(backend.WithRouter(ctx, &t))
 	if errors.Is(err, tenancy.ErrNotFound) {
-		return nil // a tombstone that never had any
+		return files, nil // a tombstone that never had any
 	}
 	if err != nil {
-		return err
+		return files, err
 	}
 	defer root.Close()
 	var sum tableHash
@@ -45,50 +82,86 @@ func (w *fileWriter) files(ctx context.Context, app *tenancy.App, t tenancy.Tena
 		case entry.IsDir():
 			return nil
 		case !entry.Type().IsRegular():
-			return fmt.Errorf("tenement: transfer: file %s is neither a file nor a directory; leave the files out, or remove it", name)
+			return fmt.Errorf("tenement: transfer: %s is neither a file nor a directory; leave the files out, or remove it", name)
 		}
-		m.Files.Count++
-		size, err := w.file(ctx, root, name, m.Files.Count, &sum)
-		m.Files.Bytes += size
-		return err
+		files.Count++
+		e, err := readFile(root, name, files.Count, piece)
+		if err != nil {
+			return err
+		}
+		files.Bytes += e.size
+		sum.addFile(e)
+		return done(e)
 	})
-	m.Files.Hash = sum.String()
-	return err
+	if files.Count > 0 {
+		files.Hash = sum.String()
+	}
+	return files, err
 }
 
-
-func (w *fileWriter) file(ctx context.Context, root *os.Root, name string, id int64, sum *tableHash) (size int64, err error) {
+func readFile(root *os.Root, name string, id int64, piece func(id, n int64, data []byte) error) (e fileEntry, err error) {
 	f, err := root.Open(name)
 	if err != nil {
-		return 0, err
+		return e, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return 0, err
+		return e, err
 	}
-	content := sha256.New()
+	c := newContent()
 	buf := make([]byte, pieceSize)
-	for piece := 0; ; piece++ {
-		n, err := io.ReadFull(f, buf)
-		if n > 0 {
-			size += int64(n)
-			content.Write(buf[:n])
-			if _, err := w.tx.ExecContext(ctx, "INSERT INTO tenement_pieces VALUES ($1, $2, $3)", id, piece, buf[:n]); err != nil {
-				return size, err
+	for n := int64(0); ; n++ {
+		got, err := io.ReadFull(f, buf)
+		if got > 0 {
+			_, _ = c.Write(buf[:got]) // a hash does not fail
+			if err := piece(id, n, buf[:got]); err != nil {
+				return e, err
 			}
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
+			return fileEntry{id: id, name: name, mode: info.Mode().Perm(), size: c.size, sum: c.String()}, nil
 		}
 		if err != nil {
-			return size, err
+			return e, err
 		}
 	}
-	row := []any{name, int64(info.Mode().Perm()), size, hex.EncodeToString(content.Sum(nil))}
-	sum.add(fileTypes, fileTypes, row)
-	_, err = w.tx.ExecContext(ctx, "INSERT INTO tenement_files VALUES ($1, $2, $3, $4, $5)", append([]any{id}, row...)...)
-	return size, err
+}
+
+// sumFiles sums up the files of a tenant.
+func sumFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant) (Files, error) {
+	return walkFiles(ctx, app, t, func(int64, int64, []byte) error { return nil }, func(fileEntry) error { return nil })
+}
+
+// files writes the tenant's files.
+func (w *fileWriter) files(ctx context.Context, app *tenancy.App, t tenancy.Tenant) (Files, error) {
+	return walkFiles(ctx, app, t, func(id, n int64, data []byte) error {
+		_, err := w.tx.ExecContext(ctx, "INSERT INTO tenement_pieces VALUES ($1, $2, $3)", id, n, data)
+		return err
+	}, func(e fileEntry) error {
+		_, err := w.tx.ExecContext(ctx, "INSERT INTO tenement_files VALUES ($1, $2, $3, $4, $5)", e.id, e.name, int64(e.mode), e.size, e.sum)
+		return err
+	})
+}
+
+// eachFile calls fn for each file that was written, and sees to it that there are no others.
+func (f *File) eachFile(ctx context.Context, fn func(e fileEntry) error) error {
+	var sum tableHash
+	for id := int64(1); id <= f.Manifest.Files.Count; id++ {
+		e := fileEntry{id: id}
+		err := f.db.QueryRowContext(ctx, "SELECT path, mode, size, sha256 FROM tenement_files WHERE id = $1", id).Scan(&e.name, &e.mode, &e.size, &e.sum)
+		if err != nil {
+			return fmt.Errorf("%w: file %d: %w", ErrDamaged, id, err)
+		}
+		sum.addFile(e)
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	if f.Manifest.Files.Count > 0 && sum.String() != f.Manifest.Files.Hash {
+		return fmt.Errorf("%w: the list of files is not what was written", ErrDamaged)
+	}
+	return nil
 }
 
 // restoreFiles writes the files into the directory of the tenant that ctx is in.
@@ -101,60 +174,40 @@ func (f *File) restoreFiles(ctx context.Context, app *tenancy.App) error {
 		return err
 	}
 	defer root.Close()
-	type entry struct {
-		id, mode, size int64
-		name, sum      string
-	}
-	var sum tableHash
-	for id := int64(1); id <= f.Manifest.Files.Count; id++ {
-		e := entry{id: id}
-		err := f.db.QueryRowContext(ctx, "SELECT path, mode, size, sha256 FROM tenement_files WHERE id = $1", id).Scan(&e.name, &e.mode, &e.size, &e.sum)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		sum.add(fileTypes, fileTypes, []any{e.name, e.mode, e.size, e.sum})
-		if err := f.restoreFile(ctx, root, e.id, e.name, fs.FileMode(e.mode), e.sum); err != nil {
-			return err
-		}
-	}
-	if sum.String() != f.Manifest.Files.Hash {
-		return fmt.Errorf("%w: the list of files is not what was written", ErrDamaged)
-	}
-	return nil
+	return f.eachFile(ctx, func(e fileEntry) error { return f.restoreFile(ctx, root, e) })
 }
 
-func (f *File) restoreFile(ctx context.Context, root *os.Root, id int64, name string, mode fs.FileMode, want string) error {
-	if !fs.ValidPath(name) {
-		return fmt.Errorf("%w: %q is no file's name", ErrDamaged, name)
+func (f *File) restoreFile(ctx context.Context, root *os.Root, e fileEntry) error {
+	if !fs.ValidPath(e.name) {
+		return fmt.Errorf("%w: %q is no file's name", ErrDamaged, e.name)
 	}
-	if err := root.MkdirAll(path.Dir(name), 0o750); err != nil {
+	if err := root.MkdirAll(path.Dir(e.name), 0o750); err != nil {
 		return err
 	}
-	out, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode.Perm()|0o200)
+	out, err := root.OpenFile(e.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, e.mode.Perm()|0o200)
 	if err != nil {
 		return err
 	}
-	content := sha256.New()
-	err = f.pieces(ctx, id, out, content)
+	c := newContent()
+	err = f.pieces(ctx, e.id, io.MultiWriter(out, c))
 	if err == nil {
 		err = out.Sync()
 	}
 	if err = errors.Join(err, out.Close()); err != nil {
 		return err
 	}
-	if hex.EncodeToString(content.Sum(nil)) != want {
-		return fmt.Errorf("%w: file %s is not what was written", ErrDamaged, name)
+	if err := c.expect(e); err != nil {
+		return err
 	}
-	return nil
+	return root.Chmod(e.name, e.mode.Perm())
 }
 
-func (f *File) pieces(ctx context.Context, id int64, out io.Writer, content hash.Hash) error {
+func (f *File) pieces(ctx context.Context, id int64, out io.Writer) error {
 	return each(ctx, f.db, "SELECT data FROM tenement_pieces WHERE file = $1 ORDER BY piece", []any{id}, func(scan func(...any) error) error {
 		var data []byte
 		if err := scan(&data); err != nil {
-			return err
+			return &readError{err}
 		}
-		content.Write(data)
 		_, err := out.Write(data)
 		return err
 	})

@@ -95,8 +95,10 @@ func (f *File) fill(ctx context.Context, app *tenancy.App, rt backend.Route, opt
 	if err := app.Migrator().ProvisionAt(ctx, rt, f.Manifest.Sources); err != nil {
 		return err
 	}
-	l := load{from: f.reader(), dialect: f.Manifest.Dialect, sources: f.Manifest.Sources, without: f.Manifest.Without,
-		mappings: opt.Mappings, told: opt.OnTable, planned: f.expect}
+	l := load{
+		from: f.reader(), dialect: f.Manifest.Dialect, sources: f.Manifest.Sources, without: f.Manifest.Without,
+		mappings: opt.Mappings, told: opt.OnTable, planned: f.expect,
+	}
 	if err := l.into(tenancy.Leave(ctx), app.Backend(), rt); err != nil {
 		return err
 	}

@@ -160,7 +160,7 @@ var declaredWords = []struct {
 	{"BLOB", Bytes},
 	{"REAL", Float},
 	{"FLOA", Float},
-	{"DOUB", Float},
+	{"DOUB", Float}, //nolint:misspell // as SQLite has it
 	{"NUMERIC", Numeric},
 	{"DECIMAL", Numeric},
 }
@@ -194,7 +194,7 @@ func affinityOf(name string) Affinity {
 		return AffinityText
 	case has("BLOB"), name == "":
 		return AffinityNone
-	case has("REAL", "FLOA", "DOUB"):
+	case has("REAL", "FLOA", "DOUB"): //nolint:misspell // the same
 		return AffinityReal
 	}
 	return AffinityNumeric

@@ -44,6 +44,11 @@ func (r *sqliteReader) rows(ctx context.Context, t Table, fn func(row []any) err
 		if err := rows.Scan(dest...); err != nil {
 			return &readError{err}
 		}
+		for i, v := range row {
+			if b, ok := v.([]byte); ok && b == nil {
+				row[i] = []byte{} // an empty blob, which as a nil one would be written as NULL
+			}
+		}
 		if err := fn(row); err != nil {
 			return err
 		}

@@ -23,7 +23,7 @@ type Table struct {
 type Column struct {
 	Name     string `json:"name"`
 	Stored   string `json:"stored,omitempty"` // its name in the file, where that is another
-	Declared string `json:"declared"` // the type as its database has it
+	Declared string `json:"declared"`         // the type as its database has it
 	Type     Type   `json:"type"`
 	// Generated: the database works it out from others. It is not moved.
 	Generated bool `json:"generated,omitempty"`
