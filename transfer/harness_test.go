@@ -40,11 +40,36 @@ type place struct {
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect, source fs.FS, change ...func(*tenancy.Config)) place {
-	url := "sqlite:" + t.TempDir()
+	return openPlace(t, placeURL(t, dialect), dialect, source, change...)
+}
+
+func placeURL(t testing.TB, dialect backend.Dialect) string {
 	if dialect == backend.Postgres {
-		url = pgtest.Shared(t).Database(t)
+		return pgtest.Shared(t).Database(t)
 	}
-	return openPlace(t, url, dialect, source, change...)
+	return "sqlite:" + t.TempDir()
+}
+
+func withFiles(t testing.TB) func(*tenancy.Config) {
+	return func(c *tenancy.Config) { c.FilesDir = t.TempDir() }
+}
+
+// write makes a file of a tenant.
+func (p place) write(t testing.TB, tenant tenancy.Tenant, name, text string) {
+	root, err := p.Dir(backend.WithRouter(t.Context(), &tenant))
+	require.NoError(t, err)
+	defer root.Close()
+	require.NoError(t, root.MkdirAll(filepath.Dir(name), 0o750))
+	require.NoError(t, root.WriteFile(name, []byte(text), 0o640))
+}
+
+func (p place) read(t testing.TB, tenant tenancy.Tenant, name string) string {
+	root, err := p.Dir(backend.WithRouter(t.Context(), &tenant))
+	require.NoError(t, err)
+	defer root.Close()
+	text, err := root.ReadFile(name)
+	require.NoError(t, err)
+	return string(text)
 }
 
 func openPlace(t testing.TB, url string, dialect backend.Dialect, source fs.FS, change ...func(*tenancy.Config)) place {
