@@ -1,4 +1,3 @@
-// Package transfer moves tenants: into a file and out of it, between SQLite and Postgres.
 package transfer
 
 import (

@@ -56,9 +56,11 @@ func toSQLite(from, to Type, v any, may Loss) (any, error) {
 	}
 	was := v
 	if to.Kind == Int && (from.Kind == Timestamp || from.Kind == TimestampTZ) {
-		if seconds, ok := unixSeconds(v); ok {
-			v = seconds
+		seconds, ok := unixSeconds(v)
+		if !ok {
+			return refuse("%s is no whole number of seconds", show(v))
 		}
+		v = seconds
 	}
 	if from.Kind == Numeric && to.Affinity != AffinityText && to.Affinity != AffinityNone {
 		// In digits SQLite would see a number where it loses nothing by it; here it is made one in any case.
