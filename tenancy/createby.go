@@ -87,3 +87,19 @@ func (r *run) removeFiles() error {
 	}
 	return r.a.files.RemoveAll(string(r.t.ID))
 }
+
+// Hold calls fn while the tenant stays where it is: nobody in any process renames or purges it, or goes on with an operation on
+// it, before fn has returned. fn gets the tenant as the registry has it then. Within it other tenants may be made, and
+// this one cannot be changed. It returns ErrNotFound when there is no such tenant, and otherwise what fn returns.
+func (a *App) Hold(ctx context.Context, id ID, fn func(ctx context.Context, t Tenant) error) error {
+	return a.withTenant(Leave(ctx), "hold", id, func(ctx context.Context, h *held) error {
+		if _, err := a.goOn(ctx, h, false); err != nil {
+			return err
+		}
+		t, err := one(ctx, a.reg.db, selectByID, string(id))
+		if err != nil {
+			return opError("hold", string(id), err)
+		}
+		return fn(ctx, *t)
+	})
+}

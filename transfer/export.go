@@ -34,6 +34,11 @@ func Export(ctx context.Context, app *tenancy.App, id tenancy.ID, path string, o
 	if err != nil {
 		return nil, err
 	}
+	return export(ctx, app, t, path, opt, nil)
+}
+
+// export writes a tenant, with expressions in the place of columns.
+func export(ctx context.Context, app *tenancy.App, t tenancy.Tenant, path string, opt ExportOptions, masks map[string]map[string]string) (*Manifest, error) {
 	w, err := createFile(ctx, path)
 	if err != nil {
 		return nil, err
@@ -42,7 +47,10 @@ func Export(ctx context.Context, app *tenancy.App, id tenancy.ID, path string, o
 		Format: Format, Made: time.Now().UTC().Truncate(time.Second), Tenant: tenantOf(t),
 		Dialect: app.Backend().Dialect(), Without: opt.Without,
 	}
-	err = withSnapshot(ctx, app, t, opt.Without, func(s *snapshot) error { return w.write(ctx, s, m, opt.OnTable) })
+	err = withSnapshot(ctx, app, t, opt.Without, func(s *snapshot) error {
+		s.mask(masks)
+		return w.write(ctx, s, m, opt.OnTable)
+	})
 	if err == nil && !opt.NoFiles {
 		m.Files, err = w.files(ctx, app, t)
 	}

@@ -95,17 +95,21 @@ func (f *File) fill(ctx context.Context, app *tenancy.App, rt backend.Route, opt
 	if err := app.Migrator().ProvisionAt(ctx, rt, f.Manifest.Sources); err != nil {
 		return err
 	}
-	l := load{
-		from: f.reader(), dialect: f.Manifest.Dialect, sources: f.Manifest.Sources, without: f.Manifest.Without,
-		mappings: opt.Mappings, told: opt.OnTable, planned: f.expect,
-	}
-	if err := l.into(tenancy.Leave(ctx), app.Backend(), rt); err != nil {
+	if err := f.load(opt).into(tenancy.Leave(ctx), app.Backend(), rt); err != nil {
 		return err
 	}
 	if opt.NoFiles {
 		return nil
 	}
 	return f.restoreFiles(ctx, app)
+}
+
+// load is what an import puts into a store.
+func (f *File) load(opt ImportOptions) *load {
+	return &load{
+		from: f.reader(), dialect: f.Manifest.Dialect, sources: f.Manifest.Sources, without: f.Manifest.Without,
+		mappings: opt.Mappings, told: opt.OnTable, planned: f.expect,
+	}
 }
 
 // load is what is put into a store that its migrations have made.

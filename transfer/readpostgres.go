@@ -14,12 +14,15 @@ type postgresReader struct {
 	conn   *sql.Conn
 	list   []Table
 	series []Sequence
+	masks  map[string]map[string]string
 }
 
 var _ reader = (*postgresReader)(nil)
 
 func (r *postgresReader) tables() []Table       { return r.list }
 func (r *postgresReader) sequences() []Sequence { return r.series }
+
+func (r *postgresReader) mask(masks map[string]map[string]string) { r.masks = masks }
 
 // openPostgres reads the schema of a store in the transaction that is open on conn.
 func openPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx, leave map[string]bool) (*postgresReader, error) {
@@ -39,9 +42,15 @@ func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) e
 	if len(columns) == 0 {
 		return nil
 	}
+	list := selected(columns, r.masks[t.Name], func(c Column, expr string) string {
+		if expr != "" {
+			return expr + "::" + c.Declared
+		}
+		return quote(c.Name)
+	})
 	lines := &copyLines{types: types(columns), row: make([]any, len(columns)), fn: fn}
 	err := withPgx(ctx, r.conn, func(pg *pgx.Conn) error {
-		_, err := pg.PgConn().CopyTo(ctx, lines, "COPY (SELECT "+quoted(columns, "")+" FROM "+only(t)+") TO STDOUT")
+		_, err := pg.PgConn().CopyTo(ctx, lines, "COPY (SELECT "+list+" FROM "+only(t)+") TO STDOUT")
 		return err
 	})
 	if lines.err != nil {

@@ -12,12 +12,15 @@ type sqliteReader struct {
 	list   []Table
 	series []Sequence
 	stored bool // the names are those of a file
+	masks  map[string]map[string]string
 }
 
 var _ reader = (*sqliteReader)(nil)
 
 func (r *sqliteReader) tables() []Table       { return r.list }
 func (r *sqliteReader) sequences() []Sequence { return r.series }
+
+func (r *sqliteReader) mask(masks map[string]map[string]string) { r.masks = masks }
 
 func (r *sqliteReader) rows(ctx context.Context, t Table, fn func(row []any) error) error {
 	columns := t.moved()
@@ -30,7 +33,12 @@ func (r *sqliteReader) rows(ctx context.Context, t Table, fn func(row []any) err
 	}
 	// An expression has no declared type, by which the driver would make a bool or a time of what is there: a + changes
 	// no value in SQLite.
-	list := quoted(columns, "+")
+	list := selected(columns, r.masks[t.Name], func(c Column, expr string) string {
+		if expr != "" {
+			return expr
+		}
+		return "+" + quote(c.Name)
+	})
 	rows, err := r.q.QueryContext(ctx, "SELECT "+list+" FROM "+r.schema+quote(name))
 	if err != nil {
 		return &readError{err}

@@ -45,6 +45,8 @@ type reader interface {
 	sequences() []Sequence
 	// rows calls fn for each row of a table, with the values of its columns that are moved. The slice is used again.
 	rows(ctx context.Context, t Table, fn func(row []any) error) error
+	// mask has expressions stand for columns, by table and column.
+	mask(masks map[string]map[string]string)
 }
 
 // writer is where they go: the store of a tenant, or a file, in one transaction.
@@ -104,6 +106,16 @@ func types(columns []Column) []Type {
 }
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// selected is a list of columns, as rows are asked for, with expressions in the place of some. render says how a column
+// is asked for.
+func selected(columns []Column, masks map[string]string, render func(c Column, expr string) string) string {
+	list := make([]string, len(columns))
+	for i, c := range columns {
+		list[i] = render(c, masks[c.Name])
+	}
+	return strings.Join(list, ", ")
+}
 
 func quoted(columns []Column, prefix string) string {
 	names := make([]string, len(columns))

@@ -2,7 +2,9 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tenement-go/tenement/tenancy"
@@ -75,7 +77,7 @@ func (c *Comparison) Err() error {
 type VerifyOptions struct {
 	Without []string       // tables that are not compared
 	NoFiles bool           // files are not compared
-	OnTable func(Progress) // is told of each table that was compared, with the rows of the first side; may be nil
+	OnTable func(Progress) // is told of each table that was compared, with the rows of the second side; may be nil
 }
 
 // Verify compares two tenants, or a tenant with a file, table by table: the number of rows, and a hash of them that does not
@@ -83,123 +85,144 @@ type VerifyOptions struct {
 // that '2024-01-02T00:00:00Z' in SQLite is the same timestamptz as that instant. Each side is read as of one moment. What
 // differs is in the result, not an error; see [Comparison.Err].
 func Verify(ctx context.Context, a, b Side, opt VerifyOptions) (*Comparison, error) {
+	var tables [2][]Table
 	c := &Comparison{}
-	err := a.read(ctx, opt, func(x reader, xf Files) error {
-		return b.read(ctx, opt, func(y reader, yf Files) error {
-			c.Files = [2]Files{xf, yf}
-			return c.compare(ctx, x, y, opt)
-		})
-	})
-	if err != nil {
-		return nil, err
+	// One side after the other: two tenants may be on one backend, whose pool may have one connection.
+	for i, side := range []Side{a, b} {
+		if err := side.read(ctx, opt, func(r reader) error { tables[i] = r.tables(); return nil }); err != nil {
+			return nil, err
+		}
+	}
+	pairs := c.match(tables[0], tables[1], leave(nil, opt.Without))
+	for i, side := range []Side{a, b} {
+		err := side.read(ctx, opt, func(r reader) error { return c.sum(ctx, r, pairs, i, opt.OnTable) })
+		if err == nil && !opt.NoFiles {
+			c.Files[i], err = side.files(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	return c, nil
 }
 
 // read opens the side.
-func (s Side) read(ctx context.Context, opt VerifyOptions, fn func(r reader, files Files) error) error {
+func (s Side) read(ctx context.Context, opt VerifyOptions, fn func(r reader) error) error {
 	if s.app == nil {
 		f, err := Open(ctx, s.path)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		files := f.Manifest.Files
-		if opt.NoFiles {
-			files = Files{}
-		}
-		return f.fault(fn(f.reader(), files))
+		return f.fault(fn(f.reader()))
 	}
 	t, err := s.app.ByID(ctx, s.id)
 	if err != nil {
 		return err
 	}
-	var files Files
-	if !opt.NoFiles {
-		if files, err = sumFiles(ctx, s.app, t); err != nil {
-			return err
-		}
-	}
-	return withSnapshot(ctx, s.app, t, opt.Without, func(snap *snapshot) error { return fn(snap, files) })
+	return withSnapshot(ctx, s.app, t, opt.Without, func(snap *snapshot) error { return fn(snap) })
 }
 
-func (c *Comparison) compare(ctx context.Context, x, y reader, opt VerifyOptions) error {
-	out := leave(nil, opt.Without)
+// files sums up the files of the side.
+func (s Side) files(ctx context.Context) (Files, error) {
+	if s.app == nil {
+		f, err := Open(ctx, s.path)
+		if err != nil {
+			return Files{}, err
+		}
+		return f.Manifest.Files, f.Close()
+	}
+	t, err := s.app.ByID(ctx, s.id)
+	if err != nil {
+		return Files{}, err
+	}
+	return sumFiles(ctx, s.app, t)
+}
+
+// pair is a table that both sides have, to be summed up by the same types and in the same order of columns.
+type pair struct {
+	table [2]string
+	as    []Type
+	names [2][]string
+	at    int // in Comparison.Tables
+}
+
+// match finds what there is on both sides, and notes what is not.
+func (c *Comparison) match(x, y []Table, out map[string]bool) (pairs []pair) {
 	matched := map[string]bool{}
-	for _, t := range x.tables() {
+	for _, t := range x {
 		if out[t.Name] {
 			continue
 		}
-		other, ok := tableNamed(y.tables(), t.Name)
+		tc := TableComparison{Table: t.Name}
+		other, ok := tableNamed(y, t.Name)
 		if !ok {
-			c.Tables = append(c.Tables, TableComparison{Table: t.Name, Detail: "only the first has it"})
-			continue
-		}
-		matched[other.Name] = true
-		tc, err := compareTable(ctx, x, y, t, other)
-		if err != nil {
-			return fmt.Errorf("table %s: %w", t.Name, err)
+			tc.Detail = "only the first has it"
+		} else {
+			matched[other.Name] = true
+			var p pair
+			if p, tc.Detail = matchColumns(t, other); tc.Detail == "" {
+				p.at = len(c.Tables)
+				pairs = append(pairs, p)
+			}
 		}
 		c.Tables = append(c.Tables, tc)
-		if opt.OnTable != nil {
-			opt.OnTable(Progress{Table: t.Name, Rows: tc.Rows[0]})
-		}
 	}
-	for _, t := range y.tables() {
+	for _, t := range y {
 		if !matched[t.Name] && !out[t.Name] {
 			c.Tables = append(c.Tables, TableComparison{Table: t.Name, Detail: "only the second has it"})
 		}
 	}
-	return nil
+	return pairs
 }
 
-// compareTable sums both up, by the same types and in the same order of columns.
-func compareTable(ctx context.Context, x, y reader, t, other Table) (TableComparison, error) {
-	tc := TableComparison{Table: t.Name}
-	own, theirs := t.moved(), other.moved()
-	var as []Type
-	var at [2][]int
-	for i, c := range own {
-		k := indexOf(theirs, c.Name)
-		if k < 0 {
-			if d, ok := other.column(c.Name); ok && d.Generated {
-				continue
-			}
-			tc.Detail = "only the first has the column " + c.Name
-			return tc, nil
+func matchColumns(t, other Table) (p pair, detail string) {
+	p.table = [2]string{t.Name, other.Name}
+	for _, c := range t.moved() {
+		o, ok := other.column(c.Name)
+		switch {
+		case !ok:
+			return p, "only the first has the column " + c.Name
+		case o.Generated:
+			continue
 		}
-		as = append(as, common(c.Type, theirs[k].Type))
-		at[0], at[1] = append(at[0], i), append(at[1], k)
+		p.as = append(p.as, common(c.Type, o.Type))
+		p.names[0], p.names[1] = append(p.names[0], c.Name), append(p.names[1], o.Name)
 	}
-	for _, c := range theirs {
-		if _, ok := t.column(c.Name); !ok {
-			tc.Detail = "only the second has the column " + c.Name
-			return tc, nil
+	for _, o := range other.moved() {
+		if _, ok := t.column(o.Name); !ok {
+			return p, "only the second has the column " + o.Name
 		}
 	}
-	for i, side := range []struct {
-		r reader
-		t Table
-	}{{x, t}, {y, other}} {
-		sum, err := sumRows(ctx, side.r, side.t, as, at[i])
+	return p, ""
+}
+
+// errChanged: between two looks at a tenant its tables were changed.
+var errChanged = errors.New("its columns were changed meanwhile; compare again")
+
+// sum sums one side up.
+func (c *Comparison) sum(ctx context.Context, r reader, pairs []pair, side int, told func(Progress)) error {
+	for _, p := range pairs {
+		t, ok := tableNamed(r.tables(), p.table[side])
+		var at []int
+		for _, name := range p.names[side] {
+			k := slices.IndexFunc(t.moved(), func(c Column) bool { return c.Name == name })
+			ok = ok && k >= 0
+			at = append(at, k)
+		}
+		if !ok {
+			return fmt.Errorf("table %s: %w", p.table[side], errChanged)
+		}
+		sum, err := sumRows(ctx, r, t, p.as, at)
 		if err != nil {
-			return tc, err
+			return fmt.Errorf("table %s: %w", t.Name, err)
 		}
-		tc.Rows[i], tc.Hash[i] = sum.rows, sum.String()
-	}
-	return tc, nil
-}
-
-func indexOf(columns []Column, name string) int {
-	c, ok := find(columns, name, func(c Column) string { return c.Name })
-	if ok {
-		for i := range columns {
-			if columns[i].Name == c.Name {
-				return i
-			}
+		c.Tables[p.at].Rows[side], c.Tables[p.at].Hash[side] = sum.rows, sum.String()
+		if told != nil && side == 1 {
+			told(Progress{Table: t.Name, Rows: sum.rows})
 		}
 	}
-	return -1
+	return nil
 }
 
 // sumRows sums up the rows of a table: those of its columns that at lists, as the types as.
