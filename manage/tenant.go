@@ -21,7 +21,7 @@ func (t *tree) tenantCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "tenant", Short: "Make, list, change and remove tenants"})
 	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantHistory(), t.tenantRename(),
 		t.tenantSuspend(), t.tenantReadOnly(), t.tenantResume(), t.tenantDelete(), t.tenantRestore(), t.tenantPurge(),
-		t.tenantExport(), t.tenantImport(), t.tenantVerify())
+		t.tenantExport(), t.tenantImport(), t.tenantClone(), t.tenantVerify())
 	return cmd
 }
 

@@ -109,6 +109,69 @@ func (t *tree) tenantImport() *cobra.Command {
 	return cmd
 }
 
+// parseMask reads TABLE.COLUMN, TABLE.COLUMN=EXPRESSION or TABLE.COLUMN=null.
+func parseMask(text string) (transfer.Mask, error) {
+	name, expr, given := strings.Cut(text, "=")
+	dot := strings.LastIndexByte(name, '.')
+	if dot <= 0 || dot == len(name)-1 || given && strings.TrimSpace(expr) == "" {
+		return transfer.Mask{}, fmt.Errorf("--mask %q is not TABLE.COLUMN=EXPRESSION", text)
+	}
+	m := transfer.Mask{Table: name[:dot], Column: name[dot+1:], With: transfer.Keep()}
+	if given {
+		m.With = transfer.Expr(expr)
+	}
+	return m, nil
+}
+
+func (t *tree) tenantClone() *cobra.Command {
+	var opt transfer.CloneOptions
+	var masks, kept []string
+	cmd := leaf(&cobra.Command{
+		Use:   "clone SLUG NEWSLUG",
+		Short: "Make a tenant of a copy of another one",
+		Long: "Makes a tenant, with an ID of its own, of a copy of another one as it is at one moment. It has the domains that are given, and\n" +
+			"no others. With --mask or --keep every column must be that of one of them, or nothing is made; the first --mask that\n" +
+			"fits counts, then the first --keep. * stands for every table or every column.",
+		Example: "  " + t.cfg.name + " tenant clone thor thor-debug\n  " + t.cfg.name +
+			` tenant clone thor thor-debug --mask "users.email='user' || id || '@example.com'" --keep "*.id" --keep "polls.*"`,
+		ValidArgsFunction: t.completeSlug(),
+	})
+	complete := specFlags(cmd, &opt.Spec)
+	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if err := complete(); err != nil {
+			return err
+		}
+		for i, text := range append(slices.Clone(masks), kept...) {
+			if i >= len(masks) && strings.Contains(text, "=") {
+				return usage(cmd, "--keep %q is not TABLE.COLUMN", text)
+			}
+			m, err := parseMask(text)
+			if err != nil {
+				return usage(cmd, "%w", err)
+			}
+			opt.Masks = append(opt.Masks, m)
+		}
+		tenant, err := app.BySlug(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		opt.Spec.Slug = args[1]
+		clone, err := transfer.Clone(cmd.Context(), app, tenant.ID, opt)
+		if err != nil {
+			return err
+		}
+		return t.done(cmd, nil, "made tenant %s, a copy of %s%s", clone.Slug, tenant.Slug, at(clone))
+	})
+	flags := cmd.Flags()
+	flags.StringArrayVar(&masks, "mask", nil, "what stands for a column, `TABLE.COLUMN=EXPRESSION` in SQL; may be repeated")
+	flags.StringArrayVar(&kept, "keep", nil, "a `TABLE.COLUMN` that is copied as it is, beside others that are masked; may be repeated")
+	flags.BoolVar(&opt.NoFiles, "no-files", false, "leave out the tenant's files")
+	for _, name := range []string{"mask", "keep"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
+	return cmd
+}
+
 func (t *tree) tenantVerify() *cobra.Command {
 	var opt transfer.VerifyOptions
 	var asJSON bool

@@ -31,6 +31,12 @@ func TestTransfer(t *testing.T) {
 		other.must(t, "tenant", "import", file, "--slug", "copy", "--no-domains")
 		assert.Equal(t, same, other.must(t, "tenant", "verify", "thor", "copy"))
 
+		assert.Equal(t, "made tenant masked, a copy of thor at m.example\n", other.must(t, "tenant", "clone", "thor", "masked", "--domain", "m.example",
+			"--mask", "polls.question='question ' || id", "--keep", "*.id", "--keep", "users.*"))
+		assert.Equal(t, "question 1\nquestion 2\n", other.must(t, "exec", "masked", "--", "questions"))
+		other.must(t, "tenant", "clone", "thor", "again")
+		assert.Equal(t, same, other.must(t, "tenant", "verify", "thor", "again"))
+
 		other.must(t, "exec", "copy", "--", "ask", "when?")
 		c := other.run(t, &call{args: []string{"tenant", "verify", "thor", "copy"}})
 		assert.Equal(t, manage.ExitFailed, c.status)
@@ -42,6 +48,9 @@ func TestTransfer(t *testing.T) {
 			"is not TABLE.COLUMN=WHAT":  {"tenant", "import", file, "--slug", "x", "--allow", "polls"},
 			"none of digits":            {"tenant", "import", file, "--slug", "x", "--allow", "polls.id=all"},
 			"file already exists":       {"tenant", "export", "thor", file},
+			"[polls.question]":          {"tenant", "clone", "thor", "x", "--mask", "users.name='x'", "--keep", "polls.id"},
+			"is not TABLE.COLUMN=EXPRE": {"tenant", "clone", "thor", "x", "--mask", "users"},
+			"is not TABLE.COLUMN":       {"tenant", "clone", "thor", "x", "--keep", "users.name=1"},
 			"no file that a tenant was": {"tenant", "import", "transfer_test.go"},
 		} {
 			c := other.run(t, &call{args: args})

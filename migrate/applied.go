@@ -48,9 +48,10 @@ func (e *VersionError) Error() string {
 // Is reports whether target is ErrUnknownSource and the binary has not got the version.
 func (e *VersionError) Is(target error) bool { return e.unknown && target == ErrUnknownSource }
 
-// Applied asks the store of rt, through q, which versions of the tenant set it has. Checksums are those that the ledger
-// has or, where it does not know, those of this binary's files.
-func (m *Migrator) Applied(ctx context.Context, q Querier, rt backend.Route) ([]AppliedSource, error) {
+// Applied returns what asks the store of rt, through the Querier that it is given, which versions of the tenant set it has.
+// Checksums are those that the ledger has, which is asked now (so that who is in a transaction need not wait for another
+// connection), or, where it does not know, those of this binary's files.
+func (m *Migrator) Applied(ctx context.Context, rt backend.Route) (ask func(ctx context.Context, q Querier) ([]AppliedSource, error), err error) {
 	exists, err := m.openLedger(ctx)
 	if err != nil {
 		return nil, err
@@ -65,12 +66,19 @@ func (m *Migrator) Applied(ctx context.Context, q Querier, rt backend.Route) ([]
 			known = row.state
 		}
 	}
-	have, err := m.readState(ctx, m.tenant, q, known)
-	if err != nil {
-		return nil, fmt.Errorf("tenement: migrate: asking %s for its versions: %w", storeTitle(rt), err)
-	}
+	return func(ctx context.Context, q Querier) ([]AppliedSource, error) {
+		have, err := m.readState(ctx, m.tenant, q, known)
+		if err != nil {
+			return nil, fmt.Errorf("tenement: migrate: asking %s for its versions: %w", storeTitle(rt), err)
+		}
+		return m.tenant.listed(have), nil
+	}, nil
+}
+
+// listed is a state in the order of the sources.
+func (s *set) listed(have state) []AppliedSource {
 	var list []AppliedSource
-	for _, src := range m.tenant.sources {
+	for _, src := range s.sources {
 		versions, there := have[src.name]
 		if !there {
 			continue
@@ -85,7 +93,7 @@ func (m *Migrator) Applied(ctx context.Context, q Querier, rt backend.Route) ([]
 		}
 		list = append(list, as)
 	}
-	return list, nil
+	return list
 }
 
 // CheckApplied returns a [*VersionError] when this binary cannot make a store with exactly those versions: it has not got

@@ -40,12 +40,16 @@ func withSnapshot(ctx context.Context, app *tenancy.App, t tenancy.Tenant, witho
 	if app.Backend().Dialect() == backend.Postgres {
 		opt.Isolation = sql.LevelRepeatableRead
 	}
+	applied, err := app.Migrator().Applied(ctx, rt)
+	if err != nil {
+		return err
+	}
 	db := app.Backend().DBFor(rt)
 	defer db.Close()
 	return within(ctx, db, opt, func(conn *sql.Conn, tx *sql.Tx) error {
 		s := &snapshot{without: without}
 		var err error
-		if s.sources, err = app.Migrator().Applied(ctx, tx, rt); err != nil {
+		if s.sources, err = applied(ctx, tx); err != nil {
 			return err
 		}
 		set := leave(s.sources, without)
