@@ -19,6 +19,9 @@ type Filler func(ctx context.Context, t Tenant) error
 // undoes it: the tenant is gone then, and what was made of its store is set aside (see [App.AsideStores]). Spec.Seed is not
 // used. Otherwise it returns what Create does.
 func (a *App) CreateBy(ctx context.Context, spec Spec, fill Filler) (Tenant, error) {
+	if fill == nil {
+		return Tenant{}, errors.New("tenement: create a tenant: CreateBy needs a Filler")
+	}
 	p, err := a.plan(spec)
 	if err != nil {
 		return Tenant{}, err
@@ -34,11 +37,14 @@ func (p *plan) kind() OperationKind {
 	return OpCreate
 }
 
-// errInterrupted: whoever filled the store is gone.
-var errInterrupted = errors.New("the process that filled the store has ended; what it had begun was undone")
+var importSteps = []step{{name: "fill", do: fillImport, commit: func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
+	if r.fillStore == nil {
+		return erase(ctx, tx, r)
+	}
+	return activate(ctx, tx, r)
+}}}
 
-var importSteps = []step{{name: "fill", do: fillImport, commit: activate}}
-
+// fillImport fills the store or, in a process that does not know with what, undoes what was begun.
 func fillImport(ctx context.Context, r *run) error {
 	if r.resumed {
 		if err := r.clear(ctx); err != nil {
@@ -49,7 +55,8 @@ func fillImport(ctx context.Context, r *run) error {
 		}
 	}
 	if r.fillStore == nil {
-		return &abandon{errInterrupted, erase}
+		r.a.log.WarnContext(ctx, "tenement: an import whose process has ended was undone", "tenant", r.t.Slug)
+		return nil
 	}
 	err := r.doFill(ctx)
 	switch {

@@ -106,6 +106,9 @@ func (e errand) run(ctx context.Context, a *App) error {
 	case "create":
 		_, err := a.Create(ctx, e.spec())
 		return err
+	case "import":
+		_, err := a.CreateBy(ctx, e.spec(), fillBy(a))
+		return err
 	case "rename":
 		_, err := a.Rename(ctx, e.id(ctx, a), e.Slug+"-renamed")
 		return err
