@@ -70,13 +70,16 @@ func (t *tree) tenantExport() *cobra.Command {
 func (t *tree) tenantImport() *cobra.Command {
 	var opt transfer.ImportOptions
 	var allowed []string
+	var into string
 	cmd := leaf(&cobra.Command{
 		Use:   "import FILE",
 		Short: "Make a tenant of a file that tenant export wrote",
 		Long: "Makes a tenant of a file, with an ID of its own. Its store is made by this program's migrations, at the versions that it had.\n" +
 			"It is served when all is there and is what was written; if that fails, nothing is left. Slug, name, domains and metadata\n" +
-			"are those of the file, unless they are given.",
-		Example:           "  " + t.cfg.name + " tenant import thor.db --slug thor-copy --no-domains",
+			"are those of the file, unless they are given. With --into the tables of a tenant that there is are replaced; its old store\n" +
+			"is set aside until store purge removes it.",
+		Example: "  " + t.cfg.name + " tenant import thor.db --slug thor-copy --no-domains\n" +
+			"  " + t.cfg.name + " tenant import thor.db --into thor",
 		ValidArgsFunction: completeFile(0),
 	})
 	complete := specFlags(cmd, &opt.Spec)
@@ -91,6 +94,9 @@ func (t *tree) tenantImport() *cobra.Command {
 			}
 			opt.Mappings = append(opt.Mappings, m)
 		}
+		if into != "" {
+			return t.restoreInto(cmd, app, into, args[0], opt.Mappings)
+		}
 		tenant, err := transfer.Import(cmd.Context(), app, args[0], opt)
 		if err != nil {
 			return err
@@ -103,10 +109,23 @@ func (t *tree) tenantImport() *cobra.Command {
 	flags.BoolVar(&opt.NoFiles, "no-files", false, "leave out the files in the file")
 	flags.StringArrayVar(&allowed, "allow", nil, "what values of a column may lose, `TABLE.COLUMN=WHAT`: "+
 		strings.Join(slices.Sorted(maps.Keys(lossNames)), ", ")+"; may be repeated")
-	for _, name := range []string{"slug", "allow"} {
+	flags.StringVar(&into, "into", "", "replace the tables of the tenant `SLUG` instead")
+	for _, name := range []string{"slug", "domain", "no-domains", "name", "meta", "reserved", "no-files"} {
+		cmd.MarkFlagsMutuallyExclusive("into", name)
+	}
+	for _, name := range []string{"slug", "allow", "into"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return cmd
+}
+
+func (t *tree) restoreInto(cmd *cobra.Command, app *tenancy.App, slug, file string, mappings []transfer.Mapping) error {
+	tenant, err := app.BySlug(cmd.Context(), slug)
+	if err != nil {
+		return err
+	}
+	aside, err := transfer.Restore(cmd.Context(), app, tenant.ID, file, transfer.RestoreOptions{Mappings: mappings})
+	return t.done(cmd, err, "%s has the tables of %s; what it had is set aside as %s", slug, file, aside.Store)
 }
 
 // parseMask reads TABLE.COLUMN, TABLE.COLUMN=EXPRESSION or TABLE.COLUMN=null.

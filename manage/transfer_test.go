@@ -43,9 +43,13 @@ func TestTransfer(t *testing.T) {
 		assert.Equal(t, "TABLE  ROWS  ROWS THERE  RESULT\npolls  2     3           differs\nusers  0     0           same\n", c.stdout.String())
 		assert.Equal(t, "app: thor and copy: they differ\n", c.stderr.String())
 
+		assert.Regexp(t, `^copy has the tables of .*; what it had is set aside as aside_copy_[0-9a-f]{8}\n$`, other.must(t, "tenant", "import", file, "--into", "copy"))
+		assert.Equal(t, same, other.must(t, "tenant", "verify", "thor", "copy"))
+
 		for want, args := range map[string][]string{
 			"is taken":                  {"tenant", "import", file},
 			"is not TABLE.COLUMN=WHAT":  {"tenant", "import", file, "--slug", "x", "--allow", "polls"},
+			"none of the others can be": {"tenant", "import", file, "--into", "copy", "--slug", "x"},
 			"none of digits":            {"tenant", "import", file, "--slug", "x", "--allow", "polls.id=all"},
 			"file already exists":       {"tenant", "export", "thor", file},
 			"[polls.question]":          {"tenant", "clone", "thor", "x", "--mask", "users.name='x'", "--keep", "polls.id"},

@@ -37,12 +37,7 @@ func (p *plan) kind() OperationKind {
 	return OpCreate
 }
 
-var importSteps = []step{{name: "fill", do: fillImport, commit: func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
-	if r.fillStore == nil {
-		return erase(ctx, tx, r)
-	}
-	return activate(ctx, tx, r)
-}}}
+var importSteps = []step{{name: "fill", do: fillImport, commit: activate}}
 
 // fillImport fills the store or, in a process that does not know with what, undoes what was begun.
 func fillImport(ctx context.Context, r *run) error {
@@ -56,7 +51,7 @@ func fillImport(ctx context.Context, r *run) error {
 	}
 	if r.fillStore == nil {
 		r.a.log.WarnContext(ctx, "tenement: an import whose process has ended was undone", "tenant", r.t.Slug)
-		return nil
+		return &abandon{undo: erase}
 	}
 	err := r.doFill(ctx)
 	switch {

@@ -109,6 +109,9 @@ func (e errand) run(ctx context.Context, a *App) error {
 	case "import":
 		_, err := a.CreateBy(ctx, e.spec(), fillBy(a))
 		return err
+	case "replace":
+		_, err := a.Replace(ctx, e.id(ctx, a), renewed(a))
+		return err
 	case "rename":
 		_, err := a.Rename(ctx, e.id(ctx, a), e.Slug+"-renamed")
 		return err
