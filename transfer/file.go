@@ -58,7 +58,7 @@ func createFile(ctx context.Context, path string) (w *fileWriter, err error) {
 		return nil, err
 	}
 	// Nobody else sees the file before it is whole, so nothing need be undone in it, and it is synced once.
-	if w.db, err = sql.Open("sqlite", dsn(w.temp, "mode=rw&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=cache_size(-4096)")); err == nil {
+	if w.db, err = sql.Open("sqlite", dsn(w.temp, "mode=rw&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=cache_size(-1024)")); err == nil {
 		w.db.SetMaxOpenConns(1)
 		_, err = w.db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; %s", applicationID, Format, fileSchema))
 	}

@@ -103,25 +103,46 @@ func cutFraction(s string, decimals int) (micros int64, rest string, finer, ok b
 	return micros, s[i:], finer, i > 0
 }
 
-func (m moment) date() string {
-	s := fmt.Sprintf("%04d-%02d-%02d", m.year, m.month, m.day)
-	if m.bc {
-		s += " BC"
+// appendDigits appends a number with at least so many digits. These texts are made once for each value that is moved.
+func appendDigits(b []byte, n int64, width int) []byte {
+	var digits [20]byte
+	at := len(digits)
+	for ; n > 0 || width > 0; width-- {
+		at--
+		digits[at] = byte('0' + n%10)
+		n /= 10
 	}
-	return s
+	return append(b, digits[at:]...)
 }
 
-func clock(micros int64) string {
-	s := micros / 1e6
-	return fmt.Sprintf("%02d:%02d:%02d.%06d", s/3600, s/60%60, s%60, micros%1e6)
+func (m moment) appendDate(b []byte) []byte {
+	b = append(appendDigits(b, int64(m.year), 4), '-')
+	b = append(appendDigits(b, int64(m.month), 2), '-')
+	return appendDigits(b, int64(m.day), 2)
 }
+
+func appendClock(b []byte, micros int64) []byte {
+	s := micros / 1e6
+	b = append(appendDigits(b, s/3600, 2), ':')
+	b = append(appendDigits(b, s/60%60, 2), ':')
+	b = append(appendDigits(b, s%60, 2), '.')
+	return appendDigits(b, micros%1e6, 6)
+}
+
+func (m moment) appendEra(b []byte) []byte {
+	if m.bc {
+		b = append(b, " BC"...)
+	}
+	return b
+}
+
+func (m moment) date() string { return string(m.appendEra(m.appendDate(nil))) }
+
+func clock(micros int64) string { return string(appendClock(nil, micros)) }
 
 func (m moment) timestamp() string {
-	s := fmt.Sprintf("%04d-%02d-%02d %s", m.year, m.month, m.day, clock(m.micros))
-	if m.bc {
-		s += " BC"
-	}
-	return s
+	b := append(m.appendDate(make([]byte, 0, 32)), ' ')
+	return string(m.appendEra(appendClock(b, m.micros)))
 }
 
 // shifted is the moment some seconds later.

@@ -33,12 +33,14 @@ var _ writer = (*postgresWriter)(nil)
 // takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back. $1 is
 // always true.
 var takeAway = []string{
-	// Those of partitions come and go with their parents'.
+	// Those of partitions come and go with their parents'. Those to shared tables stay: to drop one locks the table that it
+	// refers to against everybody until the end (RemoveTriggerById), and what they refer to is there before the first row.
 	`SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname),
 		format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid)) ||
 			COALESCE(format('; COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint')), '')
-	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-	WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relnamespace = current_schema()::regnamespace ORDER BY k.oid`,
+	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+	WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relnamespace = current_schema()::regnamespace
+		AND f.relnamespace = c.relnamespace ORDER BY k.oid`,
 	`SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
 		format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
 			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname)
