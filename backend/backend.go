@@ -28,8 +28,7 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [Backuper], [Bounded], [Adopter], [ClientCommander], [Nowherer],
-// [Replicator].
+// [Backuper], [Copier], [Bounded], [Adopter], [ClientCommander], [Nowherer], [Replicator].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect
@@ -166,6 +165,14 @@ type Backuper interface {
 	// Backup writes a copy of rt's store to a new file at path, which must not be there yet. Writers are not held up.
 	// It returns ErrStoreMissing as Drop does. What it leaves when it fails, it removes.
 	Backup(ctx context.Context, rt Route, path string) error
+}
+
+// Copier is the ability to make a store as a copy of another, without its rows passing through the client.
+type Copier interface {
+	// CopyStore makes the store of to, stamped with its owner, as a copy of what is in from's at one moment. Writers are not
+	// held up. It returns ErrStoreMissing as Drop does and ErrStoreExists as Create does. Killed half-way it leaves either
+	// no store or a whole one.
+	CopyStore(ctx context.Context, from, to Route) error
 }
 
 // Adopter is the ability to take in what is there.

@@ -17,7 +17,13 @@ import (
 // Where the backend can copy a template, the migrations up to the first Go migration, or the first with something random
 // in it, are run once and copied.
 func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
-	made, err := m.ProvisionUnentered(ctx, rt)
+	todo, _ := m.tenant.pending(state{}, limit{})
+	return m.provision(ctx, rt, todo, m.apply(limit{}))
+}
+
+// provision makes the store with the migrations todo in it; rest is what applies those of them that a store lacks.
+func (m *Migrator) provision(ctx context.Context, rt backend.Route, todo []*migration, rest work) error {
+	made, err := m.provisionUnentered(ctx, rt, todo, rest)
 	if err != nil || made == nil {
 		return err
 	}
@@ -54,6 +60,11 @@ type Execer interface {
 // ledger has the row already. A store that is never entered is behind to [Migrator.Ready], and one that no run goes
 // through unless it is named; Provision enters it.
 func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*Unentered, error) {
+	todo, _ := m.tenant.pending(state{}, limit{})
+	return m.provisionUnentered(ctx, rt, todo, m.apply(limit{}))
+}
+
+func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, todo []*migration, rest work) (*Unentered, error) {
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
@@ -62,7 +73,7 @@ func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*U
 		return nil, fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
 	}
 	defer free()
-	made, entered, err := m.create(ctx, rt)
+	made, entered, err := m.create(ctx, rt, todo)
 	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		info, statErr := m.be.Stat(ctx, rt.Store)
@@ -77,7 +88,7 @@ func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*U
 	}
 	switch {
 	case made == nil:
-		return nil, m.complete(ctx, rt)
+		return nil, m.complete(ctx, rt, rest)
 	case entered:
 		made.Entered()
 		return nil, nil
@@ -89,9 +100,9 @@ func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*U
 	return made, nil
 }
 
-// complete brings a store that is there to the newest version, through goose.
-func (m *Migrator) complete(ctx context.Context, rt backend.Route) error {
-	out, err := m.insist(ctx, m.tenant, rt, m.apply(limit{}))
+// complete brings a store that is there on, through goose.
+func (m *Migrator) complete(ctx context.Context, rt backend.Route, rest work) error {
+	out, err := m.insist(ctx, m.tenant, rt, rest)
 	switch {
 	case err != nil:
 		return err
@@ -103,10 +114,9 @@ func (m *Migrator) complete(ctx context.Context, rt backend.Route) error {
 	return nil
 }
 
-// create makes the store, with as much of the tenant set in it as can be had at once. It returns nil unless this was all,
+// create makes the store, with as many of the migrations in it as can be had at once. It returns nil unless this was all,
 // and whether the ledger has it.
-func (m *Migrator) create(ctx context.Context, rt backend.Route) (made *Unentered, entered bool, err error) {
-	todo, _ := m.tenant.pending(state{}, limit{})
+func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migration) (made *Unentered, entered bool, err error) {
 	var first []*migration
 	switch {
 	case m.templates != nil:

@@ -236,7 +236,7 @@ func storeTitle(rt backend.Route) string {
 
 // readState asks a store which versions it has. Their checksums come from known, what the ledger says, or else from the
 // binary's own files.
-func (m *Migrator) readState(ctx context.Context, s *set, db *sql.DB, known state) (state, error) {
+func (m *Migrator) readState(ctx context.Context, s *set, db Querier, known state) (state, error) {
 	have := state{}
 	if len(s.sources) == 0 {
 		var one int

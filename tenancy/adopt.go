@@ -207,14 +207,18 @@ func (a *App) SetAside(ctx context.Context, store backend.Store) (AsideStore, er
 	return aside, nil
 }
 
+// asideName is a new name for a store that is set aside.
+func asideName(s backend.Store) (backend.Store, error) {
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails
+	was := s.String()
+	return backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-9)] + "_" + hex.EncodeToString(random[:]))
+}
+
 // putAside renames a store to one of those that are set aside. It returns backend.ErrStoreMissing when there is none of
 // that name and owner.
 func (a *App) putAside(ctx context.Context, rt backend.Route) (to backend.Store, err error) {
-	var random [4]byte
-	_, _ = rand.Read(random[:]) // never fails
-	was := rt.Store.String()
-	to, err = backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-9)] + "_" + hex.EncodeToString(random[:]))
-	if err != nil {
+	if to, err = asideName(rt.Store); err != nil {
 		return to, err
 	}
 	if err := a.be.Rename(ctx, rt, to); err != nil {

@@ -139,6 +139,7 @@ const (
 	EventPurged    EventKind = "purged"    // it is gone
 	EventDomains   EventKind = "domains"   // a host was added, removed, moved, made primary, or is pending
 	EventAdopted   EventKind = "adopted"   // a store that was there became a tenant's
+	EventReplaced  EventKind = "replaced"  // it has another store, of the same name
 )
 
 // Event is a change of a tenant.

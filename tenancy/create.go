@@ -27,6 +27,11 @@ func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 	if err != nil {
 		return Tenant{}, err
 	}
+	return a.createPlanned(ctx, p)
+}
+
+// createPlanned makes a tenant, or goes on with one of that slug whose creation is not over.
+func (a *App) createPlanned(ctx context.Context, p plan) (Tenant, error) {
 	id, err := newID()
 	if err != nil {
 		return Tenant{}, err
@@ -39,7 +44,7 @@ func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 			continue
 		}
 		if err != nil {
-			return t, opError("create", p.slug, err)
+			return t, opError(string(p.kind()), p.slug, err)
 		}
 		return t, nil
 	}
@@ -68,7 +73,7 @@ func (a *App) create(ctx context.Context, id ID, p plan) (t Tenant, err error) {
 
 // claim enters the tenant into the registry, or takes up one whose creation was not finished.
 func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
-	args := opArgs{Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil}
+	args := opArgs{Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil && p.fill == nil}
 	live, primary := p.domains, ""
 	if a.cfg.Hooks.ApproveDomain != nil {
 		live, args.Domains = nil, p.domains
@@ -77,7 +82,7 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 		primary = live[0]
 	}
 	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		r = &run{a: a, lock: h, known: true}
+		r = &run{a: a, lock: h, known: true, fillStore: p.fill}
 		t, err := tx.insertTenant(ctx, h.id, p, args.Domains)
 		if err != nil {
 			return nil, err
@@ -88,7 +93,7 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 				return nil, err
 			}
 		}
-		if r.op, err = tx.begin(ctx, t.ID, OpCreate, "", args); err != nil {
+		if r.op, err = tx.begin(ctx, t.ID, p.kind(), "", args); err != nil {
 			return nil, err
 		}
 		if err := tx.setDomains(ctx, t.ID, live, primary); err != nil {

@@ -8,6 +8,9 @@ import (
 	"os"
 )
 
+// HasFiles reports whether tenants have directories: whether [Config.FilesDir] is set.
+func (a *App) HasFiles() bool { return a.files != nil }
+
 // Dir opens the directory of the tenant that ctx is in, below [Config.FilesDir], and makes it if it is not there. What
 // is done through the [os.Root] stays inside, whatever the file names. The directory is named after the tenant's ID; it
 // stays when the tenant is renamed and goes when it is purged. The caller closes it. It returns ErrNoTenant when ctx is

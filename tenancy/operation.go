@@ -17,9 +17,11 @@ type OperationKind string
 
 // The kinds of operations.
 const (
-	OpCreate OperationKind = "create"
-	OpRename OperationKind = "rename"
-	OpPurge  OperationKind = "purge"
+	OpCreate  OperationKind = "create"
+	OpImport  OperationKind = "import"  // see [App.CreateBy]
+	OpReplace OperationKind = "replace" // see [App.Replace]
+	OpRename  OperationKind = "rename"
+	OpPurge   OperationKind = "purge"
 )
 
 // Operation is something of several steps that is being done to a tenant. It is kept in the registry, with the step that
@@ -48,7 +50,8 @@ type opArgs struct {
 	Domains []string `json:"domains,omitempty"` // create: those that are pending, the first of them to be primary
 
 	Slug  string `json:"slug,omitempty"`  // rename: the new one
-	Store string `json:"store,omitempty"` // rename: where the store is to be; empty when it stays
+	Store string `json:"store,omitempty"` // rename: where the store is to be; replace: where the new one is made
+	Aside string `json:"aside,omitempty"` // replace: where the old one is to be
 }
 
 // step is a part of an operation. It may be done again after it was done, in part or in whole.
@@ -65,6 +68,10 @@ func steps(kind OperationKind) []step {
 	switch kind {
 	case OpCreate:
 		return createSteps
+	case OpImport:
+		return importSteps
+	case OpReplace:
+		return replaceSteps
 	case OpRename:
 		return renameSteps
 	case OpPurge:
@@ -82,20 +89,25 @@ type run struct {
 	lock    *held
 	resumed bool // somebody was at work on the operation before
 
-	made     *migrate.Unentered // create: the store, unless the ledger has it
-	approved []string           // create: the pending domains that the hook approves of
+	made      *migrate.Unentered // create: the store, unless the ledger has it
+	approved  []string           // create: the pending domains that the hook approves of
+	fillStore Filler             // import: what makes the store; nil in a process that only knows that it was begun
+
+	// replace: the same
+	replaceStore func(ctx context.Context, t Tenant, rt backend.Route) error
 }
 
 // errSuperseded: the lock was lost, and somebody else took the operation up.
 var errSuperseded = fmt.Errorf("%w: somebody else goes on with the operation", backend.ErrLockLost)
 
-// abandon is the error of an operation that cannot be done and was undone: undo is what the registry says then.
+// abandon is the error of an operation that cannot be done and was undone: undo is what the registry says then. There is no
+// cause where that is what was to be done.
 type abandon struct {
 	cause error
 	undo  func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error)
 }
 
-func (e *abandon) Error() string { return e.cause.Error() }
+func (e *abandon) Error() string { return fmt.Sprint("undone: ", e.cause) }
 func (e *abandon) Unwrap() error { return e.cause }
 
 // finish does the steps that are left. It returns the tenant as it is then, also with an error.

@@ -281,6 +281,7 @@ type plan struct {
 	store      backend.Store
 	meta       Meta
 	seed       json.RawMessage
+	fill       Filler // of CreateBy; nil for Create
 
 	// What the tenant is when it is entered into the registry.
 	status Status

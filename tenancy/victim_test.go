@@ -106,6 +106,12 @@ func (e errand) run(ctx context.Context, a *App) error {
 	case "create":
 		_, err := a.Create(ctx, e.spec())
 		return err
+	case "import":
+		_, err := a.CreateBy(ctx, e.spec(), fillBy(a))
+		return err
+	case "replace":
+		_, err := a.Replace(ctx, e.id(ctx, a), renewed(a))
+		return err
 	case "rename":
 		_, err := a.Rename(ctx, e.id(ctx, a), e.Slug+"-renamed")
 		return err

@@ -1,0 +1,118 @@
+package transfer_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/tenancy"
+	"github.com/tenement-go/tenement/transfer"
+)
+
+func onEach(t *testing.T, test func(t *testing.T, d backend.Dialect)) {
+	t.Parallel()
+	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
+		t.Run(string(d), func(t *testing.T) {
+			t.Parallel()
+			test(t, d)
+		})
+	}
+}
+
+func TestClone(t *testing.T) {
+	onEach(t, func(t *testing.T, d backend.Dialect) {
+		a := newPlace(t, d, blog, withFiles(t))
+		thor := a.create(t, "thor", blogRows...)
+		a.write(t, thor, "pictures/logo.png", "a picture")
+		clone, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
+		require.NoError(t, err)
+		assert.NotEqual(t, thor.ID, clone.ID)
+		assert.Empty(t, clone.Domains)
+		requireSame(t, transfer.InStore(a.App, thor.ID), transfer.InStore(a.App, clone.ID))
+		assert.Equal(t, "a picture", a.read(t, clone, "pictures/logo.png"))
+
+		// They are two from now on, and numbers go on.
+		a.exec(t, clone, `INSERT INTO posts (author, title, made) VALUES (2, 'after', '2024-03-02 00:00:00')`, `INSERT INTO authors (name) VALUES ('Gil')`)
+		assert.Equal(t, []string{"4"}, a.query(t, clone, `SELECT id FROM posts WHERE title = 'after'`))
+		assert.Equal(t, []string{"4"}, a.query(t, clone, `SELECT id FROM authors WHERE name = 'Gil'`))
+		assert.Empty(t, a.query(t, thor, `SELECT id FROM posts WHERE title = 'after'`))
+		_, err = a.DB().ExecContext(backend.WithRouter(t.Context(), &clone), `UPDATE authors SET best = 77 WHERE id = 1`)
+		require.Error(t, err)
+		_, err = transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
+		require.ErrorIs(t, err, tenancy.ErrSlugTaken)
+		_, err = transfer.Clone(t.Context(), a.App, "0190163d-8694-739b-aea5-966c26f8ad91", transfer.CloneOptions{Spec: tenancy.Spec{Slug: "none"}})
+		require.ErrorIs(t, err, tenancy.ErrNotFound)
+		require.NoError(t, a.Migrator().Ready(t.Context(), clone.Route()))
+		findings, err := a.Doctor(t.Context())
+		require.NoError(t, err)
+		assert.Empty(t, findings)
+	})
+}
+
+func TestCloneWithMasks(t *testing.T) {
+	onEach(t, func(t *testing.T, d backend.Dialect) {
+		a := newPlace(t, d, blog)
+		thor := a.create(t, "thor", blogRows...)
+		masks := []transfer.Mask{
+			{Table: "*", Column: "id", With: transfer.Keep()},
+			{Table: "authors", Column: "name", With: transfer.Expr(`'author ' || id`)},
+			{Table: "authors", Column: "best", With: transfer.Null()},
+			{Table: "posts", Column: "title", With: transfer.Const("it's masked")},
+			{Table: "posts", Column: "*", With: transfer.Keep()},
+			{Table: "log", Column: "*", With: transfer.Const("")},
+		}
+		opt := transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}, Masks: masks}
+		_, err := transfer.Clone(t.Context(), a.App, thor.ID, opt)
+		var missing *transfer.UnmaskedError
+		require.ErrorAs(t, err, &missing)
+		assert.Equal(t, []string{"settings.name", "settings.value"}, missing.Columns)
+		_, err = a.BySlug(t.Context(), "copy")
+		require.ErrorIs(t, err, tenancy.ErrNotFound)
+
+		opt.Masks = append(masks, transfer.Mask{Table: "settings", Column: "*", With: transfer.Keep()})
+		clone, err := transfer.Clone(t.Context(), a.App, thor.ID, opt)
+		require.NoError(t, err)
+		assert.Equal(t, []string{"author 1", "author 2"}, a.query(t, clone, `SELECT name FROM authors ORDER BY id`))
+		assert.Equal(t, []string{"IT'S MASKED", "IT'S MASKED"}, a.query(t, clone, `SELECT shout FROM posts`))
+		assert.Equal(t, []string{"is"}, a.query(t, clone, `SELECT value FROM settings`))
+		assert.Equal(t, []string{"Ann", "Bob"}, a.query(t, thor, `SELECT name FROM authors ORDER BY id`))
+
+		// A mask that breaks a constraint makes nothing.
+		opt.Spec.Slug = "broken"
+		opt.Masks = append([]transfer.Mask{{Table: "authors", Column: "name", With: transfer.Const("same")}}, opt.Masks...)
+		_, err = transfer.Clone(t.Context(), a.App, thor.ID, opt)
+		require.Error(t, err)
+		_, err = a.BySlug(t.Context(), "broken")
+		require.ErrorIs(t, err, tenancy.ErrNotFound)
+		_, err = a.Backend().Stat(t.Context(), backend.MustParseStore("broken"))
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+	})
+}
+
+// Types that the migrations make are another schema's types, and a role of its own reads nobody else's schema.
+func TestCloneOwnTypes(t *testing.T) {
+	t.Parallel()
+	source := files("00001_x.sql", `CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TYPE pair AS (a int, b text); CREATE DOMAIN short AS varchar(3);
+CREATE TABLE x (id int PRIMARY KEY, m mood, ms mood[], p pair, s short, i inet, n numeric(8,2)[], "Odd name" xml) PARTITION BY RANGE (id);
+CREATE TABLE x1 PARTITION OF x FOR VALUES FROM (0) TO (10);
+CREATE TABLE x2 PARTITION OF x DEFAULT;
+CREATE MATERIALIZED VIEW sums AS SELECT count(*) AS n FROM x;`)
+	rows := `INSERT INTO x VALUES (1, 'sad', '{happy,NULL}', '(1,"a,b")', 'abc', '10.0.0.1', '{1.50,2}', '<a>1</a>'), (11, NULL, '{}', NULL, NULL, NULL, '{{1,2},{3,4}}', NULL)`
+	for _, roles := range []string{"auto", "each", "off"} {
+		t.Run(roles, func(t *testing.T) {
+			t.Parallel()
+			a := openPlace(t, placeURL(t, backend.Postgres)+"&tenant_role="+roles, backend.Postgres, source)
+			thor := a.create(t, "thor", rows)
+			clone, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
+			require.NoError(t, err)
+			requireSame(t, transfer.InStore(a.App, thor.ID), transfer.InStore(a.App, clone.ID))
+			assert.Equal(t, []string{"2"}, a.query(t, clone, `SELECT n FROM sums`))
+			path, _ := a.export(t, thor)
+			moved := a.bring(t, path, transfer.ImportOptions{Spec: tenancy.Spec{Slug: "moved"}, NoDomains: true})
+			requireSame(t, transfer.InStore(a.App, thor.ID), transfer.InStore(a.App, moved.ID))
+			assert.Equal(t, []string{"2"}, a.query(t, moved, `SELECT n FROM sums`))
+		})
+	}
+}

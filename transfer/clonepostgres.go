@@ -1,0 +1,96 @@
+package transfer
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// onServer makes the store by its migrations, and has the server copy the rows. The role that owns all tenants' tables may
+// read the one and write the other.
+func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
+	if err := c.app.Migrator().ProvisionAt(ctx, to, c.sources); err != nil {
+		return err
+	}
+	db := c.app.Backend().Maintenance(to)
+	defer db.Close()
+	// One snapshot for all tables: REPEATABLE READ.
+	opt := &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
+	return within(ctx, db, opt, func(conn *sql.Conn, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, textSettings); err != nil {
+			return err
+		}
+		list, err := postgresSchema(ctx, tx, leave(c.sources, nil))
+		if err != nil {
+			return err
+		}
+		plans, err := plan(c.list, list, nil)
+		if err != nil {
+			return err
+		}
+		w, err := openPostgresWriter(ctx, conn, tx, list)
+		if err != nil {
+			return err
+		}
+		for _, p := range plans {
+			if _, err := tx.ExecContext(ctx, c.insertSelect(p)); err != nil {
+				return p.located(err)
+			}
+		}
+		if err := c.setSequences(ctx, tx, w); err != nil {
+			return err
+		}
+		return w.finish(ctx)
+	})
+}
+
+func (c *cloning) from(name string) string { return quote(c.t.Store.String()) + "." + quote(name) }
+
+// insertSelect is the statement that copies a table.
+func (c *cloning) insertSelect(p *tablePlan) string {
+	var columns []Column
+	var values []string
+	for _, own := range p.columns {
+		columns = append(columns, own.to)
+		name := p.source[own.at].Name
+		expr := "t." + quote(name)
+		masked, is := c.masks[p.from.Name][name]
+		if is {
+			expr = masked
+		}
+		switch {
+		case ownType(own.to.Type):
+			expr = "(" + expr + ")::text::" + own.to.Declared // the schema's own type is another type there
+		case is:
+			expr = "(" + expr + ")::" + own.to.Declared
+		}
+		values = append(values, expr)
+	}
+	only := "ONLY "
+	if p.from.partitioned {
+		only = ""
+	}
+	return "INSERT INTO " + quote(p.to.Name) + " (" + quoted(columns, "") + ") OVERRIDING SYSTEM VALUE SELECT " + strings.Join(values, ", ") +
+		" FROM " + only + c.from(p.from.Name) + " t"
+}
+
+// ownType reports whether a type may be made by the schema's migrations.
+func ownType(t Type) bool {
+	return t.Kind == Enum || t.Kind == Other || t.Kind == Array && ownType(*t.Elem)
+}
+
+// setSequences has them stand where they stand there.
+func (c *cloning) setSequences(ctx context.Context, tx *sql.Tx, w *postgresWriter) error {
+	for _, s := range c.series {
+		err := tx.QueryRowContext(ctx, "SELECT last_value, is_called FROM "+c.from(s.Name)).Scan(&s.Last, &s.Called)
+		if err == nil {
+			err = w.sequence(ctx, s)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

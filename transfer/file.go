@@ -1,0 +1,234 @@
+package transfer
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// applicationID is in the header of the files, where the program file(1) finds it: "Tnmt".
+const applicationID = 0x546e6d74
+
+// fileSchema are the tables beside the tenant's own.
+const fileSchema = `
+	CREATE TABLE tenement_manifest (manifest TEXT NOT NULL, sha256 TEXT NOT NULL);
+	CREATE TABLE tenement_files (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, mode INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL);
+	CREATE TABLE tenement_pieces (file INTEGER NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (file, piece)) WITHOUT ROWID;`
+
+// fileWriter makes a file, which has its name when it is whole.
+type fileWriter struct {
+	path, temp string
+	db         *sql.DB
+	tx         *sql.Tx
+}
+
+func dsn(path, query string) string {
+	return "file:" + (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath() + "?" + query
+}
+
+// createFile begins a file. The caller calls finish or abandon.
+func createFile(ctx context.Context, path string) (w *fileWriter, err error) {
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return nil, &FileError{Path: path, Err: fs.ErrExist}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	w = &fileWriter{path: path, temp: path + "." + strings.ToLower(rand.Text()[:8]) + ".partial"}
+	f, err := os.OpenFile(w.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	// Nobody else sees the file before it is whole, so nothing need be undone in it, and it is synced once.
+	if w.db, err = sql.Open("sqlite", dsn(w.temp, "mode=rw&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=cache_size(-1024)")); err == nil {
+		w.db.SetMaxOpenConns(1)
+		_, err = w.db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; %s", applicationID, Format, fileSchema))
+	}
+	if err == nil {
+		w.tx, err = w.db.BeginTx(ctx, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.abandon())
+	}
+	return w, nil
+}
+
+// abandon removes what was written.
+func (w *fileWriter) abandon() error {
+	var err error
+	if w.tx != nil {
+		_ = w.tx.Rollback()
+	}
+	if w.db != nil {
+		err = w.db.Close()
+	}
+	return errors.Join(err, os.Remove(w.temp))
+}
+
+// finish writes the manifest, and gives the file its name.
+func (w *fileWriter) finish(ctx context.Context, m *Manifest) error {
+	err := w.seal(ctx, m)
+	if err == nil {
+		err = w.publish()
+	}
+	if err != nil {
+		return errors.Join(err, w.abandon())
+	}
+	return nil
+}
+
+func (w *fileWriter) seal(ctx context.Context, m *Manifest) error {
+	text, err := m.encode()
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	if _, err := w.tx.ExecContext(ctx, "INSERT INTO tenement_manifest VALUES ($1, $2)", string(text), hex.EncodeToString(sum[:])); err != nil {
+		return err
+	}
+	return w.tx.Commit()
+}
+
+func (w *fileWriter) publish() error {
+	if err := w.db.Close(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(w.temp, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(w.path); err == nil {
+		return &FileError{Path: w.path, Err: fs.ErrExist}
+	}
+	return os.Rename(w.temp, w.path)
+}
+
+// table makes a table of the file. The columns have no type, so that SQLite keeps values as they are.
+func (w *fileWriter) table(ctx context.Context, t Table) (name string, columns []Column, err error) {
+	name, columns = t.stored()
+	if len(columns) > 0 {
+		_, err = w.tx.ExecContext(ctx, "CREATE TABLE "+quote(name)+" ("+quoted(columns, "")+")")
+	}
+	return name, columns, err
+}
+
+// File is a tenant in a file, open to be read. It is not safe for concurrent use.
+type File struct {
+	Manifest Manifest
+
+	path string
+	db   *sql.DB
+}
+
+// Open opens a file that Export wrote. It returns a [*FileError]: that wraps ErrNotTransferFile for another file, ErrFormat
+// for one that a later version wrote, ErrDamaged for one that was cut short or changed, as far as can be seen without
+// reading its rows; Import and Verify see the rest. The caller closes it.
+func Open(ctx context.Context, path string) (*File, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	// immutable: nothing is made beside the file, which may be where nothing can be written.
+	db, err := sql.Open("sqlite", dsn(path, "mode=ro&immutable=1&_pragma=query_only(1)&_pragma=trusted_schema(0)&_pragma=cell_size_check(1)"))
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	f := &File{path: path, db: db}
+	if err := f.read(ctx); err != nil {
+		return nil, errors.Join(f.fault(&readError{err}), db.Close())
+	}
+	return f, nil
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.db.Close() }
+
+func (f *File) read(ctx context.Context) error {
+	var id, format int64
+	if err := f.db.QueryRowContext(ctx, "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version").Scan(&id, &format); err != nil {
+		return err
+	}
+	switch {
+	case id != applicationID:
+		return &FileError{Err: ErrNotTransferFile, Detail: "it is a SQLite database of another kind"}
+	case format > Format:
+		return &FileError{Err: ErrFormat, Detail: fmt.Sprintf("format %d; this program reads up to %d", format, Format)}
+	}
+	var text, want string
+	err := f.db.QueryRowContext(ctx, "SELECT manifest, sha256 FROM tenement_manifest").Scan(&text, &want)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if sum := sha256.Sum256([]byte(text)); hex.EncodeToString(sum[:]) != want {
+		return &FileError{Err: ErrDamaged, Detail: "its manifest was changed"}
+	}
+	if err := json.Unmarshal([]byte(text), &f.Manifest); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if err := f.Manifest.check(); err != nil {
+		return &FileError{Err: ErrDamaged, Detail: err.Error()}
+	}
+	return nil
+}
+
+// readError is one of reading a file, rather than of what becomes of its rows.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
+
+// fault says what an error means for the file.
+func (f *File) fault(err error) error {
+	var own *FileError
+	var read *readError
+	var driver *sqlite.Error
+	isDriver := errors.As(err, &read) && errors.As(read.err, &driver)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &own):
+		own.Path = f.path
+		return own
+	case isDriver && driver.Code()&0xff == sqlite3.SQLITE_NOTADB:
+		return &FileError{Path: f.path, Err: ErrNotTransferFile, Detail: "it is no SQLite database"}
+	case isDriver && fileFaults[driver.Code()&0xff], errors.Is(err, ErrDamaged):
+		return &FileError{Path: f.path, Err: ErrDamaged, Detail: err.Error()}
+	}
+	return err
+}
+
+// fileFaults are SQLite's words for a file that is not what it was: pages, tables or columns are missing.
+var fileFaults = map[int]bool{sqlite3.SQLITE_CORRUPT: true, sqlite3.SQLITE_ERROR: true, sqlite3.SQLITE_IOERR: true}
+
+// reader reads the rows.
+func (f *File) reader() *sqliteReader {
+	return &sqliteReader{q: f.db, list: f.Manifest.Tables, series: f.Manifest.Sequences, stored: true}
+}
+
+// plans sees to it that the rows are those that were written.
+func (f *File) expect(plans []*tablePlan) {
+	for _, p := range plans {
+		p.as, p.expect = types(p.source), p.from.Hash
+	}
+}

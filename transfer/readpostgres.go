@@ -1,0 +1,127 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// postgresReader reads a store of Postgres in one transaction, by COPY.
+type postgresReader struct {
+	conn   *sql.Conn
+	list   []Table
+	series []Sequence
+	masks  map[string]map[string]string
+}
+
+var _ reader = (*postgresReader)(nil)
+
+func (r *postgresReader) tables() []Table       { return r.list }
+func (r *postgresReader) sequences() []Sequence { return r.series }
+
+func (r *postgresReader) mask(masks map[string]map[string]string) { r.masks = masks }
+
+// openPostgres reads the schema of a store in the transaction that is open on conn.
+func openPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx, leave map[string]bool) (*postgresReader, error) {
+	if _, err := tx.ExecContext(ctx, textSettings); err != nil {
+		return nil, err
+	}
+	list, err := postgresSchema(ctx, tx, leave)
+	if err != nil {
+		return nil, err
+	}
+	series, err := postgresSequences(ctx, tx)
+	return &postgresReader{conn: conn, list: list, series: series}, err
+}
+
+func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) error) error {
+	columns := t.moved()
+	if len(columns) == 0 {
+		return nil
+	}
+	list := selected(columns, r.masks[t.Name], func(c Column, expr string) string {
+		if expr != "" {
+			return expr + "::" + c.Declared
+		}
+		return quote(c.Name)
+	})
+	lines := &copyLines{types: types(columns), row: make([]any, len(columns)), fn: fn}
+	err := withPgx(ctx, r.conn, func(pg *pgx.Conn) error {
+		_, err := pg.PgConn().CopyTo(ctx, lines, "COPY (SELECT "+list+" FROM "+only(t)+") TO STDOUT")
+		return err
+	})
+	if lines.err != nil {
+		err = lines.err
+	}
+	var column *columnError
+	if errors.As(err, &column) {
+		c := columns[column.column]
+		return &ValueError{Table: t.Name, Column: c.Name, Row: rowNumber(lines.n), Type: c.Declared, Reason: column.err.Error()}
+	}
+	return err
+}
+
+// only keeps a table's children by inheritance out, which are tables of their own. A partitioned table has nothing but
+// its partitions, which are not.
+func only(t Table) string {
+	if t.partitioned {
+		return quote(t.Name)
+	}
+	return "ONLY " + quote(t.Name)
+}
+
+// errNoSession: whatever conn is, it is not pgx's.
+var errNoSession = errors.New("tenement: transfer: the backend gives out no connection to copy with")
+
+// withPgx lends the connection of the server on which conn's transaction is.
+func withPgx(_ context.Context, conn *sql.Conn, fn func(pg *pgx.Conn) error) error {
+	return conn.Raw(func(driverConn any) error {
+		r, ok := driverConn.(interface{ Raw() any })
+		if !ok {
+			return errNoSession
+		}
+		pg, ok := r.Raw().(*pgx.Conn)
+		if !ok {
+			return errNoSession
+		}
+		return fn(pg)
+	})
+}
+
+// copyLines takes what COPY sends apart.
+type copyLines struct {
+	types []Type
+	row   []any
+	fn    func(row []any) error
+	rest  []byte // of a line whose end has not come
+	n     int64
+	err   error
+}
+
+// Write implements [io.Writer].
+func (l *copyLines) Write(p []byte) (int, error) {
+	all := len(p)
+	for {
+		end := bytes.IndexByte(p, '\n')
+		if end < 0 {
+			l.rest = append(l.rest, p...)
+			return all, nil
+		}
+		line := p[:end]
+		if len(l.rest) > 0 {
+			line = append(l.rest, line...)
+			l.rest = l.rest[:0]
+		}
+		p = p[end+1:]
+		l.n++
+		if l.err = parseCopy(line, l.types, l.row); l.err == nil {
+			l.err = l.fn(l.row)
+		}
+		if l.err != nil {
+			return 0, l.err
+		}
+	}
+}

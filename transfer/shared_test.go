@@ -1,0 +1,50 @@
+package transfer_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
+	"github.com/tenement-go/tenement/tenancy"
+	"github.com/tenement-go/tenement/transfer"
+)
+
+// A load locks nothing that other tenants need: foreign keys to shared tables are left where they are.
+func TestImportLeavesSharedTables(t *testing.T) {
+	t.Parallel()
+	source := files("00001_x.sql", "CREATE TABLE a (id int PRIMARY KEY, plan text REFERENCES plans (name)); CREATE TABLE b (a int REFERENCES a (id));")
+	p := newPlace(t, backend.Postgres, source, func(c *tenancy.Config) {
+		c.Shared = []migrate.Source{{Name: "plans", FS: files("00001_plans.sql", "CREATE TABLE plans (name text PRIMARY KEY); INSERT INTO plans VALUES ('free');")}}
+	})
+	thor := p.create(t, "thor", `INSERT INTO a VALUES (1, 'free')`, `INSERT INTO b VALUES (1)`)
+	path := filepath.Join(t.TempDir(), "thor.db")
+	_, err := transfer.Export(t.Context(), p.App, thor.ID, path, transfer.ExportOptions{})
+	require.NoError(t, err)
+	looked := 0
+	moved, err := transfer.Import(t.Context(), p.App, path, transfer.ImportOptions{
+		Spec: tenancy.Spec{Slug: "loki"}, NoDomains: true,
+		OnTable: func(transfer.Progress) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			_, err := p.Shared().ExecContext(ctx, `INSERT INTO plans VALUES ('pro') ON CONFLICT DO NOTHING`)
+			assert.NoError(t, err)
+			var plan string
+			err = p.DB().QueryRowContext(backend.WithRouter(ctx, &thor), `SELECT name FROM plans JOIN a ON plan = name`).Scan(&plan)
+			assert.NoError(t, err)
+			assert.Equal(t, "free", plan)
+			looked++
+		},
+	})
+	require.NoError(t, err)
+	assert.Equal(t, 2, looked)
+	_, err = p.DB().ExecContext(backend.WithRouter(t.Context(), &moved), `INSERT INTO a VALUES (2, 'none')`)
+	assert.Error(t, err, "the key to the shared table holds")
+	_, err = p.DB().ExecContext(backend.WithRouter(t.Context(), &moved), `INSERT INTO b VALUES (7)`)
+	assert.Error(t, err)
+}

@@ -1,0 +1,197 @@
+package transfer
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// postgresWriter writes into a store of Postgres in one transaction, by COPY.
+//
+// It works with the rights of the tables' owner, who is no superuser. Triggers of users it disables (ALTER TABLE … DISABLE
+// TRIGGER USER: the owner may). Those of foreign keys only a superuser may disable, and session_replication_role is a
+// superuser's too: so foreign keys are dropped, and added again once all rows are there, which checks them, cycles among
+// them, by one query each. To make them deferrable for that time instead would keep the OIDs, and cost a trigger per row. Row
+// level security that is forced on the owner is lifted. All of it is in the one transaction, so nobody sees it, and it is
+// undone when that fails. Unique, exclusion and check constraints hold at each moment: in the order of no row can they
+// fail that held together where the rows come from.
+type postgresWriter struct {
+	conn   *sql.Conn
+	tx     *sql.Tx
+	redo   []string // what puts back what was taken away
+	series []Sequence
+}
+
+var _ writer = (*postgresWriter)(nil)
+
+// takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back. $1 is
+// always true.
+var takeAway = []string{
+	// Those of partitions come and go with their parents'. Those to shared tables stay: to drop one locks the table that it
+	// refers to against everybody until the end (RemoveTriggerById), and what they refer to is there before the first row.
+	`SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname),
+		format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid)) ||
+			COALESCE(format('; COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint')), '')
+	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+	WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relnamespace = current_schema()::regnamespace
+		AND f.relnamespace = c.relnamespace ORDER BY k.oid`,
+	`SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
+		format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
+			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname)
+	FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND c.relnamespace = current_schema()::regnamespace ORDER BY t.oid`,
+	`SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass)
+	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.relnamespace = current_schema()::regnamespace ORDER BY c.oid`,
+}
+
+// openPostgresWriter empties the tables of a store, and takes away what is in the way.
+func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table) (*postgresWriter, error) {
+	w := &postgresWriter{conn: conn, tx: tx}
+	var do []string
+	for _, query := range takeAway {
+		err := each(ctx, tx, query, nil, func(scan func(...any) error) error {
+			var away, back string
+			err := scan(&away, &back)
+			do, w.redo = append(do, away), append(w.redo, back)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if len(list) > 0 {
+		names := make([]string, len(list))
+		for i, t := range list {
+			names[i] = quote(t.Name)
+		}
+		do = append(do, "TRUNCATE "+strings.Join(names, ", "))
+	}
+	if err := w.run(ctx, do); err != nil {
+		return nil, err
+	}
+	var err error
+	w.series, err = postgresSequences(ctx, tx)
+	return w, err
+}
+
+func (w *postgresWriter) run(ctx context.Context, statements []string) error {
+	if len(statements) == 0 {
+		return nil
+	}
+	_, err := w.tx.ExecContext(ctx, strings.Join(statements, ";\n"))
+	return err
+}
+
+// finish puts back what was taken away, and has materialized views see the rows.
+func (w *postgresWriter) finish(ctx context.Context) error {
+	err := each(ctx, w.tx, `SELECT format('REFRESH MATERIALIZED VIEW %s', c.oid::regclass) FROM pg_catalog.pg_class c
+		WHERE c.relkind = 'm' AND c.relispopulated AND c.relnamespace = current_schema()::regnamespace ORDER BY c.oid`, nil,
+		func(scan func(...any) error) error {
+			var refresh string
+			err := scan(&refresh)
+			w.redo = append(w.redo, refresh)
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	return w.run(ctx, w.redo)
+}
+
+// copyBuffer is how much is sent at once.
+const copyBuffer = 64 << 10
+
+func (w *postgresWriter) fill(ctx context.Context, table string, columns []Column, produce func(put func(row []any) error) error) error {
+	pr, pw := io.Pipe()
+	kinds := types(columns)
+	var mine error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		out := bufio.NewWriterSize(pw, copyBuffer)
+		var line []byte
+		mine = produce(func(row []any) (err error) {
+			if line, err = appendCopy(line[:0], kinds, row); err == nil {
+				_, err = out.Write(line)
+			}
+			return err
+		})
+		if mine == nil {
+			mine = out.Flush()
+		}
+		pw.CloseWithError(mine)
+	}()
+	err := withPgx(ctx, w.conn, func(pg *pgx.Conn) error {
+		_, err := pg.PgConn().CopyFrom(ctx, pr, "COPY "+quote(table)+" ("+quoted(columns, "")+") FROM STDIN")
+		return err
+	})
+	pr.CloseWithError(errStopped)
+	<-done
+	if mine != nil && !errors.Is(mine, errStopped) && !errors.Is(mine, io.ErrClosedPipe) {
+		return mine
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Where != "" {
+		return &copyError{pgErr}
+	}
+	return err
+}
+
+// errStopped: nobody reads any more what is produced.
+var errStopped = errors.New("the copy has ended")
+
+// copyError says with which row of a table Postgres was not content.
+type copyError struct{ *pgconn.PgError }
+
+func (e *copyError) Error() string { return e.PgError.Error() + ": " + e.Where }
+func (e *copyError) Unwrap() error { return e.PgError }
+
+// sequence has the sequence of that name, or the one that the column has, or the table's only one, go on.
+func (w *postgresWriter) sequence(ctx context.Context, s Sequence) error {
+	to, ok := w.sequenceFor(s)
+	if !ok {
+		return nil
+	}
+	_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, $2, $3)`, quote(to.Name), s.Last, s.Called)
+	return err
+}
+
+func (w *postgresWriter) sequenceFor(s Sequence) (to Sequence, ok bool) {
+	if s.Name != "" {
+		for _, to := range w.series {
+			if to.Name == s.Name {
+				return to, true
+			}
+		}
+	}
+	n := 0
+	for _, own := range w.series {
+		if own.Table != "" && strings.EqualFold(own.Table, s.Table) && (s.Column == "" || strings.EqualFold(own.Column, s.Column)) {
+			to = own
+			n++
+		}
+	}
+	return to, n == 1
+}
+
+// catchUp has each sequence that is a column's go on behind the highest number that is there. It is for rows that come
+// from SQLite, where a column may count without anything that remembers.
+func (w *postgresWriter) catchUp(ctx context.Context) error {
+	for _, s := range w.series {
+		if s.Table == "" {
+			continue
+		}
+		_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, m.top) FROM (SELECT max(`+quote(s.Column)+`) AS top FROM `+quote(s.Table)+`) m, `+
+			quote(s.Name)+` s WHERE m.top > 0 AND m.top > CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END`, quote(s.Name))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

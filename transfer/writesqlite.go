@@ -1,0 +1,144 @@
+package transfer
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+)
+
+// sqliteWriter writes into a store of SQLite, or into a file, in one transaction. In a store it keeps foreign keys and
+// triggers out of the way: a Maintenance handle's transaction enforces no keys, and has them checked before it commits;
+// triggers are dropped, and made again from their text, which SQLite keeps.
+type sqliteWriter struct {
+	tx       *sql.Tx
+	triggers []string
+}
+
+var _ writer = (*sqliteWriter)(nil)
+
+// openSQLiteWriter empties the tables of a store, and takes its triggers away.
+func openSQLiteWriter(ctx context.Context, tx *sql.Tx, list []Table) (*sqliteWriter, error) {
+	w := &sqliteWriter{tx: tx}
+	var names []string
+	err := each(ctx, tx, `SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY rowid`, nil, func(scan func(...any) error) error {
+		var name, text string
+		err := scan(&name, &text)
+		names, w.triggers = append(names, name), append(w.triggers, text)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if _, err := tx.ExecContext(ctx, `DROP TRIGGER main.`+quote(name)); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range list {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM main.`+quote(t.Name)); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// finish puts the triggers back.
+func (w *sqliteWriter) finish(ctx context.Context) error {
+	for _, text := range w.triggers {
+		if _, err := w.tx.ExecContext(ctx, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	maxVariables = 32766 // of a statement, SQLite's own limit
+	maxBatch     = 64    // rows
+)
+
+func (w *sqliteWriter) fill(ctx context.Context, table string, columns []Column, produce func(put func(row []any) error) error) error {
+	b := &sqliteBatch{tx: w.tx, most: max(1, min(maxBatch, maxVariables/len(columns)))}
+	b.head = "INSERT INTO main." + quote(table) + " (" + quoted(columns, "") + ") VALUES "
+	b.tuple = "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	defer b.close()
+	err := produce(func(row []any) error { return b.put(ctx, row) })
+	if err == nil {
+		err = b.flush(ctx)
+	}
+	return err
+}
+
+// sqliteBatch inserts several rows by one statement.
+type sqliteBatch struct {
+	tx          *sql.Tx
+	head, tuple string
+	most, n     int
+	args        []any
+	full        *sql.Stmt
+}
+
+func (b *sqliteBatch) put(ctx context.Context, row []any) error {
+	b.args = append(b.args, row...)
+	if b.n++; b.n < b.most {
+		return nil
+	}
+	return b.flush(ctx)
+}
+
+func (b *sqliteBatch) text() string { return b.head + b.tuple + strings.Repeat(","+b.tuple, b.n-1) }
+
+func (b *sqliteBatch) flush(ctx context.Context) (err error) {
+	switch {
+	case b.n == 0:
+		return nil
+	case b.n < b.most:
+		_, err = b.tx.ExecContext(ctx, b.text(), b.args...)
+	default:
+		if b.full == nil {
+			b.full, err = b.tx.PrepareContext(ctx, b.text())
+		}
+		if err == nil {
+			_, err = b.full.ExecContext(ctx, b.args...)
+		}
+	}
+	b.n, b.args = 0, b.args[:0]
+	return err
+}
+
+func (b *sqliteBatch) close() {
+	if b.full != nil {
+		_ = b.full.Close()
+	}
+}
+
+// sequence sets where AUTOINCREMENT goes on. A table without it has nowhere to keep that: SQLite itself gives out the
+// highest number that is there, plus one.
+func (w *sqliteWriter) sequence(ctx context.Context, s Sequence) error {
+	if s.Table == "" || !s.Called {
+		return nil
+	}
+	var there bool
+	err := w.tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence')`).Scan(&there)
+	if err != nil || !there {
+		return err
+	}
+	var name string
+	err = w.tx.QueryRowContext(ctx, `SELECT name FROM main.sqlite_schema WHERE type = 'table' AND lower(name) = lower($1)
+		AND sql LIKE '%AUTOINCREMENT%'`, s.Table).Scan(&name)
+	if err == sql.ErrNoRows {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	res, err := w.tx.ExecContext(ctx, `UPDATE main.sqlite_sequence SET seq = max(seq, $2) WHERE name = $1`, name, s.Last)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		return err
+	}
+	_, err = w.tx.ExecContext(ctx, `INSERT INTO main.sqlite_sequence (name, seq) VALUES ($1, $2)`, name, s.Last)
+	return err
+}
