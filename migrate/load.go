@@ -18,6 +18,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 var hasUp = regexp.MustCompile(`(?mi)^--\s*\+goose\s+up\s*$`)
@@ -53,7 +54,7 @@ func (s *series) load(d dialect, kind Set, in Source, fault func(SourceError)) {
 		}
 		chosen := choose(version, variants, d.name, report)
 		for i := range variants {
-			m := s.readMigration(kind, version, &variants[i], report)
+			m := s.readMigration(d.name, kind, version, &variants[i], report)
 			if m != nil && chosen == &variants[i] {
 				m.take(d, m.readings(d.name))
 				s.migrations = append(s.migrations, m)
@@ -134,9 +135,9 @@ func readGo(list func() []*goose.Migration, fault func(SourceError)) map[int64]*
 	return byVersion
 }
 
-// readMigration has goose read a file, and refuses what goose would run to its own harm. It returns nil for what is
-// refused.
-func (s *series) readMigration(kind Set, version int64, v *variant, fault func(SourceError)) *migration {
+// readMigration has goose read a file, and refuses what goose would run to its own harm used being the dialect at hand.
+// It returns nil for what is refused.
+func (s *series) readMigration(used backend.Dialect, kind Set, version int64, v *variant, fault func(SourceError)) *migration {
 	if bytes.HasPrefix(v.text, []byte("\xef\xbb\xbf")) {
 		fault(SourceError{File: v.file, Line: 1, Reason: "the file begins with a byte order mark, behind which goose does not see '-- +goose Up'; save it as UTF-8 without one"})
 		return nil
@@ -164,14 +165,29 @@ func (s *series) readMigration(kind Set, version int64, v *variant, fault func(S
 	}
 	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
 		if v.dialect == "" || v.dialect == d {
-			end := m.check(d, kind, v.text, m.up, 0, refuse)
-			m.check(d, kind, v.text, m.down, end, refuse)
+			up, down := m.up, m.down
+			if d != used {
+				up, down = slices.DeleteFunc(slices.Clone(up), makesTrigger), slices.DeleteFunc(slices.Clone(down), makesTrigger)
+			}
+			end := m.check(d, kind, v.text, up, 0, refuse)
+			m.check(d, kind, v.text, down, end, refuse)
 		}
 	}
 	if len(found) > 0 {
 		return nil
 	}
 	return m
+}
+
+// makesTrigger reports whether a statement makes a trigger. Those of SQLite have statements in them, which by the rules of
+// Postgres would end a transaction.
+func makesTrigger(statement string) bool {
+	s := sqltext.New(sqltext.SQLite, statement)
+	create, what := s.Next(), s.Next()
+	if s.Is(what, "temp") || s.Is(what, "temporary") {
+		what = s.Next()
+	}
+	return s.Is(create, "create") && s.Is(what, "trigger")
 }
 
 // choose returns the variant of a version that d sees.

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"io/fs"
 	"testing"
+	"testing/fstest"
 
 	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/sqlite"
 	"github.com/tenement-go/tenement/migrate"
 )
 
@@ -119,4 +121,23 @@ func TestNewReportsUnreadableFiles(t *testing.T) {
 	_, err := migrate.New(untouchable{dialect: backend.SQLite}, tenants(migrate.Source{Name: "a", FS: brokenFS{}}))
 	var fault *migrate.SourceError
 	require.ErrorAs(t, err, &fault)
+}
+
+// A file without a dialect in its name is read by the rules of the one that is used: a trigger of SQLite's has statements in it.
+func TestTriggerInAFileForAnyDialect(t *testing.T) {
+	t.Parallel()
+	be, err := sqlite.Open(t.Context(), t.TempDir(), sqlite.Config{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, be.Close()) }()
+	m, err := migrate.New(be, migrate.Config{Tenant: []migrate.Source{{Name: "app", FS: fstest.MapFS{"00001_a.sql": {Data: []byte(`-- +goose Up
+CREATE TABLE a (n INTEGER);
+CREATE TABLE b (n INTEGER);
+-- +goose StatementBegin
+CREATE TRIGGER copied AFTER INSERT ON a BEGIN
+	INSERT INTO b VALUES (new.n);
+END;
+-- +goose StatementEnd
+`)}}}}})
+	require.NoError(t, err)
+	require.NoError(t, m.Close())
 }

@@ -40,7 +40,7 @@ func (r *scriptRun) findAssuming(ctx context.Context, c *pgx.Conn) error {
 	schemas := []uint32{}
 	for i := range r.scripts[r.next:] {
 		s := &r.scripts[r.next+i]
-		if r.shared.look(s.SQL).reach == reachesCode {
+		if reachOf(s.SQL, s.Route.Store) == reachesCode {
 			oid, _ := r.be.identity(s.Route)
 			schemas = append(schemas, oid)
 		}
@@ -48,8 +48,9 @@ func (r *scriptRun) findAssuming(ctx context.Context, c *pgx.Conn) error {
 	if r.be.roles.mode == rolesOff || len(schemas) == 0 {
 		return nil
 	}
-	rows, _ := c.Query(ctx, "select distinct nullif(d.refobjid,"+publicOID+") from pg_catalog.pg_depend d join pg_catalog.pg_proc p on p.oid=d.objid "+
-		"where d.refclassid=2615 and d.refobjid=any($1::oid[]||"+publicOID+") and d.classid=1255 and "+assumingSQL, r.be.queryMode(), schemas)
+	// Materialized: the server thinks a regular expression as cheap as a comparison, and would match all functions.
+	rows, _ := c.Query(ctx, "with d as materialized (select objid,refobjid from pg_catalog.pg_depend where refclassid=2615 and refobjid=any($1::oid[]||"+publicOID+") and classid=1255) "+
+		"select distinct nullif(d.refobjid,"+publicOID+") from d join pg_catalog.pg_proc p on p.oid=d.objid where "+assumingSQL, r.be.queryMode(), schemas)
 	var oid pgtype.Uint32
 	_, err := pgx.ForEachRow(rows, []any{&oid}, func() error {
 		r.assuming[oid.Uint32] = true
@@ -61,7 +62,7 @@ func (r *scriptRun) findAssuming(ctx context.Context, c *pgx.Conn) error {
 // watched reports whether it is looked at what a script did.
 func (r *scriptRun) watched(s *backend.Script) bool {
 	oid, _ := r.be.identity(s.Route)
-	switch r.shared.look(s.SQL).reach {
+	switch reachOf(s.SQL, s.Route.Store) {
 	case reachesOut:
 		return true
 	case reachesCode:
@@ -79,8 +80,8 @@ const (
 	reachesOut               // it may change the role, or change what is another store's
 )
 
-// reachOf errs on the side of more.
-func reachOf(text string) reach {
+// reachOf errs on the side of more. own is the store that the text is for, which it may name.
+func reachOf(text string, own backend.Store) reach {
 	far := reachesOwn
 	opening, prev := "", ""
 	s := sqltext.New(sqltext.Postgres, text)
@@ -109,7 +110,7 @@ func reachOf(text string) reach {
 			name == "role" && changes[prev],
 			name == "language" && after != "sql" && after != "plpgsql",
 			name == "schema" && prev == "set",
-			ahead.Text(next) == "." && changesNamed(opening, prev) && !ownSchemas[name]:
+			ahead.Text(next) == "." && changesNamed(opening, prev) && !ownSchemas[name] && name != own.String():
 			return reachesOut
 		case !defining[opening], running[name]:
 			far = reachesCode

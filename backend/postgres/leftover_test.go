@@ -36,3 +36,23 @@ func TestCleaningHasNoColumns(t *testing.T) {
 		})
 	}
 }
+
+// What is prepared is taken away out of sight: the next tenant's cleaning finds that out, and the tenant does not.
+func TestDeallocatedOutOfSight(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1"})
+	_, a := tenant(t, be, "a")
+	_, b := tenant(t, be, "b")
+	for range 5 {
+		_, err := be.DB().ExecContext(a, `DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$`)
+		require.NoError(t, err)
+		require.NoError(t, be.DB().QueryRowContext(b, `SELECT 1`).Scan(new(int)))
+		_, err = be.DB().ExecContext(a, `DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$`)
+		require.NoError(t, err)
+		tx, err := be.DB().BeginTx(b, nil)
+		require.NoError(t, err)
+		require.NoError(t, tx.QueryRowContext(b, `SELECT 1`).Scan(new(int)))
+		require.NoError(t, tx.Commit())
+		require.NoError(t, be.Shared().QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int)))
+	}
+}

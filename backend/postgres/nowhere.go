@@ -4,12 +4,16 @@ import (
 	"context"
 	sqldriver "database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // maxNowhere bounds an answer from nowhere, which is kept until it is known that it was one.
@@ -17,8 +21,52 @@ const maxNowhere = 10_000
 
 var (
 	errNowhereReads = errors.New("the query reads a table, and whose is not said")
+	errNowhereText  = errors.New("only a SELECT, VALUES or SHOW can be answered, whose functions, operators and types are the system's")
 	errNowhereMany  = errors.New("the answer has more than 10,000 rows")
 )
+
+// nowhereText refuses what could read where the locks do not tell: code that is not the server's own may look at a table
+// in a subtransaction that it rolls back, which lets go of the lock, and so may a text that a function runs. Names
+// without a schema are the server's own, because of the path.
+func nowhereText(text string) error {
+	var tokens []sqltext.Token
+	s := sqltext.New(sqltext.Postgres, text)
+	for t := s.Next(); t.Kind != sqltext.End; t = s.Next() {
+		tokens = append(tokens, t)
+	}
+	at := func(i int) string {
+		if i < 0 || i >= len(tokens) {
+			return ""
+		}
+		if name, ok := s.Ident(tokens[i]); ok {
+			return name
+		}
+		return s.Text(tokens[i])
+	}
+	if !slices.Contains([]string{"select", "with", "values", "show"}, at(0)) {
+		return errNowhereText
+	}
+	for i := range tokens {
+		switch {
+		case at(i+1) == "(" && runsText[at(i)]:
+			return errNowhereText
+		case at(i+1) != ".", at(i) == "pg_catalog", at(i) == "information_schema":
+			continue
+		}
+		// A call, a type's literal, a cast, an operator. What is left are columns and relations, which are locked.
+		if at(i+3) == "(" || i+3 < len(tokens) && tokens[i+3].Kind == sqltext.String ||
+			at(i-1) == ":" || at(i-1) == "as" || at(i-1) == "(" && at(i-2) == "operator" {
+			return errNowhereText
+		}
+	}
+	return nil
+}
+
+// runsText are the server's own functions that run a text, or read what a text names.
+var runsText = map[string]bool{
+	"query_to_xml": true, "query_to_xmlschema": true, "query_to_xml_and_xmlschema": true,
+	"ts_stat": true, "ts_rewrite": true,
+}
 
 // nowhereReads counts what a transaction has touched besides the catalogs that hold nobody's data. The server keeps the
 // locks of all that a transaction looked up or read until it ends, what its functions read included.
@@ -34,6 +82,9 @@ func (s *source) QueryNowhere(ctx context.Context, query string, args []sqldrive
 	be := (*Backend)(s)
 	if be.closed.Load() {
 		return nil, backend.ErrClosed
+	}
+	if err := nowhereText(query); err != nil {
+		return nil, err
 	}
 	// One at a time: they are not counted in the pool.
 	select {
@@ -59,18 +110,37 @@ func (s *source) QueryNowhere(ctx context.Context, query string, args []sqldrive
 	if _, err := c.ExecContext(ctx, settings, nil); err != nil {
 		return nil, err
 	}
+	// Parsing locks all relations that the text names, and runs nothing yet.
+	if _, err := c.Conn().PgConn().Prepare(ctx, "", query, nil); err != nil {
+		return nil, err
+	}
+	if err := readsNothing(ctx, c); err != nil {
+		return nil, err
+	}
 	answer, err := keep(c.QueryContext(ctx, query, args))
-	if err != nil {
+	var pe *pgconn.PgError
+	switch {
+	case errors.As(err, &pe):
+		return nil, fmt.Errorf("the query failed (SQLSTATE %s)", pe.Code) // what the server says may have data in it
+	case err != nil:
 		return nil, err
 	}
-	reads, err := keep(c.QueryContext(ctx, nowhereReads, nil))
-	if err != nil {
+	if err := readsNothing(ctx, c); err != nil {
 		return nil, err
-	}
-	if n, ok := reads.rows[0][0].(int64); !ok || n > 0 {
-		return nil, errNowhereReads
 	}
 	return answer, nil
+}
+
+// readsNothing returns errNowhereReads when the transaction has touched anybody's data.
+func readsNothing(ctx context.Context, c *stdlib.Conn) error {
+	reads, err := keep(c.QueryContext(ctx, nowhereReads, nil))
+	if err != nil {
+		return err
+	}
+	if n, ok := reads.rows[0][0].(int64); !ok || n > 0 {
+		return errNowhereReads
+	}
+	return nil
 }
 
 // kept are rows in memory.

@@ -50,7 +50,7 @@ const partsInPublic = "(select pg_catalog.count(*)::pg_catalog.text from pg_cata
 // settings of both, comments and labels of them, foreign data wrappers and servers, user mappings, languages, extensions,
 // event triggers, publications, subscriptions, access methods, large objects, parameters' rights; and those in
 // storesRows.
-const watchedCatalogs = "'{1260,1261,1262,1213,2964,2396,3592,2328,1417,1418,2612,3079,3466,6104,6100,2601,2613,2995,6243,2615,2609,826,1255,3501}'::pg_catalog.oid[]"
+const watchedCatalogs = "'{1260,1261,1262,1213,2964,2396,3592,2328,1417,1418,2612,3079,3466,6104,6100,2601,2613,2995,6243,2615,2609,826,1255,3501,2617,3456,3602,3600,3601,3764,2605,2607,2616,2753}'::pg_catalog.oid[]"
 
 // storesRows are catalogs that have rows of stores: the object that a row is about, and which rows are not the store's.
 var storesRows = []struct{ catalog, object, found string }{
@@ -59,6 +59,16 @@ var storesRows = []struct{ catalog, object, found string }{
 		"where p.classid=x.classoid and p.objid=x.objoid and p.refclassid=2615 and p.refobjid not in (n,pg_catalog.pg_my_temp_schema())))"},
 	{"826", "826,x.oid", "pg_catalog.pg_default_acl x where x.defaclnamespace<>n"},
 	{"1255", "1255,x.oid", "pg_catalog.pg_proc x where x.pronamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"2617", "2617,x.oid", "pg_catalog.pg_operator x where x.oprnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"3456", "3456,x.oid", "pg_catalog.pg_collation x where x.collnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"3602", "3602,x.oid", "pg_catalog.pg_ts_config x where x.cfgnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"3600", "3600,x.oid", "pg_catalog.pg_ts_dict x where x.dictnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"3601", "3601,x.oid", "pg_catalog.pg_ts_parser x where x.prsnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"3764", "3764,x.oid", "pg_catalog.pg_ts_template x where x.tmplnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"2605", "2605,x.oid", "pg_catalog.pg_cast x where not exists (select from pg_catalog.pg_type t where t.oid in (x.castsource,x.casttarget) and t.typnamespace=n)"},
+	{"2607", "2607,x.oid", "pg_catalog.pg_conversion x where x.connamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"2616", "2616,x.oid", "pg_catalog.pg_opclass x where x.opcnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
+	{"2753", "2753,x.oid", "pg_catalog.pg_opfamily x where x.opfnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
 	{"3501", "1247,x.enumtypid", "pg_catalog.pg_enum x join pg_catalog.pg_type t on t.oid=x.enumtypid where t.typnamespace not in (n,pg_catalog.pg_my_temp_schema())"},
 }
 
@@ -112,6 +122,8 @@ var lookBody = func() string {
 		" and not exists (select from pg_catalog.pg_trigger x where x.tgrelid=o.rel and not x.tgisinternal and " + its + ")" +
 		" and not exists (select from pg_catalog.pg_rewrite x where x.ev_class=o.rel and " + its + ")" +
 		" and not exists (select from pg_catalog.pg_policy x where x.polrelid=o.rel and " + its + ")" +
+		" and not exists (select from pg_catalog.pg_constraint x where x.conrelid=o.rel and " + its + ")" +
+		" and not exists (select from pg_catalog.pg_statistic_ext x where x.stxrelid=o.rel and " + its + ")" +
 		" and not exists (select from pg_catalog.pg_description x where x.objoid=o.rel and x.classoid=1259 and " + its + "); " +
 		refuse + "pg_catalog.format('%s.%I is not in the store',o.schema,o.name),schema=o.schema::pg_catalog.text,table=o.name; end loop; " +
 		"select pg_catalog.count(*) as now,pg_catalog.min(case when " + mine("p.xmin", "top") +

@@ -22,7 +22,7 @@ func TestOutside(t *testing.T) {
 	be := open(t, databaseURL, map[string]string{"tenant_role": "off"})
 	_, err = be.Shared().ExecContext(t.Context(), `CREATE TABLE plans (name text PRIMARY KEY, n int); CREATE INDEX by_n ON plans (n); INSERT INTO plans VALUES ('gold');
 		CREATE TYPE mood AS ENUM ('good'); CREATE SCHEMA empty;
-		CREATE TABLE ledger (n int); INSERT INTO ledger VALUES (0); CREATE SCHEMA billing CREATE TABLE invoices (n int);
+		CREATE TABLE ledger (n int); INSERT INTO ledger VALUES (0); CREATE SCHEMA billing CREATE TABLE invoices (n int PRIMARY KEY) CREATE TABLE items (n int REFERENCES invoices);
 		CREATE SEQUENCE numbers; CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'`)
 	require.NoError(t, err)
 	rt, _ := tenant(t, be, "a")
@@ -44,6 +44,8 @@ func TestOutside(t *testing.T) {
 		`CREATE TYPE own AS ENUM ('x'); ALTER TYPE own ADD VALUE 'y'; CREATE DOMAIN d AS int CHECK (VALUE > 0); CREATE TABLE o (o own, d d)`,
 		`DROP TABLE o; DROP TYPE own; DROP DOMAIN d`,
 		`ALTER DEFAULT PRIVILEGES IN SCHEMA a GRANT SELECT ON TABLES TO PUBLIC`,
+		`CREATE OPERATOR === (FUNCTION = texteq, LEFTARG = text, RIGHTARG = text); CREATE COLLATION cl (locale = 'C')`,
+		`CREATE TYPE own AS (n int); CREATE CAST (own AS text) WITH INOUT; CREATE STATISTICS st ON (lower(mark)), (upper(mark)) FROM notes`,
 	} {
 		require.NoError(t, run("", sql), sql)
 	}
@@ -70,6 +72,13 @@ func TestOutside(t *testing.T) {
 		`ALTER TABLE b.notes RENAME TO x`:                                              "x",
 		`ALTER TABLE b.notes SET SCHEMA billing`:                                       "notes",
 		`CREATE INDEX ON b.notes (mark)`:                                               "notes",
+		`ALTER TABLE b.notes ADD FOREIGN KEY (mark) REFERENCES plans`:                  "notes",
+		`CREATE STATISTICS b.st ON (lower(mark)), (upper(mark)) FROM b.notes`:          "notes",
+		`CREATE OPERATOR b.=== (FUNCTION = texteq, LEFTARG = text, RIGHTARG = text)`:   "",
+		`CREATE COLLATION b.cl (locale = 'C')`:                                         "",
+		`CREATE TEXT SEARCH CONFIGURATION b.cfg (COPY = simple)`:                       "",
+		`CREATE CAST (b.mood AS text) WITH INOUT`:                                      "",
+		`ALTER TABLE billing.items ALTER CONSTRAINT items_n_fkey DEFERRABLE`:           "items",
 		`ALTER FUNCTION b.g() STABLE`:                                                  "",
 		`CREATE FUNCTION b.h() RETURNS int LANGUAGE sql AS 'SELECT 1'`:                 "",
 		`ALTER TYPE b.mood ADD VALUE 'bad'`:                                            "",

@@ -38,7 +38,7 @@ type failure struct {
 // good-bye (57P01: shut down, 57P02: crash, 57P03: cannot serve now) instead of answering the prefix, nothing after that
 // was executed.
 func (f failure) neverRan() bool {
-	return f.unsent || f.at <= stepPrefix && f.fatal && len(f.code) == 5 && f.code[:3] == "57P"
+	return f.unsent || f.at == stepClean || f.at <= stepPrefix && f.fatal && len(f.code) == 5 && f.code[:3] == "57P"
 }
 
 // knowledge is what a statement was run by.

@@ -139,7 +139,6 @@ type names struct {
 type looked struct {
 	traits traits
 	hides  bool // it may give its store something of its own that has the name of something shared
-	reach  reach
 }
 
 func (c *conn) sharedNames(ctx context.Context) (*names, error) {
@@ -154,7 +153,6 @@ func (c *conn) sharedNames(ctx context.Context) (*names, error) {
 func (n *names) look(text string) looked {
 	l, seen := n.texts[text]
 	if !seen {
-		l.reach = reachOf(text)
 		if l.traits = classify(text); l.traits&(defines|calls) != 0 && n.shared == nil {
 			l.hides = true
 		} else if l.traits&(defines|calls) != 0 {

@@ -57,7 +57,7 @@ func (c *conn) authorize(action driver.AuthorizerActionCode, arg1, arg2, schema,
 	default:
 		c.effects |= e
 		if c.st != nil && c.st.seen != nil {
-			c.st.seen.note(e&sharedRead != 0 || c.watch.varies(action, arg1, arg2))
+			c.st.seen.note(e&sharedRead != 0 || c.watch.varies(action, arg1, arg2, schema))
 		}
 		return driver.AuthorizerOK
 	}

@@ -39,6 +39,8 @@ func TestTemplateHoldsNothingThatVaries(t *testing.T) {
 		"a trigger that runs":    {[]string{"CREATE TRIGGER tr AFTER INSERT ON v BEGIN UPDATE v SET x = Random(); END", "INSERT INTO v VALUES (1, 1)"}, true},
 		"chance":                 {[]string{"UPDATE v SET x = hex(randomblob(16))"}, true},
 		"a shared table":         {[]string{"INSERT INTO v SELECT id, 'x' FROM plans"}, true},
+		"how many it has":        {[]string{"INSERT INTO v SELECT count(*), 'x' FROM plans"}, true},
+		"whose store it is":      {[]string{"INSERT INTO v SELECT 1, owner FROM tenement_store"}, true},
 		"the same, named public": {[]string{"INSERT INTO v SELECT id, 'x' FROM public.plans; SELECT 1"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
