@@ -186,7 +186,8 @@ type Adopter interface {
 	Restamp(ctx context.Context, rt Route, owner string) error
 }
 
-// Nowherer is the ability to answer what a tool asks before there is a tenant.
+// Nowherer is the ability to answer what a tool asks before there is a tenant: on Postgres a SELECT, VALUES or SHOW that
+// calls the server's own functions only.
 type Nowherer interface {
 	// DBOrNowhere returns a handle that is DB's but for one thing, the same one each time: a query outside of a
 	// transaction whose context names no tenant is answered from nowhere, a place where the database's functions and
