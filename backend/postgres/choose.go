@@ -46,7 +46,7 @@ func choose(s situation) plan {
 		return plan{describe: true}
 	}
 	own := st.store == s.store
-	_, same := st.same[s.store]
+	same := st.same.has(s.store)
 	switch {
 	case st.sd.Name == "": // only described, and that for this store
 		return plan{st: st, parse: true, binary: true}

@@ -23,7 +23,7 @@ func TestChoose(t *testing.T) {
 		return st
 	}
 	base := known(nil)
-	same := known(func(st *statement) { st.noteSame(loki) })
+	same := known(func(st *statement) { st.same = newAlike(); st.same.add(loki) })
 	star := known(func(st *statement) { st.traits = star })
 	varied := known(func(st *statement) { st.varied = true })
 	unnamed := known(func(st *statement) { st.sd.Name = "" })
@@ -83,6 +83,8 @@ func TestMend(t *testing.T) {
 		"no schema":                               {failure{at: stepPrefix, code: codeNoSchema}, alone, missing},
 		"a division by zero of the application's": {failure{at: stepQuery, code: codeNoStore}, alone, giveUp},
 		"the role was reset":                      {failure{at: stepPrefix, code: codeNotRole}, with(func(s *standing) { s.role = true }), loserole},
+		"something left, or a logarithm of ours":  {failure{at: stepPrefix, code: codeUntidy}, with(func(s *standing) { s.tidying = true }), cleanfirst},
+		"which nobody asked for":                  {failure{at: stepPrefix, code: codeUntidy}, alone, giveUp},
 		"no such role":                            {failure{at: stepPrefix, code: "42704"}, with(func(s *standing) { s.role = true }), norole},
 		"not in a transaction block":              {failure{at: stepQuery, code: "25001"}, alone, settle},
 		"which the application began":             {failure{at: stepQuery, code: "25001"}, with(func(s *standing) { s.inTx = true }), giveUp},

@@ -40,6 +40,8 @@ type conn struct {
 	lastAccess driver.Access
 	tainted    bool // the session leaves something on it; see leftover.go
 	dirty      bool // and an earlier one did, which is to be taken away first
+	untidy     bool // it cannot be cleaned in the transaction of what comes next
+	tidying    bool // the message under way does that: when it succeeds, the connection is clean
 	doomed     bool // not to be used again
 
 	// For the session under way; kept here because there is one at a time.

@@ -180,6 +180,8 @@ func (c *conn) described(q *query, st *statement) {
 	switch {
 	case base == nil:
 		q.st = st
+		st.same = c.be.alike.of(st.sd)
+		st.same.add(st.store)
 		if c.be.mode == pgx.QueryExecModeCacheStatement || c.be.mode == pgx.QueryExecModeCacheDescribe {
 			c.statements.put(c.key(q.sql), st)
 		}
@@ -188,7 +190,7 @@ func (c *conn) described(q *query, st *statement) {
 		fallthrough
 	default:
 		if sameTypes(st.sd, base.sd) {
-			base.noteSame(st.store)
+			base.same.add(st.store)
 		}
 	}
 	if st.varied && base == nil || stale {

@@ -12,7 +12,8 @@ import (
 //   - A statement that says in its text that it leaves something taints the connection, whoever is next.
 //   - A connection that goes over to another store is cleaned, whatever ran on it.
 //
-// It is cleaned when it is next used, by a message that goes ahead of that of its next statement, in the same round trip.
+// It is cleaned when it is next used, in the message of its next statement, ahead of that: in the statement's own
+// transaction where that can be (tidying), else in one that is over before (cleaning).
 //
 // Why not only when something was left: the server does not tell. Settings alone can be changed by functions in all
 // languages, views, defaults, checks, rules, policies, operators, updates of pg_settings and functions that run a text
@@ -26,6 +27,40 @@ const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;
 // own would cost more than all the statements, since the server writes to the socket at the end of each. The level is
 // said, or the default that somebody left could have the SELECT wait for others (SERIALIZABLE READ ONLY DEFERRABLE).
 var cleaning = append(append([]string{"begin isolation level read committed"}, strings.Split(cleanSQL, ";")...), "commit")
+
+// tidying is what cleans in the transaction of the statement that follows, with the columns that prefixTidy has: BEGIN and
+// COMMIT, and what can be asked for less than it takes to do, cost as much as the rest. When the transaction fails, what
+// was reset is not, and the connection is as it was: to be cleaned.
+var tidying = []string{"close all", "unlisten *", "reset all", "discard sequences"}
+
+// tidies reports whether the connection is cleaned in the transaction of the statement that comes next, outside of
+// transactions of the application's: those may be rolled back long after they have run something.
+func (c *conn) tidies() bool {
+	return c.dirty && !c.untidy && c.idle() && c.cleanable() && c.tx.begin == "" && c.named() && !c.be.replica &&
+		c.unit.kind == prefixOID && c.unit.preparable()
+}
+
+// queueTidy queues the cleaning that the prefix is part of.
+func (c *conn) queueTidy() {
+	for _, text := range tidying {
+		c.queueOwn(text)
+	}
+	c.wire.queue(stepClean)
+	c.tidying = true
+}
+
+// cleaned notes that one of the commands of a cleaning was executed. It reports whether it was the last.
+func (c *conn) cleaned(tag []byte) bool {
+	switch {
+	case c.tidying && string(tag) == "DISCARD SEQUENCES":
+		c.ownDone(tidying...)
+	case !c.tidying && !c.wire.text && string(tag) == "COMMIT":
+		c.ownDone(cleaning...)
+	default:
+		return false
+	}
+	return true
+}
 
 // cleansChanges reports whether a connection is cleaned when it goes over to another store.
 func (be *Backend) cleansChanges() bool {

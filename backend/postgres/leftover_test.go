@@ -1,6 +1,9 @@
 package postgres_test
 
 import (
+	"context"
+	"database/sql"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,4 +58,89 @@ func TestDeallocatedOutOfSight(t *testing.T) {
 		require.NoError(t, tx.Commit())
 		require.NoError(t, be.Shared().QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int)))
 	}
+}
+
+// What cannot be taken away in the transaction of the next tenant's statement is taken away ahead of it.
+func TestCleanedBeforehand(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"auto", "off", "each"} {
+		be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "tenant_role": role})
+		_, a := tenant(t, be, "a")
+		_, b := tenant(t, be, "b")
+		_, err := be.DB().ExecContext(a, `CREATE FUNCTION leave(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; END $$`)
+		require.NoError(t, err)
+		look := func() (state, isolation, readOnly string, locks int) {
+			require.NoError(t, be.DB().QueryRowContext(b, `SELECT coalesce(current_setting('app.who', true), '') ||
+				coalesce(to_regclass('pg_temp.t')::text, '') || (SELECT count(*) FROM pg_cursors) || (SELECT count(*) FROM pg_listening_channels()),
+				current_setting('transaction_isolation'), current_setting('transaction_read_only'),
+				(SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND mode = 'ExclusiveLock')`).
+				Scan(&state, &isolation, &readOnly, &locks))
+			return state, isolation, readOnly, locks
+		}
+		wantState, wantIsolation, wantReadOnly, _ := look()
+		for _, what := range []string{
+			`SET app.who = 'a'`, `CREATE TEMP TABLE t (a int)`, `LISTEN mail`, `SELECT pg_advisory_lock(7)`,
+			`DECLARE c CURSOR WITH HOLD FOR SELECT 1`, `SET default_transaction_isolation = serializable`,
+			`SET default_transaction_read_only = on`,
+			`SET default_transaction_isolation = serializable; SET default_transaction_read_only = on; SET default_transaction_deferrable = on`,
+			`SET statement_timeout = '10s'; SET app.who = 'a'`,
+		} {
+			for _, fails := range []bool{false, true} {
+				_, err := be.DB().ExecContext(a, `SELECT leave($1)`, what)
+				require.NoError(t, err, what)
+				if fails { // in the transaction that was to clean
+					_, err := be.DB().ExecContext(b, `INSERT INTO notes (mark) SELECT 1/$1::int FROM generate_series(1, 1)`, "0")
+					require.Error(t, err)
+					require.ErrorContains(t, err, "division by zero", what)
+				}
+				state, isolation, readOnly, locks := look()
+				require.Equal(t, []any{wantState, wantIsolation, wantReadOnly, 0}, []any{state, isolation, readOnly, locks}, "%s, %s, fails: %v", role, what, fails)
+			}
+		}
+	}
+}
+
+// What one connection has found out of a text's types in a store, another does not ask again.
+func TestTypesAreAskedOnce(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	proxy, through := proxied(t, databaseURL)
+	be := open(t, through, map[string]string{"pool_max_conns": "2"})
+	const n = 10
+	var tenants []context.Context
+	for i := range n {
+		_, ctx := tenant(t, be, fmt.Sprintf("t%d", i))
+		tenants = append(tenants, ctx)
+	}
+	read := func(db interface {
+		QueryRowContext(context.Context, string, ...any) *sql.Row
+	}, ctx context.Context) {
+		var got int
+		require.NoError(t, db.QueryRowContext(ctx, `SELECT $1 + count(*) FROM notes`, 41).Scan(&got))
+		require.GreaterOrEqual(t, got, 41)
+	}
+	one := func() func() { // holds the connection that would be used next
+		c, err := be.DB().Conn(tenants[0])
+		require.NoError(t, err)
+		require.NoError(t, c.QueryRowContext(tenants[0], `SELECT 1`).Scan(new(int)))
+		return func() { require.NoError(t, c.Close()) }
+	}
+	free := one()
+	for _, ctx := range tenants {
+		read(be.DB(), ctx)
+	}
+	var pid, other int
+	require.NoError(t, be.DB().QueryRowContext(tenants[1], `SELECT pg_backend_pid()`).Scan(&pid))
+	held, err := be.DB().Conn(tenants[1])
+	require.NoError(t, err)
+	require.NoError(t, held.QueryRowContext(tenants[1], `SELECT pg_backend_pid()`).Scan(&other))
+	require.Equal(t, pid, other)
+	free()
+	read(be.DB(), tenants[2]) // the text itself is new there
+	proxy.ResetRoundTrips()
+	for _, ctx := range tenants[3:] {
+		read(be.DB(), ctx)
+	}
+	require.EqualValues(t, n-3, proxy.ResetRoundTrips())
+	require.NoError(t, held.Close())
 }

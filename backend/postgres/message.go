@@ -102,7 +102,12 @@ func (c *conn) send(ctx context.Context, j *job) error {
 // queueAhead queues what the message has to begin with: BEGIN, and the prefix unless what follows must come before it.
 func (c *conn) queueAhead(queries []query) {
 	w := &c.wire
-	c.queueClean()
+	prefix := c.prefixed() && !c.putsOff(queries)
+	if prefix && c.tidies() {
+		c.queueTidy()
+	} else {
+		c.queueClean()
+	}
 	if c.tx.begin != "" {
 		c.queueOwn(c.tx.begin)
 		w.queue(stepBegin)
@@ -110,7 +115,7 @@ func (c *conn) queueAhead(queries []query) {
 	switch {
 	case !c.prefixed():
 		c.queueCheckAhead()
-	case !c.putsOff(queries):
+	case prefix:
 		c.queuePrefix(c.named())
 		w.queue(stepPrefix)
 	}
@@ -281,7 +286,7 @@ func (c *conn) inferred(j *job, q *query) error {
 		w.fields = withFormats(w.fields, asked)
 	}
 	if sameTypes(sd, q.st.sd) {
-		q.st.noteSame(c.unit.rt.Store)
+		q.st.same.add(c.unit.rt.Store)
 	}
 	if q.plan.keep {
 		c.statements.putVariant(q.st, c.newStatement(sd, q.traits))

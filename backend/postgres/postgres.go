@@ -67,6 +67,7 @@ type Backend struct {
 	}
 	locks  locks
 	varied answers
+	alike  alikes
 	// stalePlans is what a pooler has prepared that the server refuses; see pooled.go.
 	stalePlans stalePlans
 	roles      roles

@@ -42,6 +42,8 @@ const (
 	prefixStamp
 	// prefixAnyStamp is prefixStamp for a route without an owner: what has no stamp is no store.
 	prefixAnyStamp
+	// prefixTidy is prefixOID that finishes the cleaning of the connection; see tidying.
+	prefixTidy
 	prefixKinds
 )
 
@@ -62,6 +64,15 @@ const (
 	sqlHasRole  = "current_user operator(pg_catalog.=) $5::pg_catalog.name"
 	sqlAnyStamp = "pg_catalog.starts_with(" + sqlComment + ",$4::pg_catalog.text)"
 
+	// sqlTidy fails (2201E) where there is something left that only a transaction of its own can take away: temporary
+	// tables, or this transaction is not one as the connection's defaults have it, by now.
+	sqlTidy = ",pg_catalog.ln((pg_catalog.pg_my_temp_schema() operator(pg_catalog.=) 0::pg_catalog.oid" +
+		" and pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.=) pg_catalog.current_setting('default_transaction_isolation')" +
+		" and pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) pg_catalog.current_setting('default_transaction_read_only')" +
+		" and pg_catalog.current_setting('transaction_deferrable') operator(pg_catalog.=) pg_catalog.current_setting('default_transaction_deferrable')" +
+		")::pg_catalog.int4::pg_catalog.float8)"
+	sqlUnlock = ",pg_catalog.pg_advisory_unlock_all()"
+
 	// storeSpace is the first half of the advisory locks that stand for stores.
 	storeSpace = "1953394286"
 	// stampColumn is where the kinds that read the stamp return the OID.
@@ -74,6 +85,7 @@ const (
 	codeNoStore  = "22012" // it is no store, another owner's, or another schema than before
 	codeNotRole  = "22003" // the connection has not the role
 	codeNotOurs  = "2201F" // the role may not use the schema
+	codeUntidy   = "2201E" // the connection is to be cleaned in a transaction of its own
 )
 
 // roleKind says what the prefix does about the role that does tenants' work.
@@ -105,10 +117,13 @@ func prefixOf(role roleKind, kind prefixKind) string {
 		}
 		return sql
 	}
+	if kind == prefixTidy {
+		sql += sqlUnlock // ahead of the share, which is another kind of lock, and stays
+	}
 	check := func(cond string) string { return ",1 operator(pg_catalog./) (" + cond + ")::pg_catalog.int4" }
 	sql += sqlShare
 	switch kind {
-	case prefixOID:
+	case prefixOID, prefixTidy:
 		if role == roleVerified {
 			sql += check(sqlSame + " and " + sqlHasRole) // which of them failed, the stamp's prefix says
 		} else {
@@ -119,16 +134,20 @@ func prefixOf(role roleKind, kind prefixKind) string {
 	case prefixAnyStamp:
 		sql += "," + sqlOID + check(sqlAnyStamp)
 	}
-	if kind != prefixOID && role == roleVerified {
+	known := kind == prefixOID || kind == prefixTidy
+	if !known && role == roleVerified {
 		sql += ",2147483647 operator(pg_catalog.+) (not (" + sqlHasRole + "))::pg_catalog.int4"
 	}
 	asName := map[roleKind]string{roleSet: "$5::pg_catalog.text::pg_catalog.name", roleVerified: "$5::pg_catalog.name"}[role]
-	if kind != prefixOID && role != roleNone {
+	if !known && role != roleNone {
 		// A schema that the role may not use is left out of the path without a word, and names would be found in public.
 		sql += ",pg_catalog.sqrt((pg_catalog.has_schema_privilege(" + asName + "," + sqlOID + ",'usage'))::pg_catalog.int4::pg_catalog.float8 operator(pg_catalog.-) 1)"
 	}
 	if role == roleSet {
 		sql += ",pg_catalog.set_config('role',$5,true)"
+	}
+	if kind == prefixTidy {
+		sql += sqlTidy
 	}
 	return sql
 }
@@ -147,8 +166,10 @@ func (u *unit) readOnly() bool { return u.rt.ReadOnly && u.access == driver.Acce
 func (u *unit) preparable() bool { return !u.readOnly() || u.be.replica }
 
 // sql is the text of the unit's prefix.
-func (u *unit) sql() string {
-	sql := prefixSQL[u.role][u.kind]
+func (u *unit) sql() string { return u.sqlOf(u.kind) }
+
+func (u *unit) sqlOf(kind prefixKind) string {
+	sql := prefixSQL[u.role][kind]
 	if u.readOnly() {
 		sql += sqlReadOnly
 	}
@@ -158,9 +179,9 @@ func (u *unit) sql() string {
 // prefixNames are the names under which a connection keeps the prefix prepared. The name says what the text is, so
 // that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
 var prefixNames = [roleKinds][prefixKinds]string{
-	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any"},
-	roleSet:      {"tenement_p2_shared_set", "tenement_p2_oid_set", "tenement_p2_stamp_set", "tenement_p2_any_set"},
-	roleVerified: {"tenement_p2_shared_has", "tenement_p2_oid_has", "tenement_p2_stamp_has", "tenement_p2_any_has"},
+	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any", "tenement_p2_tidy"},
+	roleSet:      {"tenement_p2_shared_set", "tenement_p2_oid_set", "tenement_p2_stamp_set", "tenement_p2_any_set", "tenement_p2_tidy_set"},
+	roleVerified: {"tenement_p2_shared_has", "tenement_p2_oid_has", "tenement_p2_stamp_has", "tenement_p2_any_has", "tenement_p2_tidy_has"},
 }
 
 // prepared is the state of one of the prefixes on a connection.
@@ -269,20 +290,21 @@ func (c *conn) params() [][]byte {
 // its own: its row is simply the first.
 func (c *conn) queuePrefix(named bool) {
 	u := &c.unit
+	kind := c.prefixKind()
 	named = named && u.preparable()
 	name := ""
 	if named {
-		if name = prefixNames[u.role][u.kind]; u.readOnly() {
+		if name = prefixNames[u.role][kind]; u.readOnly() {
 			name += "_ro"
 		}
 	}
-	if state := c.prefixes[u.role][u.kind]; !named || state != isPrepared {
+	if state := c.prefixes[u.role][kind]; !named || state != isPrepared {
 		if named && state == doubtful {
 			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
 		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: u.sql()})
+		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: u.sqlOf(kind)})
 		if named {
-			c.prefixes[u.role][u.kind] = doubtful
+			c.prefixes[u.role][kind] = doubtful
 		}
 	}
 	c.bind.PreparedStatement = name
@@ -291,13 +313,21 @@ func (c *conn) queuePrefix(named bool) {
 	c.fe.SendExecute(&executeOne)
 }
 
+// prefixKind is the unit's, or what takes its place in a message that cleans the connection.
+func (c *conn) prefixKind() prefixKind {
+	if c.tidying {
+		return prefixTidy
+	}
+	return c.unit.kind
+}
+
 var executeOne = pgproto3.Execute{MaxRows: 1}
 
 // prefixDone notes that the server executed a prefix queued before, and learns from its row.
 func (c *conn) prefixDone(named bool, row [][]byte) {
 	u := &c.unit
 	if named && u.preparable() {
-		c.prefixes[u.role][u.kind] = isPrepared
+		c.prefixes[u.role][c.prefixKind()] = isPrepared
 	}
 	if (u.kind == prefixStamp || u.kind == prefixAnyStamp) && len(row) > stampColumn {
 		c.learn(row[stampColumn])

@@ -18,6 +18,7 @@ const (
 	distrust          // what is prepared on the server: prepare it again
 	reidentify        // the store, by its stamp
 	missing           // there is no such store
+	cleanfirst        // the connection, in a transaction of its own
 	loserole          // the connection has not the role any more: set it in each prefix
 	norole            // there is no such role, or it may not use the store
 	settle            // bind the whole server session to the store, and run it outside of a transaction
@@ -60,6 +61,7 @@ type standing struct {
 	replica bool // the server may be a standby
 	role    bool // a role is assumed
 	lost    bool // and the connection is known not to have it
+	tidying bool // the message cleaned the connection in its own transaction
 	known   knowledge
 	// How often each was tried already.
 	exchanged, distrusted, reidentified, forgotten, settles int
@@ -96,6 +98,8 @@ func mendPrefix(f failure, s standing) remedy {
 	case (f.code == "26000" || f.code == "42P05") && s.distrusted == 0:
 		// Someone else who uses the connection (DISCARD ALL) took the prepared prefix away, or left one.
 		return distrust
+	case f.code == codeUntidy && s.tidying:
+		return cleanfirst
 	case refusesStore(f.code) && s.byOID && s.reidentified == 0:
 		// Not the schema that it was: moved by a rename or a restore, or gone. The stamp decides.
 		return reidentify

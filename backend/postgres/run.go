@@ -61,6 +61,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 		s.used = s.used || !f.closed && !f.unsent
 		q := j.failing(&c.wire)
 		st.byOID, st.role, st.lost = c.unit.kind == prefixOID, c.unit.role != roleNone, c.roleLost
+		st.tidying = c.tidying
 		st.known = q.known(c.unit.rt.Store)
 		r := mend(f, st)
 		if stale(f.code, st.known) {
@@ -142,6 +143,8 @@ func (s *session) apply(ctx context.Context, r remedy, j *job, st *standing, beg
 		c.identify()
 	case loserole:
 		c.loseRole()
+	case cleanfirst:
+		c.untidy = true
 	case forget:
 		st.forgotten++
 	case settle:
@@ -205,7 +208,7 @@ func (c *conn) forgetStatement(q *query, code string) {
 	if v := q.st.variants[store]; v != nil {
 		c.statements.variants.Remove(v)
 	}
-	delete(q.st.same, store)
+	q.st.same.remove(store)
 	if q.st.store == store {
 		c.statements.remove(c.key(q.sql))
 	}

@@ -34,13 +34,10 @@ type statement struct {
 	// changed, which costs more than all else of a point read; each variant keeps the plan of its store.
 	variants map[backend.Store]*statement
 	of       *statement // what this is a variant of
-	// same are the stores in which the text was seen to have the same types as here. Where they have not, the values of
-	// the parameters are encoded by the store's own, or by none: 1999 encoded as a bigint is no double.
-	same map[backend.Store]struct{}
+	// same are the stores in which the text was seen to have the same types as here, by any connection. Where they have
+	// not, the values of the parameters are encoded by the store's own, or by none: 1999 encoded as a bigint is no double.
+	same *alike
 }
-
-// maxSame bounds statement.same.
-const maxSame = 1 << 14
 
 // statements are the bounded memory of one connection, for its mode. The least recently used goes first.
 type statements struct {
@@ -223,17 +220,6 @@ func sameTypes(a, b *pgconn.StatementDescription) bool {
 	return slices.Equal(a.ParamOIDs, b.ParamOIDs) && slices.EqualFunc(a.Fields, b.Fields, func(x, y pgconn.FieldDescription) bool {
 		return x.Name == y.Name && x.DataTypeOID == y.DataTypeOID
 	})
-}
-
-// noteSame remembers that a statement means the same types in another store.
-func (st *statement) noteSame(store backend.Store) {
-	if len(st.same) >= maxSame {
-		clear(st.same)
-	}
-	if st.same == nil {
-		st.same = make(map[backend.Store]struct{})
-	}
-	st.same[store] = struct{}{}
 }
 
 // withFormats returns the descriptions of a result that comes in the given formats: one for all, or one each.

@@ -82,7 +82,7 @@ func (w *wire) start(ctx context.Context) error {
 	}
 	w.ctx, w.job, w.err, w.text, w.ended = ctx, nil, nil, false, false
 	w.steps, w.done, w.size = w.steps[:0], 0, 0
-	w.c.checks.parsed = prefixShared
+	w.c.checks.parsed, w.c.tidying = prefixShared, false
 	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
 	if err := ctx.Err(); err != nil {
 		return &notSent{w.timeout(err)}
@@ -159,8 +159,7 @@ func (w *wire) receive() event {
 			return eventRow
 		case *pgproto3.CommandComplete:
 			if w.at() == stepClean {
-				if !w.text && string(m.CommandTag) == "COMMIT" {
-					w.c.ownDone(cleaning...)
+				if w.c.cleaned(m.CommandTag) {
 					w.done++
 				}
 				continue
@@ -264,6 +263,7 @@ func (w *wire) finish() {
 	}
 	if w.err == nil {
 		w.c.checksDone()
+		w.c.dirty = w.c.dirty && !w.c.tidying
 	}
 }
 

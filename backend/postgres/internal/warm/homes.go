@@ -80,6 +80,22 @@ func (p *policy) hostOf(h uint64, g *guest) (host int) {
 	return p.best(h, p.roomy)
 }
 
+// everywhere reports whether a store is known to all connections, its home apart.
+func (p *policy) everywhere(key string) bool {
+	g := p.guests[key]
+	if g == nil {
+		return false
+	}
+	known := 1
+	for _, word := range g.at {
+		known += bits.OnesCount64(word)
+	}
+	return known >= p.there
+}
+
+// hasRoom reports whether a slot has not as many guests as it may have.
+func (p *policy) hasRoom(i int) bool { return i < p.keep && p.roomy[i/64]&(1<<(i%64)) != 0 }
+
 // best returns the idle slot of a set that ranks highest for a store, or -1.
 func (p *policy) best(h uint64, set []uint64) int {
 	found, best := -1, uint64(0)

@@ -14,7 +14,7 @@ var ErrClosed = errors.New("the connections' keeper is closed")
 // Pool makes connections of type C and has them when the Keeper does not.
 type Pool[C any] interface {
 	// Open returns a connection that nobody else uses. It is called from a goroutine of the Keeper's, with the values of
-	// the context of a caller of Take, and until its own context ends.
+	// the context of a caller of Take where there is one who asked for it just then, and until its own context ends.
 	Open(ctx context.Context) (C, error)
 	// GiveBack parts with a connection. The pool keeps it for others and for a later Open, or closes it: always when
 	// spent is true, the connection has been detached, or is broken.
@@ -60,6 +60,9 @@ type Keeper[C any] struct {
 	sweeper     *time.Timer
 	sweepAt     int64 // when it is due; 0: it is not running
 
+	alarmer *time.Timer
+	alarmed int64 // when it is due; 0: it is not running
+
 	waiters sync.Pool
 }
 
@@ -87,20 +90,16 @@ func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
 		slots: make([]place[C], cfg.Slots),
 	}
 	k.base, k.stop = context.WithCancel(context.Background())
-	k.waiters.New = func() any { return &queued{waiter: newWaiter()} }
+	k.waiters.New = func() any { return newWaiter() }
 	return k
-}
-
-// queued is a waiter with its timer.
-type queued struct {
-	*waiter
-	timer *time.Timer
 }
 
 func (k *Keeper[C]) now() int64 { return int64(time.Since(k.epoch)) }
 
-// unlock ends what was done under the lock, and opens the connections that it asks for.
+// unlock ends what was done under the lock, sees to it that those who wait are reminded, and opens the connections that
+// are asked for.
 func (k *Keeper[C]) unlock(ctx context.Context) {
+	k.setAlarm()
 	if len(k.p.opens) == 0 {
 		k.mu.Unlock()
 		return
@@ -142,50 +141,63 @@ func (k *Keeper[C]) Take(ctx context.Context, store string) (Lease[C], error) {
 
 // queue waits in line. It is called with the lock, and gives it up.
 func (k *Keeper[C]) queue(ctx context.Context, now int64, store string) (Lease[C], error) {
-	w := k.waiters.Get().(*queued)
-	k.p.join(now, w.waiter, store)
-	for {
-		k.relieve(now)
-		again := w.again
-		k.unlock(ctx)
-		var due <-chan time.Time
-		if again > 0 {
-			if w.timer == nil {
-				w.timer = time.NewTimer(time.Duration(again - now))
-			} else {
-				w.timer.Reset(time.Duration(again - now))
-			}
-			due = w.timer.C
-		}
-		select {
-		case <-w.ready:
-			return k.served(w)
-		case <-ctx.Done():
-			return Lease[C]{}, k.leave(ctx, w)
-		case <-due:
-			k.mu.Lock()
-			now = k.now()
-			k.p.tick(now, w.waiter)
-		}
+	w := k.waiters.Get().(*waiter)
+	k.p.join(now, w, store)
+	k.relieve(now)
+	k.unlock(ctx)
+	if ctx.Done() == nil {
+		<-w.ready
+		return k.served(w)
+	}
+	select {
+	case <-w.ready:
+		return k.served(w)
+	case <-ctx.Done():
+		return Lease[C]{}, k.leave(ctx, w)
 	}
 }
 
+// setAlarm has alarm called when somebody is to look again. One timer serves all who wait: to set one for each of them is
+// dearer than all else of a wait.
+func (k *Keeper[C]) setAlarm() {
+	at := k.p.soonest
+	if at == 0 || k.alarmed != 0 && k.alarmed <= at || k.p.closed {
+		return
+	}
+	k.alarmed = at
+	if d := time.Duration(at - k.now()); k.alarmer == nil {
+		k.alarmer = time.AfterFunc(d, k.alarm)
+	} else {
+		k.alarmer.Reset(d)
+	}
+}
+
+// alarm has those look again whose time has come.
+func (k *Keeper[C]) alarm() {
+	k.mu.Lock()
+	now := k.now()
+	k.alarmed = 0
+	k.p.ticks(now)
+	k.relieve(now)
+	k.unlock(context.Background())
+}
+
 // served returns what somebody in line was given.
-func (k *Keeper[C]) served(w *queued) (l Lease[C], err error) {
+func (k *Keeper[C]) served(w *waiter) (l Lease[C], err error) {
 	if err = w.err; err == nil {
 		k.mu.Lock()
 		l = k.lease(w.slot)
 		k.mu.Unlock()
 	}
-	k.done(w)
+	k.waiters.Put(w)
 	return l, err
 }
 
 // leave takes somebody out of the line whose context has ended.
-func (k *Keeper[C]) leave(ctx context.Context, w *queued) error {
+func (k *Keeper[C]) leave(ctx context.Context, w *waiter) error {
 	k.mu.Lock()
 	refusal := k.p.refusal
-	i := k.p.leave(k.now(), w.waiter)
+	i := k.p.leave(k.now(), w)
 	k.mu.Unlock()
 	if i >= 0 { // at the same moment
 		k.Give(Lease[C]{slot: i}, Reuse)
@@ -194,18 +206,11 @@ func (k *Keeper[C]) leave(ctx context.Context, w *queued) error {
 	case <-w.ready:
 	default:
 	}
-	k.done(w)
+	k.waiters.Put(w)
 	if refusal != nil {
 		return fmt.Errorf("%w (no more connections can be opened: %w)", ctx.Err(), refusal)
 	}
 	return ctx.Err()
-}
-
-func (k *Keeper[C]) done(w *queued) {
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	k.waiters.Put(w)
 }
 
 // Hold says that the caller will keep a connection for longer than a statement, as for a transaction: nobody waits for it.
@@ -379,8 +384,10 @@ func (k *Keeper[C]) Close() {
 			s.succeed = goesWithout
 		}
 	}
-	if k.sweeper != nil {
-		k.sweeper.Stop()
+	for _, t := range []*time.Timer{k.sweeper, k.alarmer} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	k.mu.Unlock()
 	k.stop()

@@ -35,7 +35,9 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	if key != "" {
 		w.due += p.wait
 	}
-	w.homes = p.homesOf(key)
+	if w.homes = p.homesOf(key); p.everywhere(key) {
+		w.due = now // any will do
+	}
 	p.arrivals++
 	w.arrival = p.arrivals
 	p.stats.waited++
@@ -47,6 +49,35 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	p.look(now, w)
 	if w.slot < 0 && p.idle == 0 {
 		p.grow(now)
+	}
+}
+
+// ticks is tick for everybody whose time has come.
+func (p *policy) ticks(now int64) {
+	due := p.due[:0] // looking moves them between the lists, and takes others off
+	for _, l := range []*list{&p.late, &p.line} {
+		for n := l.first; n != nil; n = n.next {
+			if n.w.again > 0 && n.w.again <= now {
+				due = append(due, n.w)
+			}
+		}
+	}
+	for _, w := range due {
+		p.tick(now, w)
+	}
+	clear(due)
+	p.due, p.soonest = due, 0
+	for _, l := range []*list{&p.late, &p.line} {
+		for n := l.first; n != nil; n = n.next {
+			p.remind(n.w, n.w.again)
+		}
+	}
+}
+
+// remind says when tick is to be called for w; 0: never.
+func (p *policy) remind(w *waiter, at int64) {
+	if w.again = at; at > 0 && (p.soonest == 0 || at < p.soonest) {
+		p.soonest = at
 	}
 }
 
@@ -64,10 +95,11 @@ func (p *policy) tick(now int64, w *waiter) {
 
 // patience says when somebody who is overdue asks again for another connection: the server may have a place by then.
 func (p *policy) patience(now int64, w *waiter) {
-	w.again = 0
+	at := int64(0)
 	if w.slot < 0 && p.there+p.opening < len(p.slots) {
-		w.again = now + refusedFor
+		at = now + refusedFor
 	}
+	p.remind(w, at)
 }
 
 // look finds w something, or says until when it waits for what: a home that is busy for a moment only; the next home,
@@ -88,7 +120,7 @@ func (p *policy) look(now int64, w *waiter) {
 				s.own[r].push(&w.inOwn[r])
 			}
 			if until := s.since + max(p.brief, usuals*p.usual); s.state == slotBusy && !s.held && now < until {
-				w.again = min(until, w.due)
+				p.remind(w, min(until, w.due))
 				return
 			}
 		}

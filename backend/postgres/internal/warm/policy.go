@@ -21,7 +21,9 @@ type policy struct {
 	clock    uint64 // counts what receive notes
 	line     list   // who waits, in order of arrival, and is not overdue
 	arrivals uint64
-	late     list // who is overdue, the longest overdue first
+	late     list      // who is overdue, the longest overdue first
+	soonest  int64     // when ticks is to be called next; 0: need not be
+	due      []*waiter // a buffer of ticks
 	// there counts slots with a connection, opening those that are being opened, idle those that nobody has.
 	there, opening, idle int
 	idlers, roomy        []uint64 // the sets of idle slots, and of those that have room for another guest
@@ -110,7 +112,12 @@ func (p *policy) take(now int64, key string) int {
 		h = hash(key)
 	}
 	i := p.homeOf(h)
-	if i >= 0 && p.slots[i].state == slotIdle {
+	if last := p.lastUsed(); g.has(last) && p.hasRoom(last) {
+		// With few stores all are warm everywhere: then the server's process that ran last is in the processor's caches.
+		i = last
+		p.stats.seen++
+		p.receive(i, g, key)
+	} else if i >= 0 && p.slots[i].state == slotIdle {
 		p.stats.home++
 	} else if i = p.hostOf(h, g); i >= 0 {
 		if g.has(i) {

@@ -79,25 +79,17 @@ func (w *world) collect() {
 
 // advance lets time pass, and those look again whose time has come.
 func (w *world) advance(d int64) {
-	for end := w.now + d; ; {
-		var next *waiter
-		for x := range w.waiting {
-			if x.again > 0 && x.again <= end && (next == nil || x.again < next.again) {
-				next = x
-			}
-		}
-		if next == nil {
-			w.now = end
-			return
-		}
-		w.now = max(w.now, next.again)
-		w.p.tick(w.now, next)
+	end := w.now + d
+	for w.p.soonest > 0 && w.p.soonest <= end {
+		w.now = max(w.now, w.p.soonest)
+		w.p.ticks(w.now)
 		w.collect()
-		if w.waiting[next] {
-			require.True(w.t, next.again == 0 || next.again > w.now, "it would look again at once, for ever")
+		for x := range w.waiting {
+			require.True(w.t, x.again == 0 || x.again > w.now, "it would look again at once, for ever")
 		}
 		w.check()
 	}
+	w.now = end
 }
 
 func (w *world) step() {
@@ -194,6 +186,7 @@ func (w *world) check() {
 		require.True(t, len(w.holder) > 0 || p.opening > 0, "nobody will ever serve those who wait")
 	}
 	for x := range w.waiting {
+		require.True(t, x.again == 0 || p.soonest > 0 && p.soonest <= x.again, "nobody would remind it")
 		if x.late {
 			continue
 		}
