@@ -31,7 +31,7 @@ var cleaning = append(append([]string{"begin isolation level read committed"}, s
 // tidying is what cleans in the transaction of the statement that follows, with the columns that prefixTidy has: BEGIN and
 // COMMIT, and what can be asked for less than it takes to do, cost as much as the rest. When the transaction fails, what
 // was reset is not, and the connection is as it was: to be cleaned.
-var tidying = []string{"close all", "unlisten *", "reset all", "discard sequences"}
+var tidying = []string{"close all", "reset all", "discard sequences"}
 
 // tidies reports whether the connection is cleaned in the transaction of the statement that comes next, outside of
 // transactions of the application's: those may be rolled back long after they have run something.

@@ -65,8 +65,9 @@ const (
 	sqlAnyStamp = "pg_catalog.starts_with(" + sqlComment + ",$4::pg_catalog.text)"
 
 	// sqlTidy fails (2201E) where there is something left that only a transaction of its own can take away: temporary
-	// tables, or this transaction is not one as the connection's defaults have it, by now.
-	sqlTidy = ",pg_catalog.ln((pg_catalog.pg_my_temp_schema() operator(pg_catalog.=) 0::pg_catalog.oid" +
+	// tables, LISTENs (which UNLISTEN ends when its transaction does), or this transaction is not one as the connection's
+	// defaults have it, by now.
+	sqlTidy = ",pg_catalog.ln((pg_catalog.pg_my_temp_schema() operator(pg_catalog.=) 0::pg_catalog.oid and not exists (select pg_catalog.pg_listening_channels())" +
 		" and pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.=) pg_catalog.current_setting('default_transaction_isolation')" +
 		" and pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) pg_catalog.current_setting('default_transaction_read_only')" +
 		" and pg_catalog.current_setting('transaction_deferrable') operator(pg_catalog.=) pg_catalog.current_setting('default_transaction_deferrable')" +
