@@ -94,6 +94,12 @@ type Script struct {
 	// Head is text of the library's own that runs ahead of SQL in the same transaction, with the rights of the backend's
 	// log-in: it may write to the shared store where one transaction can span both (Postgres). It may be empty.
 	Head string
+	// HeadArgs are the values of $1, $2, … in Head, when that is one statement: a backend prepares it once for the many
+	// scripts that have the same. Only Postgres takes any.
+	HeadArgs []string
+	// Guard is text of the library's own that differs from store to store; it runs as if SQL began with it. So SQL can be
+	// the same text for many stores, and is looked at once.
+	Guard string
 	// SQL is one or more statements, without BEGIN and COMMIT of its own. It runs with the rights of
 	// [Backend.Maintenance]: what it would change outside of the store makes the script fail with ErrReadOnlyShared,
 	// and nothing is changed.

@@ -18,7 +18,7 @@ import (
 type lane interface {
 	// claim returns what goes ahead of a script that brings a store from one fingerprint to another, with the rights of
 	// the log-in: it moves the ledger's row on, or makes the script fail. Empty where a script cannot reach the ledger.
-	claim(store backend.Store, from, to string) string
+	claim(store backend.Store, from, to string) (head string, args []string)
 	// birth returns the same for a script that makes the store.
 	birth(rt backend.Route, to string) string
 	// refused reports whether a script failed because ledger or store were not at what it was made for. A migration may
@@ -51,12 +51,13 @@ var _ lane = (*postgresLane)(nil)
 // notNullViolation is how a script is refused: by the ledger's row, or by the guard of a version table.
 const notNullViolation = "23502"
 
-// claim moves on a row that is where it was; of another one it makes NULL. (A row that is gone refuses nothing: then the
-// store is gone, which the script finds itself.) It is the cheapest that the server can be told in text.
-func (*postgresLane) claim(store backend.Store, from, to string) string {
-	return `UPDATE public.tenement_ledger SET fingerprint = CASE fingerprint WHEN '` + from + `' THEN '` + to + `' END, updated_at = ` +
-		strconv.FormatInt(time.Now().UnixMilli(), 10) + `, failed_source = '', failed_version = 0, failed_state = '', failed_error = '' WHERE store = '` +
-		store.String() + "';\n"
+// claimSQL moves on the row of the store $1 when it is at $2; of another one it makes NULL. (A row that is gone refuses
+// nothing: then the store is gone, which the script finds itself.)
+const claimSQL = `UPDATE public.tenement_ledger SET fingerprint = CASE fingerprint WHEN $2 THEN $3 END, updated_at = $4,
+failed_source = '', failed_version = 0, failed_state = '', failed_error = '' WHERE store = $1`
+
+func (*postgresLane) claim(store backend.Store, from, to string) (head string, args []string) {
+	return claimSQL, []string{store.String(), from, to, strconv.FormatInt(time.Now().UnixMilli(), 10)}
 }
 
 func (*postgresLane) birth(rt backend.Route, to string) string {
@@ -98,7 +99,7 @@ type move struct{ from, to string }
 
 var _ lane = (*sqliteLane)(nil)
 
-func (*sqliteLane) claim(backend.Store, string, string) string { return "" }
+func (*sqliteLane) claim(backend.Store, string, string) (string, []string) { return "", nil }
 
 func (*sqliteLane) birth(backend.Route, string) string { return "" }
 

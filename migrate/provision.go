@@ -173,7 +173,7 @@ func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, f
 		return false, false, m.be.Create(ctx, rt)
 	}
 	head := m.newLane().birth(rt, print)
-	script := backend.Script{Route: rt, Create: true, Head: head, SQL: sc.in(rt.Store)}
+	script := backend.Script{Route: rt, Create: true, Head: head, Guard: sc.guard(rt.Store), SQL: sc.body}
 	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout})[0]
 	switch {
 	case err == nil, errors.Is(err, backend.ErrStoreExists), sqlState(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):

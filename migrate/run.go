@@ -272,8 +272,9 @@ func (f *fleet) send(ctx context.Context, tasks []task) (slow []task, err error)
 			wait = max(f.m.cfg.LockTimeout/10, time.Millisecond)
 		}
 		sent = append(sent, t)
+		head, args := f.lane.claim(t.store, t.fingerprint, p.print)
 		scripts = append(scripts, backend.Script{
-			Route: t.route(), Head: f.lane.claim(t.store, t.fingerprint, p.print), SQL: p.script.in(t.store),
+			Route: t.route(), Head: head, HeadArgs: args, Guard: p.script.guard(t.store), SQL: p.script.body,
 		})
 	}
 	if len(scripts) == 0 {

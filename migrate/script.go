@@ -75,8 +75,8 @@ func (d dialect) compose(from state, todo []*migration, fresh bool) (sc script, 
 	return sc, true
 }
 
-// in returns the script's text for one store.
-func (sc script) in(store backend.Store) string {
+// guard returns the text that differs from store to store.
+func (sc script) guard(store backend.Store) string {
 	var b strings.Builder
 	for _, g := range sc.guards {
 		// Qualified: the shared store, which unqualified names also reach, has a table of that name.
@@ -84,7 +84,6 @@ func (sc script) in(store backend.Store) string {
 		fmt.Fprintf(&b, "INSERT INTO %s (version_id, is_applied) SELECT CASE WHEN count(*) = %d AND max(version_id) = %d THEN %d END, %s FROM %s;\n",
 			table, g.rows, g.newest, g.version, sc.dialect.yes(), table)
 	}
-	b.WriteString(sc.body)
 	return b.String()
 }
 

@@ -5,9 +5,6 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
-
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
@@ -33,37 +30,39 @@ const assumingSQL = "not p.prosecdef and (p.prosrc='' or p.prosrc~*'\\m(role|aut
 	" or p.proconfig::pg_catalog.text~*'role=' or not exists (select from pg_catalog.pg_language l where l.oid=p.prolang and l.lanname in ('sql','plpgsql','c','internal')))" +
 	" and not exists (select from pg_catalog.pg_depend e where e.classid=1255 and e.objid=p.oid and e.deptype='e')"
 
-// findAssuming asks in which of the stores ahead there is a function that may change the role: the OIDs of their schemas,
-// and 0 for public.
-func (r *scriptRun) findAssuming(ctx context.Context, c *pgx.Conn) error {
+// findAssumingSQL asks in which of the schemas $1 there is a function that may change the role, and 0 for public. Materialized:
+// the server thinks a regular expression as cheap as a comparison, and would match all functions.
+const findAssumingSQL = "with d as materialized (select objid,refobjid from pg_catalog.pg_depend where refclassid=2615 and refobjid=any($1::pg_catalog.oid[]||" + publicOID + ") and classid=1255) " +
+	"select distinct coalesce(nullif(d.refobjid," + publicOID + "),0) from d join pg_catalog.pg_proc p on p.oid=d.objid where " + assumingSQL
+
+// findAssuming asks in which of the stores of a message there is a function that may change the role: the OIDs of their
+// schemas, and 0 for public. It is asked for each message, and so sees what another program, or an earlier script of the
+// run, has made; what a script of the message makes itself, watched knows.
+func (r *scriptRun) findAssuming(ctx context.Context, c *conn, scripts []backend.Script) error {
 	r.assuming = map[uint32]bool{}
 	schemas := []uint32{}
-	for i := range r.scripts[r.next:] {
-		s := &r.scripts[r.next+i]
-		if reachOf(s.SQL, s.Route.Store) == reachesCode {
-			oid, _ := r.be.identity(s.Route)
+	for i := range scripts {
+		if r.reachOf(&scripts[i]) == reachesCode {
+			oid, _ := r.be.identity(scripts[i].Route)
 			schemas = append(schemas, oid)
 		}
 	}
 	if r.be.roles.mode == rolesOff || len(schemas) == 0 {
 		return nil
 	}
-	// Materialized: the server thinks a regular expression as cheap as a comparison, and would match all functions.
-	rows, _ := c.Query(ctx, "with d as materialized (select objid,refobjid from pg_catalog.pg_depend where refclassid=2615 and refobjid=any($1::oid[]||"+publicOID+") and classid=1255) "+
-		"select distinct nullif(d.refobjid,"+publicOID+") from d join pg_catalog.pg_proc p on p.oid=d.objid where "+assumingSQL, r.be.queryMode(), schemas)
-	var oid pgtype.Uint32
-	_, err := pgx.ForEachRow(rows, []any{&oid}, func() error {
-		r.assuming[oid.Uint32] = true
+	var oid uint32
+	return r.ask(ctx, c, findAssumingSQL, []any{schemas}, []any{&oid}, func() error {
+		r.assuming[oid] = true
 		return nil
 	})
-	return err
 }
 
-// watched reports whether it is looked at what a script did.
+// watched reports whether it is looked at what a script did. It is asked in the order in which they run.
 func (r *scriptRun) watched(s *backend.Script) bool {
 	oid, _ := r.be.identity(s.Route)
-	switch reachOf(s.SQL, s.Route.Store) {
+	switch r.reachOf(s) {
 	case reachesOut:
+		r.assuming[oid] = true // it may leave a function that the next one calls
 		return true
 	case reachesCode:
 		return r.be.roles.mode == rolesOff || r.assuming[0] || r.assuming[oid]

@@ -128,38 +128,3 @@ func definedNames(text string) (names []string, whole bool) {
 	slices.Sort(names)
 	return slices.Compact(names), whole
 }
-
-// names are those of all that the shared store has and a store could have its own of.
-type names struct {
-	shared map[string]bool   // nil: not asked for; all may hide something
-	texts  map[string]looked // many scripts have the same
-}
-
-// looked is what was found out about a text.
-type looked struct {
-	traits traits
-	hides  bool // it may give its store something of its own that has the name of something shared
-}
-
-func (c *conn) sharedNames(ctx context.Context) (*names, error) {
-	n := &names{shared: map[string]bool{}, texts: map[string]looked{}}
-	err := c.texts(ctx, "select c.relname from pg_catalog.pg_class c where c.relnamespace operator(pg_catalog.=) "+publicOID+
-		" union select p.proname from pg_catalog.pg_proc p where p.pronamespace operator(pg_catalog.=) "+publicOID+
-		" union select t.typname from pg_catalog.pg_type t where t.typnamespace operator(pg_catalog.=) "+publicOID,
-		func(_ int, values [][]byte) { n.shared[string(values[0])] = true })
-	return n, err
-}
-
-func (n *names) look(text string) looked {
-	l, seen := n.texts[text]
-	if !seen {
-		if l.traits = classify(text); l.traits&(defines|calls) != 0 && n.shared == nil {
-			l.hides = true
-		} else if l.traits&(defines|calls) != 0 {
-			defined, whole := definedNames(text)
-			l.hides = !whole || slices.ContainsFunc(defined, func(name string) bool { return n.shared[name] })
-		}
-		n.texts[text] = l
-	}
-	return l
-}

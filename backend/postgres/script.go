@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +39,7 @@ func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt
 	if len(scripts) > 1 { // one is a tenant that is made
 		ctx = backend.Apart(ctx)
 	}
-	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1, texts: map[string]*looked{}}
 	for r.next < len(scripts) {
 		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
@@ -67,10 +66,13 @@ type scriptRun struct {
 	next    int // what is before it is done with
 	again   int // the script whose store was looked for a second time
 
-	shared   *names // nil: not asked for yet
-	assuming map[uint32]bool
+	texts    map[string]*looked
+	shared   map[string]bool // of the names in the texts, those of something shared; nil: not asked for yet
+	assuming map[uint32]bool // of the message
+	nameless bool            // a name was lost; see lostName
 
 	c       *conn // that it is on
+	names   preparation
 	refused map[backend.Route]bool
 }
 
@@ -89,18 +91,11 @@ func (r *scriptRun) failRest(err error) {
 // keeps the rest from being run at all.
 func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	r.c = c
-	if r.shared == nil {
-		if r.shared, err = r.names(ctx, c); err != nil {
-			return err
+	if err := r.study(ctx, c); err != nil {
+		if r.lostName(err) {
+			return nil
 		}
-	}
-	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
 		return err
-	}
-	if r.assuming == nil {
-		if err = r.findAssuming(ctx, c.pg); err != nil {
-			return err
-		}
 	}
 	for r.next < len(r.scripts) && (!c.tainted || c.cleanable()) && !c.doomed && !c.pc.IsClosed() {
 		if err := ctx.Err(); err != nil {
@@ -111,7 +106,13 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 			r.next++
 			continue
 		}
-		done, ours, err := r.runMessage(ctx, r.scripts[r.next:r.pick()])
+		end := r.pick()
+		if err := r.findAssuming(ctx, c, r.scripts[r.next:end]); r.lostName(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		done, ours, err := r.runMessage(ctx, r.scripts[r.next:end])
 		r.next += done
 		if err != nil {
 			r.failed(ctx, ours, err)
@@ -120,16 +121,37 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 	return nil
 }
 
-// names returns what the scripts' texts are looked at with. The server is asked for the shared names only when there is a
-// text that could hide one: which makes something, in a store that somebody may have used them in.
-func (r *scriptRun) names(ctx context.Context, c *conn) (*names, error) {
-	n := &names{texts: map[string]looked{}}
-	for i := range r.scripts {
-		if s := &r.scripts[i]; !s.Create && (n.look(s.SQL).hides || n.look(s.Head).hides) {
-			return c.sharedNames(ctx)
+// study finds out what there is to know of the scripts that are next, and prepares what goes ahead of them.
+func (r *scriptRun) study(ctx context.Context, c *conn) (err error) {
+	if r.shared == nil {
+		if err = r.findShared(ctx, c); err != nil {
+			return err
 		}
 	}
-	return n, nil
+	if r.refused, err = r.be.identifyAll(ctx, c.pg, r.scripts[r.next:]); err != nil {
+		return err
+	}
+	return r.prepareAll(ctx, c)
+}
+
+// lostName deals with a connection that has lost a statement of ours: somebody ran a DEALLOCATE out of sight. The run goes
+// on with another, and without names.
+func (r *scriptRun) lostName(err error) bool {
+	var pe *pgconn.PgError
+	if r.nameless || !errors.As(err, &pe) || pe.Code != codeNoStatement {
+		return false
+	}
+	r.nameless, r.c.doomed = true, true
+	return true
+}
+
+// codeNoStatement is the SQLSTATE of "prepared statement does not exist".
+const codeNoStatement = "26000"
+
+// refusal reports whether err is the server's answer, after which the connection is as good as before.
+func refusal(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe)
 }
 
 // pick returns the end of what goes into the next message. One that ends its transaction itself would upset the counting,
@@ -138,12 +160,12 @@ func (r *scriptRun) pick() (end int) {
 	size := 0
 	for end = r.next; end < len(r.scripts) && end-r.next < scriptsPerMessage; end++ {
 		s := &r.scripts[end]
-		t := r.shared.look(s.SQL).traits
+		t := r.look(s.SQL).traits
 		alone := t&(control|dooms) != 0 || t&taints != 0 && !r.c.cleanable() || r.refused[s.Route]
-		if end > r.next && (alone || size+len(s.SQL) > scriptBytes) {
+		if end > r.next && (alone || size+len(s.Guard)+len(s.SQL) > scriptBytes) {
 			return end
 		}
-		size += len(s.SQL)
+		size += len(s.Guard) + len(s.SQL)
 		if alone {
 			r.c.doomed = r.c.doomed || t&dooms != 0
 			return end + 1
@@ -166,7 +188,11 @@ func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
 		r.c.close()
 		return
 	}
-	if r.c.rollback(ctx) == nil && ours && pe.Code == codeNoStore && r.again != r.next {
+	rolledBack := r.c.rollback(ctx) == nil
+	if rolledBack && ours && r.lostName(pe) {
+		return
+	}
+	if rolledBack && ours && pe.Code == codeNoStore && r.again != r.next {
 		// Not the schema that was remembered as this owner's. Another one may be by now.
 		rt := r.scripts[r.next].Route
 		r.again = r.next
@@ -184,7 +210,7 @@ func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
 // refuse returns why a script must not be sent, or nil.
 func (r *scriptRun) refuse(s *backend.Script) error {
 	switch {
-	case r.shared.look(s.SQL).traits&ends != 0:
+	case r.look(s.SQL).traits&ends != 0:
 		return errScriptEnds
 	case r.refused[s.Route]:
 		return errNotOurs
@@ -255,7 +281,7 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 			cleaned[i] = len(cleaning)
 		}
 		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i], c.tainted)
-		c.tainted = c.tainted || r.shared.look(scripts[i].SQL).traits&taints != 0
+		c.tainted = c.tainted || r.look(scripts[i].SQL).traits&taints != 0
 	}
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
@@ -296,81 +322,6 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	}
 	return done, ours, err
 }
-
-// writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
-// statements of ours come before its head.
-func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, tainted bool) (start, preamble int) {
-	be, watched := r.be, r.watched(s)
-	timeout := r.opt.LockTimeout
-	if timeout <= 0 {
-		timeout = defaultLockTimeout
-	}
-	// SET LOCAL is cheap, a SELECT is not: there is one.
-	var ours []string
-	switch {
-	case tainted: // what it left may be what transactions begin with
-		ours = slices.Clone(cleaning)
-	case !be.lent: // out of sight
-		ours = slices.Clone(cleaning[1 : len(cleaning)-1])
-	}
-	ours = append(ours, "begin", "set local lock_timeout="+strconv.FormatInt(max(timeout.Milliseconds(), 1), 10))
-	if be.roles.mode != rolesOff && (s.Create || s.Head != "") {
-		ours = append(ours, "set local role none")
-	}
-	if r.opt.Async {
-		ours = append(ours, "set local synchronous_commit=off")
-	}
-	ours = append(ours, "set local search_path="+quote(s.Route.Store.String())+",public,pg_temp")
-	fence := strings.TrimSuffix(fenceSQL(ctx), ";")
-	share := strings.TrimSuffix(shareSQL(s.Route.Store), ";")
-	switch {
-	case s.Create && fence != "":
-		ours = append(ours, strings.TrimSuffix(claimSQL(s.Route.Store), ";"), fence)
-	case s.Create:
-		ours = append(ours, share)
-	case fence != "":
-		ours = append(ours, share+be.sameSQL(s.Route), fence)
-	default:
-		ours = append(ours, share+be.sameSQL(s.Route))
-	}
-	if s.Create {
-		ours = append(ours, be.createSQL(s.Route)...)
-	}
-	b.WriteString(joined(ours))
-	b.WriteString(s.Head)
-	if s.Head != "" {
-		// The newline ends a comment, the first semicolon a statement that has none.
-		b.WriteString("\n;")
-		if makes(s.Head) {
-			b.WriteString(be.roles.handOverSQL(s.Route.Store))
-		}
-	}
-	if watched {
-		b.WriteString(beforeSQL(s.Route.Store, s.Head != ""))
-	}
-	b.WriteString(be.roles.assumeSQL(s.Route.Store))
-	start = b.Len()
-	b.WriteString(s.SQL)
-	b.WriteString("\n;")
-	if watched {
-		b.WriteString(lookSQL(s.Route.Store))
-	}
-	if !s.Create && (makes(s.Head) && r.shared.look(s.Head).hides || r.shared.look(s.SQL).hides) {
-		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
-	}
-	b.WriteString("commit;\n")
-	return start, len(ours)
-}
-
-// sameSQL returns a column that fails when the store's schema is not the one that identifyAll saw.
-func (be *Backend) sameSQL(rt backend.Route) string {
-	oid, _ := be.identity(rt) // 0 is no schema's
-	return ",1 operator(pg_catalog./) (" + literal(quote(rt.Store.String())) + "::pg_catalog.text::pg_catalog.regnamespace::pg_catalog.oid operator(pg_catalog.=) " +
-		strconv.FormatUint(uint64(oid), 10) + "::pg_catalog.oid)::pg_catalog.int4"
-}
-
-// makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
-func makes(head string) bool { return strings.Contains(strings.ToLower(head), "create") }
 
 // scriptFault turns the refusal of a statement of ours, or of what the script's text may not do, into the contract's errors.
 func (be *Backend) scriptFault(pe *pgconn.PgError, ours bool) error {

@@ -38,7 +38,7 @@ func (b *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt 
 		case err != nil:
 		case s.Route.IsZero():
 			err = backend.ErrNoTenant
-		case strings.IndexByte(s.Head+s.SQL, 0) >= 0:
+		case strings.IndexByte(s.Head+s.Guard+s.SQL, 0) >= 0:
 			err = errNUL
 		case b.isClosed():
 			err = backend.ErrClosed
@@ -151,7 +151,7 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 		err = r.RegisterAuthorizer(c.authorize)
 	}
 	if err == nil {
-		err = b.inTransaction(ctx, c, name, s.Head+s.SQL)
+		err = b.inTransaction(ctx, c, name, s.Head+s.Guard+s.SQL)
 	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
