@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"context"
 	"database/sql"
 	"fmt"
@@ -72,7 +71,7 @@ func txPGX(ctx context.Context, db interface {
 func (e *env) ours(ctx context.Context, f *fleet, via, app string, params ...string) (*postgres.Backend, error) {
 	be, err := f.open(ctx, via, append([]string{"pool_max_conns", fmt.Sprint(conns), "application_name", app}, params...)...)
 	if err == nil {
-		e.cleanup(func() { fmt.Fprintf(os.Stderr, "STATS %s %+v\n", app, be.Stats()); _ = be.Close() })
+		e.cleanup(func() { _ = be.Close() })
 	}
 	return be, err
 }

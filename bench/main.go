@@ -16,7 +16,6 @@
 package main
 
 import (
-	"runtime/pprof"
 	"context"
 	"errors"
 	"flag"
@@ -31,14 +30,8 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	if f := os.Getenv("CPUPROF"); f != "" {
-		w, _ := os.Create(f)
-		_ = pprof.StartCPUProfile(w)
-		defer pprof.StopCPUProfile()
-	}
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	pprof.StopCPUProfile()
 	os.Exit(code)
 }
 
