@@ -44,17 +44,19 @@ func stores(t testing.TB, be *postgres.Backend, n int) (contexts []context.Conte
 func TestStoresHaveHomes(t *testing.T) {
 	t.Parallel()
 	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "4"})
-	contexts := stores(t, be, 30)
+	contexts := stores(t, be, 31)
+	another := contexts[30]
+	contexts = contexts[:30]
 	var all []pgx.Tx
 	for range 4 { // all connections are there
-		tx, err := be.PGX().Begin(contexts[0])
+		tx, err := be.PGX().Begin(another)
 		require.NoError(t, err)
-		_, err = tx.Exec(contexts[0], `SELECT 1`)
+		_, err = tx.Exec(another, `SELECT 1`)
 		require.NoError(t, err)
 		all = append(all, tx)
 	}
 	for _, tx := range all {
-		require.NoError(t, tx.Commit(contexts[0]))
+		require.NoError(t, tx.Commit(another))
 	}
 	before := be.Stats()
 	pids := map[int]int{}
