@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -73,6 +74,39 @@ func (m *Migrator) Applied(ctx context.Context, rt backend.Route) (ask func(ctx 
 		}
 		return m.tenant.listed(have), nil
 	}, nil
+}
+
+// AppliedShared is [Migrator.Applied] of the shared set.
+func (m *Migrator) AppliedShared(ctx context.Context) (ask func(ctx context.Context, q Querier) ([]AppliedSource, error), err error) {
+	exists, err := m.openLedger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := state{}
+	if exists {
+		row, err := m.ledger.entry(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		if row != nil {
+			known = row.state
+		}
+	}
+	return func(ctx context.Context, q Querier) ([]AppliedSource, error) {
+		have, err := m.readState(ctx, m.shared, q, known)
+		if err != nil {
+			return nil, fmt.Errorf("tenement: migrate: asking the shared store for its versions: %w", err)
+		}
+		return m.shared.listed(have), nil
+	}, nil
+}
+
+// SharedVersionTables are goose's version tables in the shared store, those of the library's own tables among them.
+func (m *Migrator) SharedVersionTables() (tables []string) {
+	for _, src := range append(slices.Clone(m.shared.sources), m.system...) {
+		tables = append(tables, src.table)
+	}
+	return tables
 }
 
 // listed is a state in the order of the sources.
