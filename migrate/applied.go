@@ -53,6 +53,9 @@ func (e *VersionError) Is(target error) bool { return e.unknown && target == Err
 // Checksums are those that the ledger has, which is asked now (so that who is in a transaction need not wait for another
 // connection), or, where it does not know, those of this binary's files.
 func (m *Migrator) Applied(ctx context.Context, rt backend.Route) (ask func(ctx context.Context, q Querier) ([]AppliedSource, error), err error) {
+	if m, err = m.of(ctx, rt.Store); err != nil {
+		return nil, err
+	}
 	exists, err := m.openLedger(ctx)
 	if err != nil {
 		return nil, err
@@ -173,6 +176,13 @@ func (m *Migrator) migrationsOf(at []AppliedSource) (todo []*migration, err erro
 // ProvisionAt is [Migrator.Provision] with the versions that another store had, rather than the newest. It returns what
 // CheckApplied does, before anything is made.
 func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []AppliedSource) error {
+	if _, err := m.migrationsOf(at); err != nil {
+		return err
+	}
+	m, err := m.settled(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
 	todo, err := m.migrationsOf(at)
 	if err != nil {
 		return err

@@ -64,12 +64,17 @@ func (a *App) beginFreeze(ctx context.Context, r *run, id ID, reason string) (wa
 		if r.op, err = tx.begin(ctx, id, OpFreeze, "", opArgs{Reason: reason}); err != nil {
 			return nil, err
 		}
-		err = tx.update(ctx, t, EventReadOnly, reason, `status = $3, reason = $4`, string(ReadOnly), reason)
-		t.Status, t.Reason = ReadOnly, reason
+		err = tx.freeze(ctx, t, reason)
 		r.t, at = t, t.Updated
 		return []*Tenant{t}, err
 	})
 	return was, at, err
+}
+
+func (tx *registryTx) freeze(ctx context.Context, t *Tenant, reason string) error {
+	err := tx.update(ctx, t, EventReadOnly, reason, `status = $3, reason = $4`, string(ReadOnly), reason)
+	t.Status, t.Reason = ReadOnly, reason
+	return err
 }
 
 // freezeSteps are what is left of it when its process has died.
@@ -77,7 +82,7 @@ var freezeSteps = []step{{name: "thaw", commit: thaw}}
 
 // thaw lets the tenant be written to again, unless its status is an operator's by now.
 func thaw(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
-	if r.t.Status != ReadOnly || r.t.Reason != r.op.args.Reason {
+	if r.op.args.Reason == "" || r.t.Status != ReadOnly || r.t.Reason != r.op.args.Reason {
 		return nil, nil
 	}
 	err := tx.update(ctx, r.t, EventActivated, "", `status = $3, reason = ''`, string(Active))

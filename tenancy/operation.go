@@ -54,7 +54,9 @@ type opArgs struct {
 	Store string `json:"store,omitempty"` // rename: where the store is to be; replace: where the new one is made
 	Aside string `json:"aside,omitempty"` // replace: where the old one is to be
 
-	Reason string `json:"reason,omitempty"` // freeze: by which its read-only status is told from an operator's
+	Place string `json:"place,omitempty"` // create, import, where one was named: where the store is to be made
+
+	Reason string `json:"reason,omitempty"` // freeze, replace while frozen: by which its read-only status is told from an operator's
 }
 
 // step is a part of an operation. It may be done again after it was done, in part or in whole.

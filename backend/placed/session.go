@@ -97,6 +97,14 @@ var (
 	_ driver.Copier = (*session)(nil)
 )
 
+// usable refuses what comes after Close, also where the place is lent and goes on.
+func (s *session) usable() error {
+	if s.b.closed.Load() {
+		return &backend.Error{Op: "use", Store: s.rt.Store, Err: backend.ErrClosed}
+	}
+	return nil
+}
+
 // moved reports whether an operation that failed should be tried once more, elsewhere. It asks home, and so gives back what
 // the session holds first: that may be a connection to home.
 func (s *session) moved(ctx context.Context, err error) bool {
@@ -151,6 +159,9 @@ func (l lost) Commit() error                                                    
 func (l lost) Rollback() error                                                    { return nil }
 
 func (s *session) ExecContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Result, error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
 	res, err := s.Session.ExecContext(ctx, query, args)
 	if s.moved(ctx, err) {
 		return s.Session.ExecContext(ctx, query, args)
@@ -159,6 +170,9 @@ func (s *session) ExecContext(ctx context.Context, query string, args []sqldrive
 }
 
 func (s *session) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
 	rows, err := s.Session.QueryContext(ctx, query, args)
 	if s.moved(ctx, err) {
 		return s.Session.QueryContext(ctx, query, args)
@@ -167,6 +181,9 @@ func (s *session) QueryContext(ctx context.Context, query string, args []sqldriv
 }
 
 func (s *session) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
 	fresh := s.fresh
 	tx, err := s.Session.BeginTx(ctx, opts)
 	if err != nil && s.moved(ctx, err) {
