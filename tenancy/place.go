@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,12 @@ func (a *App) PlaceOf(ctx context.Context, t Tenant) (string, error) {
 	if !ok {
 		return "", nil
 	}
-	return placer.PlaceOf(Leave(ctx), t.Store)
+	ctx = Leave(ctx)
+	// What this process believes may be from before a move, which the store's place says when it is asked.
+	if _, err := a.be.Stat(ctx, t.Store); err != nil && !errors.Is(err, backend.ErrStoreMissing) && !errors.Is(err, backend.ErrUnreachable) {
+		return "", err
+	}
+	return placer.PlaceOf(ctx, t.Store)
 }
 
 // checkPlace returns a *FieldError for a place that there is not.

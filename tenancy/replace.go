@@ -22,21 +22,33 @@ func (a *App) Replace(ctx context.Context, id ID, fill func(ctx context.Context,
 
 // ReplaceFrozen is Replace for a store that is to have all that was ever written: nobody writes to the tenant from before fill is
 // called until the stores have changed places. An active tenant is read-only meanwhile, with that reason, as for [App.Freeze],
-// and every transaction that was begun before is over when fill is called (where the backend is a [backend.Adopter]).
-// Whatever becomes of it, also when the process dies, the tenant can be written to again afterwards.
+// and every transaction that was begun before is over when fill is called. Whatever becomes of it, also when the process dies, the tenant can be written to again afterwards.
 func (a *App) ReplaceFrozen(ctx context.Context, id ID, reason string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
 	if err := checkReason(reason); err != nil {
 		return AsideStore{}, err
 	}
 	return a.replace(ctx, id, reason, func(ctx context.Context, t Tenant, rt backend.Route) error {
-		if adopter, ok := a.be.(backend.Adopter); ok {
-			// It changes nothing, and for a moment has the store to itself.
-			if err := adopter.Restamp(ctx, t.route(), string(t.ID)); err != nil {
-				return err
-			}
+		if err := a.outwait(ctx, t.route()); err != nil {
+			return err
 		}
 		return fill(ctx, t, rt)
 	})
+}
+
+// outwait waits until the transactions that were begun in a store are over.
+func (a *App) outwait(ctx context.Context, rt backend.Route) error {
+	if adopter, ok := a.be.(backend.Adopter); ok && a.be.Dialect() == backend.Postgres {
+		// It changes nothing, and for a moment has the store to itself.
+		return adopter.Restamp(ctx, rt, rt.Owner)
+	}
+	// A transaction that may write is the one writer, from its BEGIN on.
+	db := a.be.Maintenance(rt)
+	defer db.Close()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return tx.Rollback()
 }
 
 func (a *App) replace(ctx context.Context, id ID, frozen string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
