@@ -21,7 +21,7 @@ func (t *tree) tenantCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "tenant", Short: "Make, list, change and remove tenants"})
 	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantHistory(), t.tenantRename(),
 		t.tenantSuspend(), t.tenantReadOnly(), t.tenantResume(), t.tenantDelete(), t.tenantRestore(), t.tenantPurge(),
-		t.tenantExport(), t.tenantImport(), t.tenantClone(), t.tenantVerify())
+		t.tenantExport(), t.tenantImport(), t.tenantClone(), t.tenantMove(), t.tenantVerify())
 	return cmd
 }
 
@@ -32,8 +32,9 @@ func specFlags(cmd *cobra.Command, spec *tenancy.Spec) (complete func() error) {
 	flags.StringArrayVar(&spec.Domains, "domain", nil, "a `HOST` that leads to it; may be repeated, the first one is primary")
 	flags.StringVar(&spec.Name, "name", "", "its `NAME`, for people (default: the slug)")
 	flags.StringArrayVar(&meta, "meta", nil, "metadata, `KEY=VALUE`; may be repeated")
+	flags.StringVar(&spec.Place, "place", "", "the `PLACE` where its store is to be (default: the one with the fewest)")
 	flags.BoolVar(&spec.Reserved, "reserved", false, "allow a slug that is reserved, such as www")
-	for _, name := range []string{"domain", "name", "meta"} {
+	for _, name := range []string{"domain", "name", "meta", "place"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return func() error {

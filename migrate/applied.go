@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -52,6 +53,9 @@ func (e *VersionError) Is(target error) bool { return e.unknown && target == Err
 // Checksums are those that the ledger has, which is asked now (so that who is in a transaction need not wait for another
 // connection), or, where it does not know, those of this binary's files.
 func (m *Migrator) Applied(ctx context.Context, rt backend.Route) (ask func(ctx context.Context, q Querier) ([]AppliedSource, error), err error) {
+	if m, err = m.of(ctx, rt.Store); err != nil {
+		return nil, err
+	}
 	exists, err := m.openLedger(ctx)
 	if err != nil {
 		return nil, err
@@ -73,6 +77,39 @@ func (m *Migrator) Applied(ctx context.Context, rt backend.Route) (ask func(ctx 
 		}
 		return m.tenant.listed(have), nil
 	}, nil
+}
+
+// AppliedShared is [Migrator.Applied] of the shared set.
+func (m *Migrator) AppliedShared(ctx context.Context) (ask func(ctx context.Context, q Querier) ([]AppliedSource, error), err error) {
+	exists, err := m.openLedger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := state{}
+	if exists {
+		row, err := m.ledger.entry(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		if row != nil {
+			known = row.state
+		}
+	}
+	return func(ctx context.Context, q Querier) ([]AppliedSource, error) {
+		have, err := m.readState(ctx, m.shared, q, known)
+		if err != nil {
+			return nil, fmt.Errorf("tenement: migrate: asking the shared store for its versions: %w", err)
+		}
+		return m.shared.listed(have), nil
+	}, nil
+}
+
+// SharedVersionTables are goose's version tables in the shared store, those of the library's own tables among them.
+func (m *Migrator) SharedVersionTables() (tables []string) {
+	for _, src := range append(slices.Clone(m.shared.sources), m.system...) {
+		tables = append(tables, src.table)
+	}
+	return tables
 }
 
 // listed is a state in the order of the sources.
@@ -139,6 +176,13 @@ func (m *Migrator) migrationsOf(at []AppliedSource) (todo []*migration, err erro
 // ProvisionAt is [Migrator.Provision] with the versions that another store had, rather than the newest. It returns what
 // CheckApplied does, before anything is made.
 func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []AppliedSource) error {
+	if _, err := m.migrationsOf(at); err != nil {
+		return err
+	}
+	m, err := m.settled(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
 	todo, err := m.migrationsOf(at)
 	if err != nil {
 		return err

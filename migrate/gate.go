@@ -107,6 +107,9 @@ func (m *Migrator) Ready(ctx context.Context, rt backend.Route) error {
 	if m.cfg.Behind == Serve {
 		return nil
 	}
+	if m.parts != nil {
+		return m.readyInPlaces(ctx, rt)
+	}
 	m.hearOfSetbacks(ctx)
 	m.gate.mu.RLock()
 	owner, ready := m.gate.ready[rt.Store]

@@ -213,6 +213,9 @@ func anys(list []string) []any {
 
 // Stores lists the stores that the ledger has, in order of name; there need not be one of each name.
 func (m *Migrator) Stores(ctx context.Context) ([]backend.Store, error) {
+	if m.parts != nil {
+		return m.storesOfPlaces(ctx)
+	}
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return nil, err
 	}

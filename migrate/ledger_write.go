@@ -161,6 +161,9 @@ func (l *ledger) move(ctx context.Context, from, to string, stores []string) err
 // Renamed moves the ledger's row of a store that was renamed. A row of the new name, left by a store that is gone, is
 // replaced. It does nothing when there is no row of the old name.
 func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
+	if m.parts != nil {
+		return m.inLedgers(ctx, to, func(m *Migrator) error { return m.Renamed(ctx, from, to) })
+	}
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err
 	}
@@ -188,6 +191,9 @@ func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 // Forget removes the ledger's row of a store that was dropped. It does nothing when there is none, and when there is a
 // store of that name: then the row is that store's, though it may have been made after the one that is meant was dropped.
 func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
+	if m.parts != nil {
+		return m.inLedgers(ctx, s, func(m *Migrator) error { return m.Forget(ctx, s) })
+	}
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err
 	}

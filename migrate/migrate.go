@@ -74,6 +74,11 @@ type Migrator struct {
 	runs           ownRuns
 	local          driver.Queues // where be is no Locker
 
+	// Where be has several places: the Migrators of each, which do it all.
+	placer backend.Placer
+	parts  []part
+	apart  bool // of a place that is not home
+
 	// The optional abilities of be; nil when it has not got them.
 	scripts   backend.ScriptRunner
 	templates backend.Templater
@@ -109,7 +114,8 @@ func New(be backend.Backend, cfg Config) (*Migrator, error) {
 	m.scripts, _ = be.(backend.ScriptRunner)
 	m.templates, _ = be.(backend.Templater)
 	m.locks, _ = be.(backend.Locker)
-	return m, nil
+	m.placer, m.parts, err = newParts(be, cfg)
+	return m, err
 }
 
 // Backend returns the backend that the Migrator works on.
@@ -119,5 +125,8 @@ func (m *Migrator) Backend() backend.Backend { return m.be }
 // Afterwards Ready migrates nothing any more. The backend stays the caller's.
 func (m *Migrator) Close() error {
 	m.gate.close()
+	for _, p := range m.parts {
+		p.m.gate.close()
+	}
 	return nil
 }

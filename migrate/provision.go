@@ -17,6 +17,10 @@ import (
 // Where the backend can copy a template, the migrations up to the first Go migration, or the first with something random
 // in it, are run once and copied.
 func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
+	m, err := m.settled(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
 	todo, _ := m.tenant.pending(state{}, limit{})
 	return m.provision(ctx, rt, todo, m.apply(limit{}))
 }
@@ -42,8 +46,12 @@ type Unentered struct {
 }
 
 // Enter writes the store's row in tx, a transaction on the shared store. It may be called again when that was undone. The
-// row of an earlier store of the name, if one was left, is replaced.
+// row of an earlier store of the name, if one was left, is replaced. Where the store is in another place than home, whose
+// ledger is elsewhere, it is written there, at once.
 func (u *Unentered) Enter(ctx context.Context, tx Execer) error {
+	if u.m.apart {
+		tx = u.m.ledger.db
+	}
 	return u.m.ledger.replace(ctx, tx, u.rt, u.have)
 }
 
@@ -60,6 +68,10 @@ type Execer interface {
 // ledger has the row already. A store that is never entered is behind to [Migrator.Ready], and one that no run goes
 // through unless it is named; Provision enters it.
 func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*Unentered, error) {
+	m, err := m.settled(ctx, rt.Store)
+	if err != nil {
+		return nil, err
+	}
 	todo, _ := m.tenant.pending(state{}, limit{})
 	return m.provisionUnentered(ctx, rt, todo, m.apply(limit{}))
 }

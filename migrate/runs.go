@@ -119,6 +119,9 @@ const lockTry = 250 * time.Millisecond
 // It costs one query when there is nothing to do: call it now and then from a program that runs for long. It returns what
 // it did, nil when there was nothing, and the errors of [Migrator.Up].
 func (m *Migrator) Settle(ctx context.Context) (*Result, error) {
+	if m.parts != nil {
+		return m.inPlaces(ctx, Fleet{}, func(m *Migrator, _ Fleet) (*Result, error) { return m.Settle(ctx) })
+	}
 	exists, err := m.openLedger(ctx)
 	if err != nil || !exists {
 		return nil, err

@@ -83,6 +83,9 @@ type Drift struct {
 
 // Status reads the ledger. Its cost does not depend on the number of stores.
 func (m *Migrator) Status(ctx context.Context) (*Status, error) {
+	if m.parts != nil {
+		return m.statusOfPlaces(ctx)
+	}
 	st := &Status{Groups: []GroupStatus{}}
 	exists, err := m.openLedger(ctx)
 	if err != nil {
@@ -167,6 +170,9 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 // that are not in the ledger are entered. The result's Drift says where the ledger was wrong, and which stores have an
 // index that is invalid; a row whose store is gone counts as missing (see Forget). Unlike Status it visits each store.
 func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
+	if m.parts != nil {
+		return m.inPlaces(ctx, opt, func(m *Migrator, own Fleet) (*Result, error) { return m.Verify(ctx, own) })
+	}
 	ctx = backend.Apart(ctx)
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err

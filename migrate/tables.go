@@ -35,6 +35,9 @@ func newLedger(m *Migrator) (*ledger, error) {
 // Migrator's other methods do the same for the ledger's; a library whose own tables these are calls it first. Tables that
 // a newer binary made are left as they are.
 func (m *Migrator) Prepare(ctx context.Context) error {
+	if m.parts != nil {
+		return m.parts[0].m.Prepare(ctx)
+	}
 	if err := m.ensureLedger(ctx); err != nil {
 		return err
 	}

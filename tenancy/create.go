@@ -73,7 +73,7 @@ func (a *App) create(ctx context.Context, id ID, p plan) (t Tenant, err error) {
 
 // claim enters the tenant into the registry, or takes up one whose creation was not finished.
 func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
-	args := opArgs{Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil && p.fill == nil}
+	args := opArgs{Place: p.place, Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil && p.fill == nil}
 	live, primary := p.domains, ""
 	if a.cfg.Hooks.ApproveDomain != nil {
 		live, args.Domains = nil, p.domains
@@ -190,6 +190,7 @@ var createSteps = []step{{name: "make", do: makeStore, commit: activate}}
 
 // makeStore makes the store of a claimed tenant and fills it.
 func makeStore(ctx context.Context, r *run) error {
+	ctx = backend.WithPlace(ctx, r.op.args.Place)
 	if r.resumed {
 		if err := r.clear(ctx); err != nil {
 			return err

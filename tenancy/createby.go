@@ -41,6 +41,7 @@ var importSteps = []step{{name: "fill", do: fillImport, commit: activate}}
 
 // fillImport fills the store or, in a process that does not know with what, undoes what was begun.
 func fillImport(ctx context.Context, r *run) error {
+	ctx = backend.WithPlace(ctx, r.op.args.Place)
 	if r.resumed {
 		if err := r.clear(ctx); err != nil {
 			return err

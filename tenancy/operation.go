@@ -22,6 +22,7 @@ const (
 	OpReplace OperationKind = "replace" // see [App.Replace]
 	OpRename  OperationKind = "rename"
 	OpPurge   OperationKind = "purge"
+	OpFreeze  OperationKind = "freeze" // see [App.Freeze]
 )
 
 // Operation is something of several steps that is being done to a tenant. It is kept in the registry, with the step that
@@ -52,6 +53,10 @@ type opArgs struct {
 	Slug  string `json:"slug,omitempty"`  // rename: the new one
 	Store string `json:"store,omitempty"` // rename: where the store is to be; replace: where the new one is made
 	Aside string `json:"aside,omitempty"` // replace: where the old one is to be
+
+	Place string `json:"place,omitempty"` // create, import, where one was named: where the store is to be made
+
+	Reason string `json:"reason,omitempty"` // freeze, replace while frozen: by which its read-only status is told from an operator's
 }
 
 // step is a part of an operation. It may be done again after it was done, in part or in whole.
@@ -76,6 +81,8 @@ func steps(kind OperationKind) []step {
 		return renameSteps
 	case OpPurge:
 		return purgeSteps
+	case OpFreeze:
+		return freezeSteps
 	}
 	return nil // of a newer version
 }

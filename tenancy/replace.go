@@ -17,6 +17,41 @@ import (
 // died before the change nothing is left, and after it another one finishes it. It returns ErrNotFound, and a
 // [*StatusError] for a tenant that is deleted or not made yet.
 func (a *App) Replace(ctx context.Context, id ID, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
+	return a.replace(ctx, id, "", fill)
+}
+
+// ReplaceFrozen is Replace for a store that is to have all that was ever written: nobody writes to the tenant from before fill is
+// called until the stores have changed places. An active tenant is read-only meanwhile, with that reason, as for [App.Freeze],
+// and every transaction that was begun before is over when fill is called. Whatever becomes of it, also when the process dies, the tenant can be written to again afterwards.
+func (a *App) ReplaceFrozen(ctx context.Context, id ID, reason string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
+	if err := checkReason(reason); err != nil {
+		return AsideStore{}, err
+	}
+	return a.replace(ctx, id, reason, func(ctx context.Context, t Tenant, rt backend.Route) error {
+		if err := a.outwait(ctx, t.route()); err != nil {
+			return err
+		}
+		return fill(ctx, t, rt)
+	})
+}
+
+// outwait waits until the transactions that were begun in a store are over.
+func (a *App) outwait(ctx context.Context, rt backend.Route) error {
+	if adopter, ok := a.be.(backend.Adopter); ok && a.be.Dialect() == backend.Postgres {
+		// It changes nothing, and for a moment has the store to itself.
+		return adopter.Restamp(ctx, rt, rt.Owner)
+	}
+	// A transaction that may write is the one writer, from its BEGIN on.
+	db := a.be.Maintenance(rt)
+	defer db.Close()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return tx.Rollback()
+}
+
+func (a *App) replace(ctx context.Context, id ID, frozen string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
 	var aside AsideStore
 	subject := string(id)
 	err := a.withTenant(Leave(ctx), "replace", id, func(ctx context.Context, h *held) error {
@@ -30,12 +65,18 @@ func (a *App) Replace(ctx context.Context, id ID, fill func(ctx context.Context,
 				return nil, err
 			}
 			subject = t.Slug
-			return nil, tx.beginReplace(ctx, r, t)
+			return tx.beginReplace(ctx, r, t, frozen)
 		})
 		if err != nil {
 			return err
 		}
 		a.step("replace: begun")
+		if r.op.args.Reason != "" {
+			// The operation is there already: who cannot wait for the others leaves it to be undone.
+			if err := a.waitHeard(ctx, r.t.Updated); err != nil {
+				r.replaceStore = func(context.Context, Tenant, backend.Route) error { return err }
+			}
+		}
 		if _, err := r.finish(ctx); err != nil {
 			return err
 		}
@@ -50,28 +91,38 @@ func (a *App) Replace(ctx context.Context, id ID, fill func(ctx context.Context,
 	return aside, opError("replace", subject, err)
 }
 
-func (tx *registryTx) beginReplace(ctx context.Context, r *run, t *Tenant) error {
+func (tx *registryTx) beginReplace(ctx context.Context, r *run, t *Tenant, frozen string) ([]*Tenant, error) {
 	if !t.Status.Served() && t.Status != Suspended {
-		return &StatusError{Op: "replace", Slug: t.Slug, Status: t.Status, Remedy: "only the store of an active, read-only or suspended tenant can be replaced"}
+		return nil, &StatusError{Op: "replace", Slug: t.Slug, Status: t.Status, Remedy: "only the store of an active, read-only or suspended tenant can be replaced"}
 	}
 	// Both are names that no tenant can have.
 	fresh, err := asideName(t.Store)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	old, err := asideName(t.Store)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.t = t
-	r.op, err = tx.begin(ctx, t.ID, OpReplace, "", opArgs{Store: fresh.String(), Aside: old.String()})
-	return err
+	args := opArgs{Store: fresh.String(), Aside: old.String()}
+	if t.Status == Active {
+		args.Reason = frozen
+	}
+	if r.op, err = tx.begin(ctx, t.ID, OpReplace, "", args); err != nil || args.Reason == "" {
+		return nil, err
+	}
+	return []*Tenant{t}, tx.freeze(ctx, t, frozen)
 }
 
 var replaceSteps = []step{
 	{name: "fill", do: fillReplacement},
 	{name: "swap", do: swapStores, commit: func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
-		return []*Tenant{r.t}, tx.update(ctx, r.t, EventReplaced, "the old store is "+r.op.args.Aside, `name = name`)
+		if err := tx.update(ctx, r.t, EventReplaced, "the old store is "+r.op.args.Aside, `name = name`); err != nil {
+			return nil, err
+		}
+		_, err := thaw(ctx, tx, r)
+		return []*Tenant{r.t}, err
 	}},
 }
 
@@ -92,7 +143,7 @@ func fillReplacement(ctx context.Context, r *run) error {
 			return err
 		}
 		r.a.log.WarnContext(ctx, "tenement: the replacement of a store whose process has ended was undone", "tenant", r.t.Slug)
-		return &abandon{}
+		return &abandon{undo: thaw}
 	}
 	err = r.a.guard(ctx, "fill", func() error { return r.replaceStore(ctx, *r.t, rt) })
 	if err == nil {
@@ -107,7 +158,7 @@ func fillReplacement(ctx context.Context, r *run) error {
 	if undone := r.dropReplacement(clean, rt); undone != nil {
 		return errors.Join(err, undone)
 	}
-	return &abandon{cause: err}
+	return &abandon{err, thaw}
 }
 
 // dropReplacement removes a store that nobody was ever served from: its name is this operation's own.

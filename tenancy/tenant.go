@@ -167,6 +167,9 @@ type Spec struct {
 	Domains []string // hosts that lead to it, the first of them primary; may be empty
 	Store   string   // name of its store; defaults to the slug
 	Meta    any      // encoded as a JSON object; may be nil
+	// Place is where its store is to be made, where the backend has several places (see [backend.Placer]); empty means
+	// that the backend chooses.
+	Place string
 
 	// Seed is what [Hooks.OnCreate] is to know: any value that can be encoded as JSON, such as the founder's name and
 	// address. It is kept until the tenant is active, so that whoever finishes the creation knows it, and then
@@ -282,6 +285,7 @@ type plan struct {
 	meta       Meta
 	seed       json.RawMessage
 	fill       Filler // of CreateBy; nil for Create
+	place      string
 
 	// What the tenant is when it is entered into the registry.
 	status Status
@@ -330,6 +334,9 @@ func (a *App) plan(s Spec) (plan, error) {
 		}
 	}
 	if p.meta, err = encodeMeta(s.Meta); err != nil {
+		return p, err
+	}
+	if p.place, err = a.checkPlace(s.Place); err != nil {
 		return p, err
 	}
 	p.seed, err = encodeSeed(s.Seed)

@@ -112,6 +112,11 @@ func (e errand) run(ctx context.Context, a *App) error {
 	case "replace":
 		_, err := a.Replace(ctx, e.id(ctx, a), renewed(a))
 		return err
+	case "move":
+		_, err := a.ReplaceFrozen(ctx, e.id(ctx, a), "it is being moved", there(a, "eu"))
+		return err
+	case "freeze":
+		return a.Freeze(ctx, e.id(ctx, a), "it is copied", func(context.Context, Tenant) error { a.step("freeze: inside"); return nil })
 	case "rename":
 		_, err := a.Rename(ctx, e.id(ctx, a), e.Slug+"-renamed")
 		return err

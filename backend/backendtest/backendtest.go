@@ -220,17 +220,47 @@ func (e *env) sharedNotes(marks ...string) {
 	e.Helper()
 	e.shared(e.notesTable())
 	for _, mark := range marks {
-		_, err := e.be.Shared().ExecContext(e.ctx, insertNote, mark)
-		require.NoError(e, err, "insert into the shared store")
+		for _, db := range e.everyShared() {
+			_, err := db.ExecContext(e.ctx, insertNote, mark)
+			require.NoError(e, err, "insert into the shared store")
+		}
 	}
+}
+
+// everyShared returns the handle on the shared store or, where there are several places, those on the shared store of each,
+// which the library's users keep alike.
+func (e *env) everyShared() []*sql.DB {
+	placer, ok := e.be.(backend.Placer)
+	if !ok {
+		return []*sql.DB{e.be.Shared()}
+	}
+	var all []*sql.DB
+	for _, place := range placer.Places() {
+		all = append(all, placer.In(place).Shared())
+	}
+	return all
+}
+
+// sharedBeside returns the handle on the shared store that rt's store sees.
+func (e *env) sharedBeside(rt backend.Route) *sql.DB {
+	e.Helper()
+	placer, ok := e.be.(backend.Placer)
+	if !ok {
+		return e.be.Shared()
+	}
+	place, err := placer.PlaceOf(e.ctx, rt.Store)
+	require.NoError(e, err)
+	return placer.In(place).Shared()
 }
 
 // shared runs statements in the shared store.
 func (e *env) shared(statements ...string) {
 	e.Helper()
 	for _, s := range statements {
-		_, err := e.be.Shared().ExecContext(e.ctx, s)
-		require.NoError(e, err, "in the shared store: %s", s)
+		for _, db := range e.everyShared() {
+			_, err := db.ExecContext(e.ctx, s)
+			require.NoError(e, err, "in the shared store: %s", s)
+		}
 	}
 }
 
@@ -266,9 +296,11 @@ func (e *env) holds(rt backend.Route, marks ...string) {
 // sharedHolds is holds for the shared store.
 func (e *env) sharedHolds(marks ...string) {
 	e.Helper()
-	got, err := readMarks(e.ctx, e.be.Shared())
-	require.NoError(e, err, "read the shared store")
-	require.Equal(e, normal(marks), got, "notes of the shared store")
+	for _, db := range e.everyShared() {
+		got, err := readMarks(e.ctx, db)
+		require.NoError(e, err, "read the shared store")
+		require.Equal(e, normal(marks), got, "notes of the shared store")
+	}
 }
 
 func normal(marks []string) []string {

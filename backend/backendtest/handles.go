@@ -101,7 +101,7 @@ var handleCases = []testCase{
 			require.NoError(e, err, "the tenant may write to a table that the owner made")
 			_, err = readStrings(e.in(b), e.be.DB(), `SELECT c0 FROM more`)
 			require.Error(e, err, "it is not in b")
-			_, err = readStrings(e.ctx, e.be.Shared(), `SELECT c0 FROM more`)
+			_, err = readStrings(e.ctx, e.sharedBeside(a), `SELECT c0 FROM more`)
 			require.Error(e, err, "nor in the shared store")
 			e.holds(b, "b1")
 			e.sharedHolds("shared")

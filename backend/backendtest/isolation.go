@@ -322,9 +322,11 @@ func (e *env) unaffected(what string, routes ...backend.Route) {
 		require.NoError(e, err, "write to %s in a transaction %s", name, what)
 		require.NoError(e, tx.Commit(), "commit in %s %s", name, what)
 	}
-	got, err := readMarks(e.ctx, e.be.Shared())
-	require.NoError(e, err, "read the shared store %s", what)
-	require.Equal(e, []string{"shared"}, got, "shared notes %s", what)
+	for _, db := range e.everyShared() {
+		got, err := readMarks(e.ctx, db)
+		require.NoError(e, err, "read the shared store %s", what)
+		require.Equal(e, []string{"shared"}, got, "shared notes %s", what)
+	}
 }
 
 // missing checks that no way leads to the store that rt names, nor from there into the shared one.

@@ -63,10 +63,10 @@ var rightsCases = []testCase{
 				}
 			}
 			e.holds(a, "a1")
-			got, err := readStrings(e.ctx, e.be.Shared(), `SELECT mark || label FROM plans`)
+			got, err := readStrings(e.ctx, e.sharedBeside(a), `SELECT mark || label FROM plans`)
 			require.NoError(e, err)
 			require.Equal(e, []string{"a1gold"}, got)
-			_, err = e.be.Shared().ExecContext(e.ctx, `CREATE TABLE mine (id integer)`)
+			_, err = e.sharedBeside(a).ExecContext(e.ctx, `CREATE TABLE mine (id integer)`)
 			require.NoError(e, err, "nothing was made there")
 		},
 	},

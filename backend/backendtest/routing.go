@@ -470,7 +470,7 @@ var routingCases = []testCase{
 				}
 				_, err = db.ExecContext(e.in(a), `CREATE INDEX CONCURRENTLY by_mark_`+name+` ON notes (mark)`)
 				require.NoError(e, err, "CREATE INDEX CONCURRENTLY, %s", name)
-				in, err := readStrings(e.ctx, e.be.Shared(), `SELECT schemaname FROM pg_indexes WHERE indexname = $1`, "by_mark_"+name)
+				in, err := readStrings(e.ctx, e.sharedBeside(a), `SELECT schemaname FROM pg_indexes WHERE indexname = $1`, "by_mark_"+name)
 				require.NoError(e, err)
 				require.Equal(e, []string{"a"}, in, "schemas that have the index")
 				_, err = db.ExecContext(e.in(a), `REINDEX INDEX CONCURRENTLY by_mark_`+name)

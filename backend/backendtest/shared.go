@@ -107,7 +107,7 @@ var sharedCases = []testCase{
 				assert.Error(e, err, "on a held connection: %s", statement)
 				require.NoError(e, conn.Close())
 			}
-			got, err := readStrings(e.ctx, e.be.Shared(), `SELECT mark || label FROM plans`)
+			got, err := readStrings(e.ctx, e.sharedBeside(a), `SELECT mark || label FROM plans`)
 			require.NoError(e, err)
 			require.Equal(e, []string{"a1gold"}, got)
 			e.add(a, "a2") // the tenant's own stays writable
@@ -130,7 +130,9 @@ var sharedCases = []testCase{
 			_, err = tx.ExecContext(e.in(a), insertNote, "three")
 			require.NoError(e, err)
 			require.NoError(e, tx.Commit())
-			e.sharedHolds("one", "two", "three")
+			got, err = readMarks(e.ctx, e.be.Shared())
+			require.NoError(e, err)
+			require.Equal(e, []string{"one", "two", "three"}, got)
 			shared, routed := e.be.Shared(), e.be.DB()
 			require.Same(e, shared, e.be.Shared())
 			require.Same(e, routed, e.be.DB())

@@ -105,9 +105,11 @@ func stress(e *env) {
 		}
 		require.NoError(e, rows.Err())
 	}
-	got, err := readStrings(e.ctx, e.be.Shared(), `SELECT mark FROM entries`)
-	require.NoError(e, err)
-	require.Empty(e, got, "rows that landed in the shared store, seed %d", seed)
+	for _, db := range e.everyShared() {
+		got, err := readStrings(e.ctx, db, `SELECT mark FROM entries`)
+		require.NoError(e, err)
+		require.Empty(e, got, "rows that landed in the shared store, seed %d", seed)
+	}
 	total := 0
 	for _, w := range workers {
 		for mark, tenant := range w.committed {

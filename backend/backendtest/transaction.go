@@ -184,6 +184,7 @@ var transactionCases = []testCase{
 		conns: 1,
 		run: func(e *env) {
 			a, b := e.tenant("a"), e.tenant("b")
+			c := e.tenant("c") // of several places one has both a and one of the others
 			for range 3 {
 				ctx, cancel := context.WithCancel(e.in(a))
 				tx, err := e.be.DB().BeginTx(ctx, nil)
@@ -192,6 +193,7 @@ var transactionCases = []testCase{
 				require.NoError(e, err)
 				cancel()
 				e.add(b, "b") // with one connection this waits for it
+				e.add(c, "c")
 				_, err = tx.ExecContext(e.in(a), insertNote, "stray")
 				require.Error(e, err)
 				require.Error(e, tx.Commit())

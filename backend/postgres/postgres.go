@@ -349,6 +349,9 @@ var (
 	_ sqldriver.NamedValueChecker = (*source)(nil)
 )
 
+// Source implements [driver.Sourcer].
+func (be *Backend) Source() driver.Source { return (*source)(be) }
+
 func (s *source) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
 	sess, err := (*Backend)(s).acquire(ctx, rt, access)
 	if err != nil {

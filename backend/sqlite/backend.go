@@ -259,3 +259,6 @@ func (b *Backend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo,
 
 // Dir returns the absolute path of the directory that holds everything.
 func (b *Backend) Dir() string { return b.dir }
+
+// Source implements [driver.Sourcer].
+func (b *Backend) Source() driver.Source { return b }

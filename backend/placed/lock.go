@@ -1,0 +1,90 @@
+package placed
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// Lock is home's; see [backend.Locker] and the package's documentation.
+func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
+	if b.closed.Load() {
+		return nil, &backend.Error{Op: "lock", Err: backend.ErrClosed}
+	}
+	held, err := b.home.be.(backend.Locker).Lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return &lock{home: held, key: key}, nil
+}
+
+// lock is a key that is held at home and, once something was done there, in other places too.
+type lock struct {
+	home backend.Lock
+	key  string
+
+	mu   sync.Mutex
+	at   map[*opened]backend.Lock
+	over bool
+}
+
+var _ backend.Lock = (*lock)(nil)
+
+type fenceKey struct{}
+
+// Fence returns a context that home's own operations understand, and those of the other places by way of enter.
+func (l *lock) Fence(ctx context.Context) context.Context {
+	return context.WithValue(l.home.Fence(ctx), fenceKey{}, l)
+}
+
+func (l *lock) Check(ctx context.Context) error { return l.home.Check(ctx) }
+
+// Unlock gives up the places first: who gets home's lock then need not wait there.
+func (l *lock) Unlock() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
+	for _, there := range l.at {
+		there.Unlock()
+	}
+	l.at = nil
+	l.home.Unlock()
+}
+
+// in returns the place's lock of the key. Home's is looked at again once that is held: had it been lost before, then
+// somebody else could have been in the place meanwhile; and whoever gets home's after that waits for the place's.
+func (l *lock) in(ctx context.Context, o *opened) (backend.Lock, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	there := l.at[o]
+	if there == nil && !l.over {
+		var err error
+		if there, err = o.be.(backend.Locker).Lock(ctx, l.key); err != nil {
+			return nil, err
+		}
+		if l.at == nil {
+			l.at = map[*opened]backend.Lock{}
+		}
+		l.at[o] = there
+	}
+	// Asked each time: it also says so once the lock was given up.
+	return there, l.home.Check(ctx)
+}
+
+// enter opens a place, and makes of a context that a lock fences one that the place's backend understands.
+func (b *Backend) enter(ctx context.Context, p *place) (*opened, context.Context, error) {
+	o, err := p.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, fenced := ctx.Value(fenceKey{}).(*lock)
+	if !fenced || o == b.home {
+		return o, ctx, nil
+	}
+	there, err := l.in(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o, there.Fence(ctx), nil
+}

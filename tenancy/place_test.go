@@ -1,0 +1,170 @@
+package tenancy
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
+	_ "github.com/tenement-go/tenement/backend/placed"
+	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/migrate"
+)
+
+// onPlaces runs a test on a backend of two places.
+func onPlaces(t *testing.T, test func(t *testing.T, p place)) {
+	t.Parallel()
+	two := func(home, eu string) string {
+		return "placed:?home=" + url.QueryEscape(home) + "&eu=" + url.QueryEscape(eu)
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, newPlace(t, two("sqlite:"+t.TempDir(), "sqlite:"+t.TempDir())))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		test(t, newPlace(t, two(pgtest.Shared(t).Database(t), pgtest.Shared(t).Database(t))))
+	})
+}
+
+// there fills a replacement as renewed does, in another place.
+func there(a *App, place string) func(context.Context, Tenant, backend.Route) error {
+	fill := renewed(a)
+	return func(ctx context.Context, t Tenant, rt backend.Route) error {
+		return fill(backend.WithPlace(ctx, place), t, rt)
+	}
+}
+
+// Tenants of several places have one registry, and are migrated together: each place has a ledger and a shared set.
+func TestPlaces(t *testing.T) {
+	onPlaces(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		require.Equal(t, []string{"home", "eu"}, a.Places())
+		placeOf := func(a *App, tenant Tenant) string {
+			where, err := a.PlaceOf(t.Context(), tenant)
+			require.NoError(t, err)
+			return where
+		}
+		thor, odin := create(t, a, "thor"), create(t, a, "odin")
+		assert.NotEqual(t, placeOf(a, thor), placeOf(a, odin), "where the fewest are")
+		loki, err := a.Create(t.Context(), Spec{Slug: "loki", Place: "eu"})
+		require.NoError(t, err)
+		require.Equal(t, "eu", placeOf(a, loki))
+		var field *FieldError
+		_, err = a.Create(t.Context(), Spec{Slug: "freya", Place: "mars"})
+		require.ErrorAs(t, err, &field)
+		require.Equal(t, "place", field.Field)
+		for _, tenant := range []Tenant{thor, odin, loki} {
+			ask(t, a, enter(t, tenant), tenant.Slug+"?")
+			require.Equal(t, []string{tenant.Slug + "?"}, questions(t, a, enter(t, tenant)))
+		}
+		requireHealthy(t, a)
+
+		newer := open(t, p.backend(t), func(c *Config) { c.Tenant = []migrate.Source{longerPolls()} })
+		st, err := newer.Migrator().Status(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, migrate.TenantStatus{Total: 3, Pending: 3}, st.Tenants)
+		require.True(t, st.Shared.Current)
+		require.ErrorIs(t, newer.Migrator().Ready(t.Context(), loki.Route()), migrate.ErrBehind)
+		res, err := newer.Migrator().Up(t.Context(), migrate.UpOptions{})
+		require.NoError(t, err)
+		require.Equal(t, 3, res.Applied)
+		require.Equal(t, 3, res.Total)
+		st, err = newer.Migrator().Status(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, migrate.TenantStatus{Total: 3, Current: 3}, st.Tenants)
+		require.NoError(t, newer.Migrator().Ready(t.Context(), loki.Route()))
+
+		renamed, err := a.Rename(t.Context(), loki.ID, "loke")
+		require.NoError(t, err)
+		require.Equal(t, "eu", placeOf(a, renamed))
+		requireHealthy(t, newer)
+		_, err = a.Delete(t.Context(), loki.ID)
+		require.NoError(t, err)
+		require.NoError(t, a.Purge(t.Context(), loki.ID))
+		requireHealthy(t, newer)
+	})
+}
+
+// A process that has not heard of a move finds the store by itself, in a transaction too.
+func TestMovedElsewhere(t *testing.T) {
+	onPlaces(t, func(t *testing.T, p place) {
+		a, stale := open(t, p.be), open(t, p.backend(t))
+		thor, err := a.Create(t.Context(), Spec{Slug: "thor", Place: "home"})
+		require.NoError(t, err)
+		ask(t, a, enter(t, thor), "Hammer?")
+		require.Equal(t, []string{"Hammer?"}, questions(t, stale, enter(t, thor)))
+		for i, to := range []string{"eu", "home", "eu"} {
+			aside, err := a.ReplaceFrozen(t.Context(), thor.ID, "it is being moved", func(ctx context.Context, tenant Tenant, rt backend.Route) error {
+				assert.Equal(t, ReadOnly, tenant.Status)
+				_, err := a.DB().ExecContext(backend.WithRouter(ctx, &tenant), "INSERT INTO polls (question) VALUES ('lost?')")
+				assert.ErrorIs(t, err, backend.ErrReadOnly)
+				return there(a, to)(ctx, tenant, rt)
+			})
+			require.NoError(t, err)
+			if i == 1 {
+				require.NoError(t, stale.Migrator().Ready(t.Context(), thor.route()))
+			} else {
+				tx, err := stale.DB().BeginTx(enter(t, thor), nil)
+				require.NoError(t, err)
+				_, err = tx.Exec("INSERT INTO polls (question) VALUES ('and?')")
+				require.NoError(t, err)
+				require.NoError(t, tx.Commit())
+				require.ElementsMatch(t, []string{"Thunder?", "and?"}, questions(t, a, enter(t, thor)))
+			}
+			where, err := a.PlaceOf(t.Context(), thor)
+			require.NoError(t, err)
+			require.Equal(t, to, where)
+			now, err := a.ByID(t.Context(), thor.ID)
+			require.NoError(t, err)
+			require.Equal(t, Active, now.Status)
+			requireHealthy(t, a)
+			require.NoError(t, a.PurgeAside(t.Context(), aside.Store))
+		}
+	})
+}
+
+// S23, S84: killed at any step of a move, the tenant is in the one place or the other, whole, and can be written to.
+func TestKilledMove(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	onPlaces(t, func(t *testing.T, p place) {
+		e := errand{URL: p.url, Op: "move"}
+		a := open(t, p.be, func(c *Config) { c.PollInterval = 20 * time.Millisecond })
+		number := 0
+		for step, want := range map[string]string{
+			"replace: begun": "home", "replace: provisioned": "home", "replace: fill done": "home",
+			"replace: fill committed": "eu", "replace: aside": "eu", "replace: in place": "eu",
+			"replace: swap done": "eu", "replace: swap committed": "eu",
+		} {
+			number++
+			e.Step, e.Slug = step, fmt.Sprintf("t%d", number)
+			tenant, err := a.Create(t.Context(), Spec{Slug: e.Slug, Place: "home"})
+			require.NoError(t, err)
+			ask(t, a, enter(t, tenant), "Hammer?")
+			require.True(t, e.send(t), step)
+			require.Eventually(t, func() bool {
+				ops, err := a.Operations(t.Context())
+				require.NoError(t, err)
+				now, err := a.ByID(t.Context(), tenant.ID)
+				require.NoError(t, err)
+				return len(ops) == 0 && now.Status == Active
+			}, 20*time.Second, 5*time.Millisecond, step)
+			where, err := a.PlaceOf(t.Context(), tenant)
+			require.NoError(t, err)
+			require.Equal(t, want, where, step)
+			question := map[string]string{"home": "Hammer?", "eu": "Thunder?"}[want]
+			require.Equal(t, []string{question}, questions(t, a, enter(t, tenant)), step)
+			now, err := a.ByID(t.Context(), tenant.ID)
+			require.NoError(t, err)
+			ask(t, a, enter(t, now), "and?")
+			requireHealthy(t, a)
+		}
+	})
+}
