@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -19,28 +18,16 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/internal/pages"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
-
-func readme(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	return string(text)
-}
 
 // The quick start is what stands in the README, and nothing else: it is written into files as their names say, built, and
 // serves two tenants, whose notes are their own, on both backends.
 func TestQuickStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	blocks := regexp.MustCompile("(?s)`([a-z0-9_./]+)`:\n\n```[a-z]+\n(.*?)```\n").FindAllStringSubmatch(readme(t), -1)
-	require.Len(t, blocks, 3, "two migrations and main.go")
-	for _, b := range blocks {
-		file := filepath.Join(dir, filepath.FromSlash(b[1]))
-		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o750))
-		require.NoError(t, os.WriteFile(file, []byte(b[2]), 0o600))
-	}
+	require.NoError(t, pages.WriteFiles(dir, blocksOf(t, "README.md")))
 	program := filepath.Join(dir, "notes")
 	if runtime.GOOS == "windows" {
 		program += ".exe"
@@ -116,48 +103,4 @@ func servesNotes(t *testing.T, program, databaseURL string) {
 	assert.NotContains(t, page, "hammer")
 	status, _ = send(http.MethodGet, "odin", "")
 	assert.Equal(t, http.StatusNotFound, status)
-}
-
-// What follows the quick start compiles too, given what surrounds it.
-func TestSnippetsCompile(t *testing.T) {
-	t.Parallel()
-	n := 0
-	for _, b := range regexp.MustCompile("(?s)```go\n(.*?)```\n").FindAllStringSubmatch(readme(t), -1) {
-		if strings.Contains(b[1], "package main") || strings.Contains(b[1], "scs.") {
-			continue // TestQuickStart has the one, httpx/frameworks the other
-		}
-		n++
-		file := filepath.Join(t.TempDir(), "snippet.go")
-		require.NoError(t, os.WriteFile(file, []byte(`package snippet
-
-import (
-	"context"
-	"database/sql"
-
-	"github.com/tenement-go/tenement/tenancy"
-)
-
-func _(ctx context.Context, app *tenancy.App, report func(context.Context, *sql.DB) error) error {
-`+b[1]+`
-	return err
-}
-`), 0o600))
-		out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput()
-		assert.NoError(t, err, "%s\n%s", b[1], out)
-	}
-	assert.NotZero(t, n)
-}
-
-// Links to files lead somewhere.
-func TestLinks(t *testing.T) {
-	t.Parallel()
-	for _, file := range []string{"README.md", "CHANGELOG.md", "docs/integrations.md", "examples/polls/README.md"} {
-		text, err := os.ReadFile(filepath.FromSlash(file))
-		require.NoError(t, err)
-		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {
-			target := filepath.Join(filepath.Dir(filepath.FromSlash(file)), filepath.FromSlash(link[1]))
-			_, err := os.Stat(target)
-			assert.NoError(t, err, "%s links to %s", file, link[1])
-		}
-	}
 }
