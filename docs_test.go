@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,8 @@ import (
 
 	"github.com/tenement-go/tenement/internal/pages"
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/tenancy"
+	"github.com/tenement-go/tenement/tenancy/tenancytest"
 )
 
 // The program that the pages use is the one that this page makes.
@@ -245,6 +248,39 @@ func TestPagesCompile(t *testing.T) {
 	writeModule(t, dir)
 	out, err := goCommand(t, dir, "vet", "-unusedresult=false", ".").CombinedOutput()
 	assert.NoError(t, err, string(out))
+	assert.NotZero(t, n)
+}
+
+// What a page says of PgBouncer's settings is what one runs with here, in front of the program of the pages.
+func TestPagesPooler(t *testing.T) {
+	t.Parallel()
+	n := 0
+	for _, page := range docPages(t) {
+		for _, b := range blocksOf(t, page) {
+			if b.Lang != "ini" {
+				continue
+			}
+			n++
+			prepared := regexp.MustCompile(`(?m)^max_prepared_statements = (\d+)\n`)
+			config := pgtest.BouncerConfig{Settings: prepared.ReplaceAllString(b.Text, "")}
+			options := "&default_query_exec_mode=exec"
+			if able, err := pgtest.BouncerPrepares(t.Context()); err == nil && able {
+				m := prepared.FindStringSubmatch(b.Text)
+				require.NotNil(t, m, b.At())
+				config.PreparedStatements, err = strconv.Atoi(m[1])
+				require.NoError(t, err)
+				options = ""
+			}
+			url := pgtest.Bouncer(t, pgtest.Shared(t).Database(t), config)
+			tt := tenancytest.New(t, tenancy.Config{}, tenancytest.WithURL(url+options))
+			thor, potter := tt.Tenant(t), tt.Tenant(t)
+			for _, tenant := range []*tenancytest.Tenant{thor, potter, thor} {
+				var schema string
+				require.NoError(t, tt.DB().QueryRowContext(tenant.Context(), "SELECT current_schema()").Scan(&schema))
+				assert.Equal(t, tenant.Store.String(), schema)
+			}
+		}
+	}
 	assert.NotZero(t, n)
 }
 
