@@ -9,8 +9,6 @@ import (
 	"path"
 	"path/filepath"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
@@ -101,8 +99,8 @@ func (c *cloning) fillStore(ctx context.Context, to backend.Route) error {
 		return err
 	case c.app.Backend().Dialect() == backend.Postgres:
 		err := c.onServer(ctx, to)
-		var pgErr *pgconn.PgError
-		if err == nil || !errors.As(err, &pgErr) || pgErr.Code != "42501" {
+		var coded interface{ SQLState() string }
+		if err == nil || !errors.As(err, &coded) || coded.SQLState() != "42501" {
 			return err
 		}
 		// insufficient_privilege: each tenant has a role of its own.

@@ -85,6 +85,7 @@
 //
 // # Limits
 //
-// The package links the drivers of both databases, as the file is a SQLite database. Large objects of Postgres, and what
+// The package links no driver. To write or read a tenant's file, which is a SQLite database, the program has to link
+// package backend/sqlite ([ErrNoSQLite]). Large objects of Postgres, and what
 // extensions keep outside of the tenant's tables, are not moved.
 package transfer

@@ -19,6 +19,8 @@ var (
 	ErrSchema = errors.New("the tables do not fit")
 	// ErrDiffer: Verify found differences.
 	ErrDiffer = errors.New("they differ")
+	// ErrNoSQLite: the program does not link SQLite's driver, without which it can neither write nor read a tenant's file.
+	ErrNoSQLite = errors.New("tenement: transfer: a tenant's file is a SQLite database, and this program links no driver for it")
 	// ErrUnmasked: a column is not classified by any mask; see [*UnmaskedError].
 	ErrUnmasked = errors.New("no mask says what becomes of it")
 )

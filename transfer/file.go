@@ -13,10 +13,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // applicationID is in the header of the files, where the program file(1) finds it: "Tnmt".
@@ -39,6 +37,15 @@ func dsn(path, query string) string {
 	return "file:" + (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath() + "?" + query
 }
 
+// openSQLiteFile opens a file by the driver that package backend/sqlite links: an application whose tenants never are in
+// files does without it.
+func openSQLiteFile(dsn string) (*sql.DB, error) {
+	if !slices.Contains(sql.Drivers(), "sqlite") {
+		return nil, fmt.Errorf("%w: import _ \"github.com/tenement-go/tenement/backend/sqlite\"", ErrNoSQLite)
+	}
+	return sql.Open("sqlite", dsn)
+}
+
 // createFile begins a file. The caller calls finish or abandon.
 func createFile(ctx context.Context, path string) (w *fileWriter, err error) {
 	if path, err = filepath.Abs(path); err != nil {
@@ -58,7 +65,7 @@ func createFile(ctx context.Context, path string) (w *fileWriter, err error) {
 		return nil, err
 	}
 	// Nobody else sees the file before it is whole, so nothing need be undone in it, and it is synced once.
-	if w.db, err = sql.Open("sqlite", dsn(w.temp, "mode=rw&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=cache_size(-1024)")); err == nil {
+	if w.db, err = openSQLiteFile(dsn(w.temp, "mode=rw&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=cache_size(-1024)")); err == nil {
 		w.db.SetMaxOpenConns(1)
 		_, err = w.db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; %s", applicationID, Format, fileSchema))
 	}
@@ -149,7 +156,7 @@ func Open(ctx context.Context, path string) (*File, error) {
 		return nil, err
 	}
 	// immutable: nothing is made beside the file, which may be where nothing can be written.
-	db, err := sql.Open("sqlite", dsn(path, "mode=ro&immutable=1&_pragma=query_only(1)&_pragma=trusted_schema(0)&_pragma=cell_size_check(1)"))
+	db, err := openSQLiteFile(dsn(path, "mode=ro&immutable=1&_pragma=query_only(1)&_pragma=trusted_schema(0)&_pragma=cell_size_check(1)"))
 	if err != nil {
 		return nil, err
 	}
@@ -202,24 +209,43 @@ func (e *readError) Unwrap() error { return e.err }
 func (f *File) fault(err error) error {
 	var own *FileError
 	var read *readError
-	var driver *sqlite.Error
-	isDriver := errors.As(err, &read) && errors.As(read.err, &driver)
+	code, isDriver := 0, false
+	if errors.As(err, &read) {
+		code, isDriver = sqliteCode(read.err)
+	}
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &own):
 		own.Path = f.path
 		return own
-	case isDriver && driver.Code()&0xff == sqlite3.SQLITE_NOTADB:
+	case isDriver && code == sqliteNotADB:
 		return &FileError{Path: f.path, Err: ErrNotTransferFile, Detail: "it is no SQLite database"}
-	case isDriver && fileFaults[driver.Code()&0xff], errors.Is(err, ErrDamaged):
+	case isDriver && fileFaults[code], errors.Is(err, ErrDamaged):
 		return &FileError{Path: f.path, Err: ErrDamaged, Detail: err.Error()}
 	}
 	return err
 }
 
+// SQLite's result codes: https://www.sqlite.org/rescode.html.
+const (
+	sqliteError   = 1
+	sqliteIOErr   = 10
+	sqliteCorrupt = 11
+	sqliteNotADB  = 26
+)
+
 // fileFaults are SQLite's words for a file that is not what it was: pages, tables or columns are missing.
-var fileFaults = map[int]bool{sqlite3.SQLITE_CORRUPT: true, sqlite3.SQLITE_ERROR: true, sqlite3.SQLITE_IOERR: true}
+var fileFaults = map[int]bool{sqliteCorrupt: true, sqliteError: true, sqliteIOErr: true}
+
+// sqliteCode is the primary code of an error of SQLite's driver.
+func sqliteCode(err error) (code int, ok bool) {
+	var coded interface{ Code() int }
+	if !errors.As(err, &coded) {
+		return 0, false
+	}
+	return coded.Code() & 0xff, true
+}
 
 // reader reads the rows.
 func (f *File) reader() *sqliteReader {

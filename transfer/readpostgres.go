@@ -5,8 +5,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // postgresReader reads a store of Postgres in one transaction, by COPY.
@@ -49,8 +50,8 @@ func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) e
 		return quote(c.Name)
 	})
 	lines := &copyLines{types: types(columns), row: make([]any, len(columns)), fn: fn}
-	err := withPgx(ctx, r.conn, func(pg *pgx.Conn) error {
-		_, err := pg.PgConn().CopyTo(ctx, lines, "COPY (SELECT "+list+" FROM "+only(t)+") TO STDOUT")
+	err := withCopier(r.conn, func(c driver.Copier) error {
+		_, err := c.CopyOut(ctx, lines, "COPY (SELECT "+list+" FROM "+only(t)+") TO STDOUT")
 		return err
 	})
 	if lines.err != nil {
@@ -73,21 +74,14 @@ func only(t Table) string {
 	return "ONLY " + quote(t.Name)
 }
 
-// errNoSession: whatever conn is, it is not pgx's.
-var errNoSession = errors.New("tenement: transfer: the backend gives out no connection to copy with")
-
-// withPgx lends the connection of the server on which conn's transaction is.
-func withPgx(_ context.Context, conn *sql.Conn, fn func(pg *pgx.Conn) error) error {
+// withCopier lends the connection on which conn's transaction is.
+func withCopier(conn *sql.Conn, fn func(c driver.Copier) error) error {
 	return conn.Raw(func(driverConn any) error {
-		r, ok := driverConn.(interface{ Raw() any })
+		c, ok := driverConn.(driver.Copier)
 		if !ok {
-			return errNoSession
+			return fmt.Errorf("tenement: transfer: COPY: %w by the backend", errors.ErrUnsupported)
 		}
-		pg, ok := r.Raw().(*pgx.Conn)
-		if !ok {
-			return errNoSession
-		}
-		return fn(pg)
+		return fn(c)
 	})
 }
 

@@ -8,8 +8,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // postgresWriter writes into a store of Postgres in one transaction, by COPY.
@@ -127,8 +126,8 @@ func (w *postgresWriter) fill(ctx context.Context, table string, columns []Colum
 		}
 		pw.CloseWithError(mine)
 	}()
-	err := withPgx(ctx, w.conn, func(pg *pgx.Conn) error {
-		_, err := pg.PgConn().CopyFrom(ctx, pr, "COPY "+quote(table)+" ("+quoted(columns, "")+") FROM STDIN")
+	err := withCopier(w.conn, func(c driver.Copier) error {
+		_, err := c.CopyIn(ctx, pr, "COPY "+quote(table)+" ("+quoted(columns, "")+") FROM STDIN")
 		return err
 	})
 	pr.CloseWithError(errStopped)
@@ -136,21 +135,11 @@ func (w *postgresWriter) fill(ctx context.Context, table string, columns []Colum
 	if mine != nil && !errors.Is(mine, errStopped) && !errors.Is(mine, io.ErrClosedPipe) {
 		return mine
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Where != "" {
-		return &copyError{pgErr}
-	}
 	return err
 }
 
 // errStopped: nobody reads any more what is produced.
 var errStopped = errors.New("the copy has ended")
-
-// copyError says with which row of a table Postgres was not content.
-type copyError struct{ *pgconn.PgError }
-
-func (e *copyError) Error() string { return e.PgError.Error() + ": " + e.Where }
-func (e *copyError) Unwrap() error { return e.PgError }
 
 // sequence has the sequence of that name, or the one that the column has, or the table's only one, go on.
 func (w *postgresWriter) sequence(ctx context.Context, s Sequence) error {

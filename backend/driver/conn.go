@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/tenement-go/tenement/backend"
@@ -59,6 +60,7 @@ var (
 	_ driver.SessionResetter    = (*conn)(nil)
 	_ driver.Validator          = (*conn)(nil)
 	_ driver.NamedValueChecker  = (*conn)(nil)
+	_ Copier                    = (*conn)(nil)
 )
 
 // route decides which store a call belongs to.
@@ -120,6 +122,39 @@ func (c *conn) Raw() any {
 		return r.Raw()
 	}
 	return nil
+}
+
+// CopyOut implements [Copier] where the session does.
+func (c *conn) CopyOut(ctx context.Context, w io.Writer, query string) (int64, error) {
+	copier, err := c.copier(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return copier.CopyOut(ctx, w, query)
+}
+
+// CopyIn implements [Copier] where the session does.
+func (c *conn) CopyIn(ctx context.Context, r io.Reader, query string) (int64, error) {
+	copier, err := c.copier(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return copier.CopyIn(ctx, r, query)
+}
+
+func (c *conn) copier(ctx context.Context) (Copier, error) {
+	sess, err := c.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	copier, ok := sess.(Copier)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("tenement: copy: %w by this backend", errors.ErrUnsupported)
+	case !c.inTx:
+		return nil, errors.New("tenement: copy: begin a transaction on the connection first")
+	}
+	return copier, nil
 }
 
 func (c *conn) CheckNamedValue(nv *driver.NamedValue) error {

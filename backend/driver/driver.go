@@ -7,6 +7,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"io"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -58,6 +59,16 @@ type Session interface {
 type Rawer interface {
 	// Raw returns the driver's own connection. It is valid until the session is released.
 	Raw() any
+}
+
+// Copier is the ability of a session to move rows in bulk within its transaction, by the server's COPY, without giving out
+// the driver's connection. On [database/sql.Conn.Raw] it is found by an assertion on what that hands out.
+type Copier interface {
+	// CopyOut writes what query, a COPY … TO STDOUT, sends, and returns the number of rows.
+	CopyOut(ctx context.Context, w io.Writer, query string) (rows int64, err error)
+	// CopyIn has query, a COPY … FROM STDIN, read r to its end, and returns the number of rows. An error of r is in the chain
+	// of the one returned, and ends the transaction.
+	CopyIn(ctx context.Context, r io.Reader, query string) (rows int64, err error)
 }
 
 // Binding decides to which store a call on a handle belongs. It is a value without state: what the handle's unit of work
