@@ -4,6 +4,7 @@ package tenement_test
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,4 +105,63 @@ func servesNotes(t *testing.T, program, databaseURL string) {
 	assert.NotContains(t, page, "hammer")
 	status, _ = send(http.MethodGet, "odin", "")
 	assert.Equal(t, http.StatusNotFound, status)
+}
+
+// What the README says that each package requires is what it imports; and no driver comes with anything but its backend.
+func TestDependencies(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(text), "| package | requires |\n|---|---|\n")
+	require.True(t, found)
+	said := map[string]string{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 4 {
+			break
+		}
+		modules := strings.Split(strings.NewReplacer("`", "", " ", "", "nothing", "").Replace(cells[2]), ",")
+		slices.Sort(modules)
+		said[strings.Trim(cells[1], " `")] = strings.Join(modules, " ")
+	}
+	const own = "github.com/tenement-go/tenement/"
+	drivers := map[string]string{"github.com/jackc/pgx/v5": "backend/postgres", "modernc.org/sqlite": "backend/sqlite"}
+	for pkg, want := range said {
+		have := map[string]bool{}
+		for _, goos := range []string{"linux", "windows"} {
+			for _, module := range modulesOf(t, goos, "./"+pkg, false) {
+				have[module] = true
+			}
+		}
+		assert.Equal(t, want, strings.Join(slices.Sorted(maps.Keys(have)), " "), pkg)
+		for _, module := range modulesOf(t, "linux", "./"+pkg, true) {
+			if owner, driver := drivers[module]; driver {
+				assert.Equal(t, owner, pkg, "%s brings %s along", pkg, module)
+			}
+		}
+	}
+	packages, err := exec.CommandContext(t.Context(), "go", "list", "./backend", "./backend/postgres", "./backend/sqlite", "./migrate", "./tenancy",
+		"./httpx", "./transfer", "./manage").Output()
+	require.NoError(t, err)
+	for pkg := range strings.FieldsSeq(string(packages)) {
+		assert.Contains(t, said, strings.TrimPrefix(pkg, own))
+	}
+}
+
+// modulesOf lists the modules other than this one that a package imports, or with all that these import.
+func modulesOf(t *testing.T, goos, pkg string, all bool) []string {
+	t.Helper()
+	list := func(args ...string) string {
+		cmd := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...)
+		cmd.Env = append(os.Environ(), "GOOS="+goos)
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		return string(out)
+	}
+	const module = "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}"
+	if all {
+		return strings.Fields(list("-deps", "-f", module, pkg))
+	}
+	imports := strings.Fields(list("-f", "{{join .Imports \" \"}}", pkg))
+	return strings.Fields(list(append([]string{"-f", module}, imports...)...))
 }
