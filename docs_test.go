@@ -47,6 +47,9 @@ func blocksOf(t *testing.T, page string) []pages.Block {
 // A page that begins with a line "run: sqlite postgres" in a comment is run on these: its files are written, its commands
 // run in order in one shell, and what it says that they print they do.
 func TestPagesRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds programs and runs them")
+	}
 	for _, program := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(program); err != nil || runtime.GOOS == "windows" {
 			t.Skip("the pages need bash and curl")

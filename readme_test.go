@@ -27,6 +27,9 @@ import (
 // The quick start is what stands in the README, and nothing else: it is written into files as their names say, built, and
 // serves two tenants, whose notes are their own, on both backends.
 func TestQuickStart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds a program and runs it")
+	}
 	t.Parallel()
 	dir := t.TempDir()
 	require.NoError(t, pages.WriteFiles(dir, blocksOf(t, "README.md")))

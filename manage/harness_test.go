@@ -96,6 +96,9 @@ func onEach(t *testing.T, test func(t *testing.T, p *place)) {
 	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
+			if d == backend.Postgres {
+				pgtest.Shared(t) // skips, which nobody may do within a sync.OnceValue
+			}
 			test(t, newPlace(t, d))
 		})
 	}
