@@ -76,6 +76,9 @@ type place struct {
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect) *place {
+	if dialect == backend.Postgres {
+		pgtest.Shared(t) // may skip the test, which nobody may do within a sync.OnceValue
+	}
 	return &place{backend: sync.OnceValue(func() backend.Backend {
 		url := ""
 		if dialect == backend.Postgres {
@@ -96,9 +99,6 @@ func onEach(t *testing.T, test func(t *testing.T, p *place)) {
 	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
-			if d == backend.Postgres {
-				pgtest.Shared(t) // skips, which nobody may do within a sync.OnceValue
-			}
 			test(t, newPlace(t, d))
 		})
 	}
