@@ -190,6 +190,7 @@ var snippetPackages = map[string]string{
 	"sqlite": "github.com/tenement-go/tenement/backend/sqlite", "httpx": "github.com/tenement-go/tenement/httpx",
 	"manage": "github.com/tenement-go/tenement/manage", "migrate": "github.com/tenement-go/tenement/migrate",
 	"tenancy": "github.com/tenement-go/tenement/tenancy", "tenancytest": "github.com/tenement-go/tenement/tenancy/tenancytest",
+	"outbox":   "github.com/tenement-go/tenement/tenancy/outbox",
 	"transfer": "github.com/tenement-go/tenement/transfer", "goose": "github.com/pressly/goose/v3",
 	"context": "context", "sql": "database/sql", "errors": "errors", "fmt": "fmt", "log": "log", "http": "net/http",
 	"fs": "io/fs", "os": "os", "json": "encoding/json", "slog": "log/slog", "testing": "testing", "time": "time", "filepath": "path/filepath",
