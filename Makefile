@@ -1,5 +1,6 @@
 # make test    everything, with the race detector, on SQLite and Postgres; installs what is missing on Debian
-# make lint    gofumpt, go vet for three systems, golangci-lint
+# make quick   what to run at every save: the tests that need no server, in less than a minute
+# make lint    gofumpt, go vet for three systems, golangci-lint, what changed in the API since the last tag
 # make bench   every benchmark, then the figures beside their references (BENCHTIME=1x: a short run of all of it)
 # make scale   the figures of thousands of tenants, for most of an hour
 # make matrix  the suites that use Postgres, on every version that can be had (POSTGRES="15 18": on these)
@@ -21,6 +22,10 @@ export TENEMENT_REQUIRE_POSTGRES := 1
 test: deps bin/pgrun
 	bin/pgrun icu_locale=en-US fsync=off full_page_writes=off scripts/test.sh
 
+.PHONY: quick
+quick:
+	scripts/quick.sh
+
 .PHONY: lint
 lint: $(GOLANGCI_LINT)
 	@echo 'gofumpt'
@@ -30,6 +35,7 @@ lint: $(GOLANGCI_LINT)
 	GOOS=darwin  scripts/each-module.sh go vet ./...
 	GOOS=windows scripts/each-module.sh go vet ./...
 	scripts/each-module.sh '$(CURDIR)/$(GOLANGCI_LINT)' run ./...
+	scripts/api.sh
 
 .PHONY: bench
 bench: deps bin/pgrun

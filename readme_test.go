@@ -4,14 +4,15 @@ package tenement_test
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,28 +20,19 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/internal/pages"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
-
-func readme(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	return string(text)
-}
 
 // The quick start is what stands in the README, and nothing else: it is written into files as their names say, built, and
 // serves two tenants, whose notes are their own, on both backends.
 func TestQuickStart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds a program and runs it")
+	}
 	t.Parallel()
 	dir := t.TempDir()
-	blocks := regexp.MustCompile("(?s)`([a-z0-9_./]+)`:\n\n```[a-z]+\n(.*?)```\n").FindAllStringSubmatch(readme(t), -1)
-	require.Len(t, blocks, 3, "two migrations and main.go")
-	for _, b := range blocks {
-		file := filepath.Join(dir, filepath.FromSlash(b[1]))
-		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o750))
-		require.NoError(t, os.WriteFile(file, []byte(b[2]), 0o600))
-	}
+	require.NoError(t, pages.WriteFiles(dir, blocksOf(t, "README.md")))
 	program := filepath.Join(dir, "notes")
 	if runtime.GOOS == "windows" {
 		program += ".exe"
@@ -118,46 +110,61 @@ func servesNotes(t *testing.T, program, databaseURL string) {
 	assert.Equal(t, http.StatusNotFound, status)
 }
 
-// What follows the quick start compiles too, given what surrounds it.
-func TestSnippetsCompile(t *testing.T) {
+// What the README says that each package requires is what it imports; and no driver comes with anything but its backend.
+func TestDependencies(t *testing.T) {
 	t.Parallel()
-	n := 0
-	for _, b := range regexp.MustCompile("(?s)```go\n(.*?)```\n").FindAllStringSubmatch(readme(t), -1) {
-		if strings.Contains(b[1], "package main") || strings.Contains(b[1], "scs.") {
-			continue // TestQuickStart has the one, httpx/frameworks the other
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(text), "| package | requires |\n|---|---|\n")
+	require.True(t, found)
+	said := map[string]string{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 4 {
+			break
 		}
-		n++
-		file := filepath.Join(t.TempDir(), "snippet.go")
-		require.NoError(t, os.WriteFile(file, []byte(`package snippet
-
-import (
-	"context"
-	"database/sql"
-
-	"github.com/tenement-go/tenement/tenancy"
-)
-
-func _(ctx context.Context, app *tenancy.App, report func(context.Context, *sql.DB) error) error {
-`+b[1]+`
-	return err
-}
-`), 0o600))
-		out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput()
-		assert.NoError(t, err, "%s\n%s", b[1], out)
+		modules := strings.Split(strings.NewReplacer("`", "", " ", "", "nothing", "").Replace(cells[2]), ",")
+		slices.Sort(modules)
+		said[strings.Trim(cells[1], " `")] = strings.Join(modules, " ")
 	}
-	assert.NotZero(t, n)
+	const own = "github.com/tenement-go/tenement/"
+	drivers := map[string]string{"github.com/jackc/pgx/v5": "backend/postgres", "modernc.org/sqlite": "backend/sqlite"}
+	for pkg, want := range said {
+		have := map[string]bool{}
+		for _, goos := range []string{"linux", "windows"} {
+			for _, module := range modulesOf(t, goos, "./"+pkg, false) {
+				have[module] = true
+			}
+		}
+		assert.Equal(t, want, strings.Join(slices.Sorted(maps.Keys(have)), " "), pkg)
+		for _, module := range modulesOf(t, "linux", "./"+pkg, true) {
+			if owner, driver := drivers[module]; driver {
+				assert.Equal(t, owner, pkg, "%s brings %s along", pkg, module)
+			}
+		}
+	}
+	packages, err := exec.CommandContext(t.Context(), "go", "list", "./backend", "./backend/postgres", "./backend/sqlite", "./migrate", "./tenancy",
+		"./httpx", "./transfer", "./manage").Output()
+	require.NoError(t, err)
+	for pkg := range strings.FieldsSeq(string(packages)) {
+		assert.Contains(t, said, strings.TrimPrefix(pkg, own))
+	}
 }
 
-// Links to files lead somewhere.
-func TestLinks(t *testing.T) {
-	t.Parallel()
-	for _, file := range []string{"README.md", "CHANGELOG.md", "docs/integrations.md", "examples/polls/README.md"} {
-		text, err := os.ReadFile(filepath.FromSlash(file))
+// modulesOf lists the modules other than this one that a package imports, or with all that these import.
+func modulesOf(t *testing.T, goos, pkg string, all bool) []string {
+	t.Helper()
+	list := func(args ...string) string {
+		cmd := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...)
+		cmd.Env = append(os.Environ(), "GOOS="+goos)
+		out, err := cmd.Output()
 		require.NoError(t, err)
-		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {
-			target := filepath.Join(filepath.Dir(filepath.FromSlash(file)), filepath.FromSlash(link[1]))
-			_, err := os.Stat(target)
-			assert.NoError(t, err, "%s links to %s", file, link[1])
-		}
+		return string(out)
 	}
+	const module = "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}"
+	if all {
+		return strings.Fields(list("-deps", "-f", module, pkg))
+	}
+	imports := strings.Fields(list("-f", "{{join .Imports \" \"}}", pkg))
+	return strings.Fields(list(append([]string{"-f", module}, imports...)...))
 }

@@ -126,7 +126,7 @@ type ScriptRunner interface {
 	Flush(ctx context.Context) error
 }
 
-// ErrOutcomeUnknown: the connection was lost after the text was sent and before the database answered, so the
+// ErrOutcomeUnknown means that the connection was lost after the text was sent and before the database answered, so the
 // transaction may or may not have been committed.
 var ErrOutcomeUnknown = fmt.Errorf("connection lost: it is not known whether the transaction was committed")
 

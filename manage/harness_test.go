@@ -76,6 +76,9 @@ type place struct {
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect) *place {
+	if dialect == backend.Postgres {
+		pgtest.Shared(t) // may skip the test, which nobody may do within a sync.OnceValue
+	}
 	return &place{backend: sync.OnceValue(func() backend.Backend {
 		url := ""
 		if dialect == backend.Postgres {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ErrMalformedHost: the text cannot be the name of a host. A server answers 400.
+// ErrMalformedHost means that the text cannot be the name of a host. A server answers 400.
 var ErrMalformedHost = errors.New("malformed host")
 
 // Lengths of a DNS name and of a label of it, in bytes.

@@ -11,7 +11,7 @@ import (
 	"github.com/tenement-go/tenement/migrate"
 )
 
-// ErrNoRepair: the fault cannot be repaired without an operator's decision; the finding's Detail says what to do.
+// ErrNoRepair means that the fault cannot be repaired without an operator's decision; the finding's Detail says what to do.
 var ErrNoRepair = errors.New("cannot be repaired automatically")
 
 // Repair does what f.Repair says, after having made sure that the fault is still there. It never removes what may be a

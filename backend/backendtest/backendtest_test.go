@@ -145,6 +145,9 @@ var faultsFor = map[string][]fault{
 
 // Every case has a fault that it notices, and every fault listed for it is noticed.
 func TestEachCaseCanFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it runs each case with each fault")
+	}
 	t.Parallel()
 	listed := map[string]bool{}
 	for _, c := range cases() {

@@ -9,7 +9,7 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-// ErrBusy: the wait for the store's writer, or for a free reader, lasted longer than Config.BusyTimeout on a call whose
+// ErrBusy means that the wait for the store's writer, or for a free reader, lasted longer than Config.BusyTimeout on a call whose
 // context has no deadline. Usually one goroutine holds a transaction and waits for a call outside of it.
 var ErrBusy = fmt.Errorf("%w", backend.ErrBusy)
 

@@ -20,6 +20,8 @@ type BouncerConfig struct {
 	// PreparedStatements is the number of statements that PgBouncer follows on each server connection; 0 means that it
 	// knows nothing of prepared statements, as all versions before 1.21 do. See BouncerPrepares.
 	PreparedStatements int
+	// Settings are further lines of the section [pgbouncer], which win over what is written otherwise.
+	Settings string
 }
 
 // PgBouncer is a running PgBouncer in transaction mode. It is safe for concurrent use.
@@ -63,6 +65,7 @@ func StartBouncer(ctx context.Context, databaseURL string, config BouncerConfig)
 	if program.prepares {
 		fmt.Fprintf(&ini, "max_prepared_statements = %d\n", config.PreparedStatements)
 	}
+	ini.WriteString(config.Settings)
 	files := map[string]string{
 		"pgbouncer.ini": ini.String(),
 		"users":         fmt.Sprintf("%q %q\n", server.User.Username(), password),

@@ -28,7 +28,7 @@ type Choice struct {
 	Votes  int64
 }
 
-// FirstPage, as the before of [Store.Polls], is above every ID.
+// FirstPage is the before of [Store.Polls] that is above every ID.
 const FirstPage int64 = math.MaxInt64
 
 const pollColumns = `p.id, p.question, p.created_by, u.username, p.created_at,
