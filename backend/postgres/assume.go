@@ -37,16 +37,31 @@ const assumingSQL = "not p.prosecdef and (p.prosrc='' or p.prosrc~*'\\m(role|aut
 // and 0 for public.
 func (r *scriptRun) findAssuming(ctx context.Context, c *pgx.Conn) error {
 	r.assuming = map[uint32]bool{}
+	if r.be.roles.mode == rolesOff {
+		return nil
+	}
 	schemas := []uint32{}
+	some, made := false, true // made: all in stores that are not there yet
 	for i := range r.scripts[r.next:] {
 		s := &r.scripts[r.next+i]
-		if reachOf(s.SQL, s.Route.Store) == reachesCode {
+		if r.reach(s) == reachesCode {
 			oid, _ := r.be.identity(s.Route)
 			schemas = append(schemas, oid)
+			some, made = true, made && s.Create
 		}
 	}
-	if r.be.roles.mode == rolesOff || len(schemas) == 0 {
+	if !some {
 		return nil
+	}
+	if made {
+		// Only public is to be looked at, where mostly nothing is but what belongs to extensions; to plan the question
+		// below takes the server longer than to make a table.
+		var functions bool
+		err := c.QueryRow(ctx, "select exists (select from pg_catalog.pg_depend d where d.refclassid=2615 and d.refobjid="+publicOID+" and d.classid=1255"+
+			" and not exists (select from pg_catalog.pg_depend e where e.classid=1255 and e.objid=d.objid and e.deptype='e'))", r.be.queryMode()).Scan(&functions)
+		if err != nil || !functions {
+			return err
+		}
 	}
 	// Materialized: the server thinks a regular expression as cheap as a comparison, and would match all functions.
 	rows, _ := c.Query(ctx, "with d as materialized (select objid,refobjid from pg_catalog.pg_depend where refclassid=2615 and refobjid=any($1::oid[]||"+publicOID+") and classid=1255) "+
@@ -59,10 +74,23 @@ func (r *scriptRun) findAssuming(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
+// reach is reachOf of a script, which is asked more than once.
+func (r *scriptRun) reach(s *backend.Script) reach {
+	far, known := r.reaches[s]
+	if !known {
+		far = reachOf(s.SQL, s.Route.Store)
+		if r.reaches == nil {
+			r.reaches = make(map[*backend.Script]reach, len(r.scripts))
+		}
+		r.reaches[s] = far
+	}
+	return far
+}
+
 // watched reports whether it is looked at what a script did.
 func (r *scriptRun) watched(s *backend.Script) bool {
 	oid, _ := r.be.identity(s.Route)
-	switch reachOf(s.SQL, s.Route.Store) {
+	switch r.reach(s) {
 	case reachesOut:
 		return true
 	case reachesCode:

@@ -69,6 +69,7 @@ type scriptRun struct {
 
 	shared   *names // nil: not asked for yet
 	assuming map[uint32]bool
+	reaches  map[*backend.Script]reach
 
 	c       *conn // that it is on
 	refused map[backend.Route]bool
