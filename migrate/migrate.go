@@ -83,6 +83,8 @@ type Migrator struct {
 	scripts   backend.ScriptRunner
 	templates backend.Templater
 	locks     backend.Locker
+
+	births births
 }
 
 // New checks the sources and returns a Migrator over be, which stays the caller's. No store is touched. It returns an

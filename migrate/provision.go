@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -27,7 +28,7 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 
 // provision makes the store with the migrations todo in it; rest is what applies those of them that a store lacks.
 func (m *Migrator) provision(ctx context.Context, rt backend.Route, todo []*migration, rest work) error {
-	made, err := m.provisionUnentered(ctx, rt, todo, rest)
+	made, err := m.provisionUnentered(ctx, rt, todo, rest, false)
 	if err != nil || made == nil {
 		return err
 	}
@@ -67,16 +68,26 @@ type Execer interface {
 // shared store: the ledger's row can go with it, rather than have a commit of its own. What it returns is nil when the
 // ledger has the row already. A store that is never entered is behind to [Migrator.Ready], and one that no run goes
 // through unless it is named; Provision enters it.
-func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route) (*Unentered, error) {
+//
+// With o.Async the store need not be on disk when it returns, as long as that transaction is not: should the server fail
+// in between, it was never there.
+func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route, o ProvisionOptions) (*Unentered, error) {
 	m, err := m.settled(ctx, rt.Store)
 	if err != nil {
 		return nil, err
 	}
 	todo, _ := m.tenant.pending(state{}, limit{})
-	return m.provisionUnentered(ctx, rt, todo, m.apply(limit{}))
+	return m.provisionUnentered(ctx, rt, todo, m.apply(limit{}), o.Async)
 }
 
-func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, todo []*migration, rest work) (*Unentered, error) {
+// ProvisionOptions are those of [Migrator.ProvisionUnentered].
+type ProvisionOptions struct {
+	// Async is for those who commit that transaction next, in the same database, and do nothing in between that would be
+	// missed: on Postgres one wait for the disk is then enough for both.
+	Async bool
+}
+
+func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, todo []*migration, rest work, later bool) (*Unentered, error) {
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
@@ -85,7 +96,7 @@ func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, tod
 		return nil, fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
 	}
 	defer free()
-	made, entered, err := m.create(ctx, rt, todo)
+	made, entered, err := m.create(ctx, rt, todo, later)
 	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		info, statErr := m.be.Stat(ctx, rt.Store)
@@ -128,7 +139,7 @@ func (m *Migrator) complete(ctx context.Context, rt backend.Route, rest work) er
 
 // create makes the store, with as many of the migrations in it as can be had at once. It returns nil unless this was all,
 // and whether the ledger has it.
-func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migration) (made *Unentered, entered bool, err error) {
+func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migration, later bool) (made *Unentered, entered bool, err error) {
 	var first []*migration
 	switch {
 	case m.templates != nil:
@@ -144,7 +155,7 @@ func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migrati
 	if m.templates != nil {
 		err = m.createFrom(ctx, rt, have, first)
 	} else {
-		done, entered, err = m.createBy(ctx, rt, have, first)
+		done, entered, err = m.createBy(ctx, rt, have, first, later)
 	}
 	if err != nil || !done || len(first) < len(todo) {
 		return nil, entered, err
@@ -172,21 +183,42 @@ func (m *Migrator) createFrom(ctx context.Context, rt backend.Route, have state,
 	})
 }
 
+// births keeps the text that fills a new store: it has no guards, and is the same for all of them.
+type births struct {
+	mu   sync.Mutex
+	made string // the fingerprint
+	sql  string
+}
+
+// text returns what makes the migrations first, whose fingerprint is print; ok is false when they cannot be sent as text.
+func (b *births) text(d dialect, print string, first []*migration) (sql string, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.made != print {
+		sc, ok := d.compose(state{}, first, true)
+		if !ok {
+			return "", false
+		}
+		b.made, b.sql = print, sc.body
+	}
+	return b.sql, true
+}
+
 // createBy makes the store by a script, with its migrations. What is CONCURRENTLY elsewhere, so that a store's traffic
 // goes on, is not in a store that nobody sees yet: there it would wait for every other tenant's transactions. made is
-// false when the store is there, and still empty.
-func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration) (made, entered bool, err error) {
+// false when the store is there, and still empty. later: it need not be on disk yet.
+func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration, later bool) (made, entered bool, err error) {
 	print, err := m.ledger.publish(ctx, have)
 	if err != nil {
 		return false, false, err
 	}
-	sc, ok := m.dialect.compose(state{}, first, true)
+	text, ok := m.births.text(m.dialect, print, first)
 	if !ok {
 		return false, false, m.be.Create(ctx, rt)
 	}
 	head := m.newLane().birth(rt, print)
-	script := backend.Script{Route: rt, Create: true, Head: head, Guard: sc.guard(rt.Store), SQL: sc.body}
-	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout})[0]
+	script := backend.Script{Route: rt, Create: true, Head: head, SQL: text}
+	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout, Async: later})[0]
 	switch {
 	case err == nil, errors.Is(err, backend.ErrStoreExists), sqlState(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
 		return true, head != "", err

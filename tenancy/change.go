@@ -29,9 +29,22 @@ type touch struct {
 	mark
 }
 
+func newTouch(id ID, kind EventKind, detail, actor string) touch {
+	return touch{id: id, kind: kind, detail: detail, actor: actor, mark: mark{nonce: rand.Text()}}
+}
+
 // touch notes that a tenant was changed, so that every process learns about it.
 func (tx *registryTx) touch(id ID, kind EventKind, detail string) {
-	tx.touched = append(tx.touched, touch{id: id, kind: kind, detail: detail, mark: mark{nonce: rand.Text()}})
+	tx.touched = append(tx.touched, newTouch(id, kind, detail, ""))
+}
+
+// actorOf is who does it, as the registry can keep it.
+func actorOf(ctx context.Context) string {
+	actor := ActorFrom(ctx)
+	if len(actor) > maxActor {
+		actor = strings.ToValidUTF8(actor[:maxActor], "")
+	}
+	return strings.ReplaceAll(actor, "\x00", "")
 }
 
 // errRetry: somebody else changed the tenant between reading and writing it. It does not leave [registry.change], which
@@ -77,12 +90,9 @@ func (r *registry) tryChange(ctx context.Context, fn func(ctx context.Context, t
 		return nil, err
 	}
 	if len(tx.touched) > 0 {
-		actor := ActorFrom(ctx)
-		if len(actor) > maxActor {
-			actor = strings.ToValidUTF8(actor[:maxActor], "")
-		}
+		actor := actorOf(ctx)
 		for i := range tx.touched {
-			tx.touched[i].actor = strings.ReplaceAll(actor, "\x00", "")
+			tx.touched[i].actor = actor
 		}
 		if err := tx.enter(ctx); err != nil {
 			return nil, err
@@ -101,11 +111,18 @@ func (tx *registryTx) enter(ctx context.Context) error {
 	for i := range tx.touched {
 		tx.touched[i].revision = last - int64(n-1-i)
 	}
+	return prune(ctx, tx, tx.touched)
+}
+
+// prune forgets old changes of what was touched, now and then.
+func prune(ctx context.Context, q querier, touched []touch) error {
+	n := len(touched)
+	last := touched[n-1].revision
 	if last%64 >= int64(n) {
 		return nil
 	}
-	for _, t := range tx.touched {
-		_, err := tx.ExecContext(ctx, `DELETE FROM tenement_changes WHERE tenant_id = $1 AND revision <= $2 AND revision <= COALESCE(
+	for _, t := range touched {
+		_, err := q.ExecContext(ctx, `DELETE FROM tenement_changes WHERE tenant_id = $1 AND revision <= $2 AND revision <= COALESCE(
 			(SELECT revision FROM tenement_changes WHERE tenant_id = $1 ORDER BY revision DESC LIMIT 1 OFFSET $3), 0)`,
 			string(t.id), last-keepChanges, keepHistory)
 		if err != nil {
@@ -166,10 +183,14 @@ func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, det
 // selectTaken finds the tenants other than $1 whose slug, be it now or after a rename that is under way, is $2 or $3, or
 // whose store is $3. A store may not be named after another tenant's slug: that is the name which the other one's store
 // would have.
-const selectTaken = `SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
+var selectTaken = takenBy("$1", "$2", "$3")
+
+func takenBy(self, slug, store string) string {
+	return strings.NewReplacer("$1", self, "$2", slug, "$3", store).Replace(`SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
 		WHERE id <> $1 AND (slug = $2 OR store = $3 OR slug = $3)
 		UNION ALL SELECT CASE WHEN o.slug = $2 THEN 'slug' ELSE 'store' END, t.slug FROM tenement_operations o
-		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`
+		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`)
+}
 
 // conflict returns what is taken by a tenant other than self, or nil.
 func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
@@ -261,6 +282,12 @@ func (a *App) write(ctx context.Context, fn func(ctx context.Context, tx *regist
 	if err != nil || len(touched) == 0 {
 		return err
 	}
+	a.noted(ctx, touched, changed)
+	return nil
+}
+
+// noted makes this process act on changes that it has made.
+func (a *App) noted(ctx context.Context, touched []touch, changed []*Tenant) {
 	a.own.add(touched)
 	a.gen.Add(1)
 	for _, t := range changed {
@@ -277,7 +304,6 @@ func (a *App) write(ctx context.Context, fn func(ctx context.Context, tx *regist
 			}
 		}
 	}
-	return nil
 }
 
 func purged(touched []touch, id ID) bool {

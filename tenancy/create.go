@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // Create makes a tenant: it claims slug, store and domains, makes the store, brings it to the newest version, calls
@@ -81,6 +81,11 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 	if len(live) > 0 {
 		primary = live[0]
 	}
+	if a.reg.d == backend.Postgres && len(args.Domains) == 0 && len(live) <= maxIn {
+		if r, err = a.claimAtOnce(ctx, h, p, args); err != nil || r != nil {
+			return r, err
+		}
+	}
 	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		r = &run{a: a, lock: h, known: true, fillStore: p.fill}
 		t, err := tx.insertTenant(ctx, h.id, p, args.Domains)
@@ -104,22 +109,27 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 				return nil, err
 			}
 		}
-		t.Domains = nil
-		for _, host := range live {
-			t.Domains = append(t.Domains, Domain{Host: host, Primary: host == primary})
-		}
-		slices.SortFunc(t.Domains, func(a, b Domain) int { return strings.Compare(a.Host, b.Host) })
+		t.Domains = sortedDomains(live)
 		r.t = t
 		return []*Tenant{t}, nil
 	})
 	return r, err
 }
 
+// sortedDomains is how the registry returns hosts of which the first is primary.
+func sortedDomains(hosts []string) (domains []Domain) {
+	for i, host := range hosts {
+		domains = append(domains, Domain{Host: host, Primary: i == 0})
+	}
+	slices.SortFunc(domains, func(a, b Domain) int { return strings.Compare(a.Host, b.Host) })
+	return domains
+}
+
 // insertTenant enters a new tenant. It returns nil when something is in the way: the registry has the ID already, or what
 // the tenant is to have is another's, which reclaim and conflict tell. pending are domains that must not be another
 // tenant's; of those that are entered, setDomains finds that out.
 func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending []string) (*Tenant, error) {
-	t := &Tenant{ID: id, Slug: p.slug, Name: p.name, Status: p.status, Reason: p.reason, Store: p.store, Meta: p.meta, Version: 1}
+	t := p.tenant(id)
 	rows, err := tx.QueryContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
 		SELECT $1, $2, $4, $5, $6, $3, $7, `+tx.reg.now()+`, `+tx.reg.now()+` WHERE NOT EXISTS (`+selectTaken+`)
 		ON CONFLICT DO NOTHING RETURNING created_at, updated_at`,
@@ -135,10 +145,7 @@ func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending [
 	if err := rows.Scan(&created, &updated); err != nil {
 		return nil, err
 	}
-	if t.Created, err = time.Parse(timeFormat, created); err == nil {
-		t.Updated, err = time.Parse(timeFormat, updated)
-	}
-	if err == nil {
+	if t.Created, t.Updated, err = parseTimes(created, updated); err == nil {
 		err = rows.Close()
 	}
 	if err == nil && len(pending) > 0 {
@@ -186,7 +193,7 @@ func (tx *registryTx) reclaim(ctx context.Context, id ID, p plan) (*Tenant, erro
 	return t, err
 }
 
-var createSteps = []step{{name: "make", do: makeStore, commit: activate}}
+var createSteps = []step{{name: "make", do: makeStore, commit: activate, atOnce: activateAtOnce}}
 
 // makeStore makes the store of a claimed tenant and fills it.
 func makeStore(ctx context.Context, r *run) error {
@@ -245,7 +252,9 @@ func (r *run) unmake(ctx context.Context) error {
 // fill makes the store and has the application fill it.
 func (r *run) fill(ctx context.Context) error {
 	a, t := r.a, r.t
-	made, err := a.migrator.ProvisionUnentered(ctx, t.route())
+	// OnCreate may do what a failure of the server does not undo, of a store that must be there then.
+	later := a.cfg.Hooks.OnCreate == nil && len(r.op.args.Domains) == 0
+	made, err := a.migrator.ProvisionUnentered(ctx, t.route(), migrate.ProvisionOptions{Async: later})
 	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		// Another owner's: the claim was wrong, nothing of it may stay.

@@ -37,7 +37,7 @@ func (p *plan) kind() OperationKind {
 	return OpCreate
 }
 
-var importSteps = []step{{name: "fill", do: fillImport, commit: activate}}
+var importSteps = []step{{name: "fill", do: fillImport, commit: activate, atOnce: activateAtOnce}}
 
 // fillImport fills the store or, in a process that does not know with what, undoes what was begun.
 func fillImport(ctx context.Context, r *run) error {

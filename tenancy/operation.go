@@ -66,6 +66,8 @@ type step struct {
 	do func(ctx context.Context, r *run) error
 	// commit is what the registry says once it is done, written together with the next step.
 	commit func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error)
+	// atOnce, unless it is nil, does that in one message where it can, and otherwise nothing.
+	atOnce func(ctx context.Context, r *run) (done bool, err error)
 }
 
 // steps are what each kind of operation consists of.
@@ -149,8 +151,17 @@ func (r *run) one(ctx context.Context, s step, rest []step) error {
 	if len(rest) > 0 {
 		next = rest[0].name
 	}
-	if err := r.commit(ctx, next, s.commit); err != nil {
-		return err
+	done := false
+	if s.atOnce != nil {
+		var err error
+		if done, err = s.atOnce(ctx, r); err != nil {
+			return err
+		}
+	}
+	if !done {
+		if err := r.commit(ctx, next, s.commit); err != nil {
+			return err
+		}
 	}
 	r.a.step(name + " committed")
 	return nil
@@ -285,17 +296,26 @@ func operation(ctx context.Context, q querier, id ID) (*Operation, error) {
 	return found[0], nil
 }
 
+func newOperation(id ID, kind OperationKind, args opArgs) *Operation {
+	return &Operation{Tenant: id, Kind: kind, Step: steps(kind)[0].name, args: args, fence: 1}
+}
+
+func (op *Operation) encodeArgs() (string, error) {
+	text, err := json.Marshal(op.args)
+	return string(text), err
+}
+
 // begin enters an operation. The caller holds the tenant's lock. slug is one that the tenant is to have, "" for none.
 func (tx *registryTx) begin(ctx context.Context, id ID, kind OperationKind, slug string, args opArgs) (*Operation, error) {
-	text, err := json.Marshal(args)
+	op := newOperation(id, kind, args)
+	text, err := op.encodeArgs()
 	if err != nil {
 		return nil, err
 	}
-	op := &Operation{Tenant: id, Kind: kind, Step: steps(kind)[0].name, args: args, fence: 1}
 	var started string
 	err = tx.QueryRowContext(ctx, `INSERT INTO tenement_operations (tenant, kind, step, args, slug, started_at)
 		VALUES ($1, $2, $3, $4, NULLIF($5, ''), `+tx.reg.now()+`) ON CONFLICT DO NOTHING RETURNING id, started_at`,
-		string(id), string(kind), op.Step, string(text), slug).Scan(&op.ID, &started)
+		string(id), string(kind), op.Step, text, slug).Scan(&op.ID, &started)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, errRetry

@@ -146,14 +146,19 @@ func scanTenants(rows *sql.Rows) iter.Seq2[*Tenant, error] {
 
 func (t *Tenant) parse(store, created, updated string) (err error) {
 	if t.Store, err = backend.ParseStore(store); err == nil {
-		if t.Created, err = time.Parse(timeFormat, created); err == nil {
-			t.Updated, err = time.Parse(timeFormat, updated)
-		}
+		t.Created, t.Updated, err = parseTimes(created, updated)
 	}
 	if err != nil {
 		return fmt.Errorf("registry entry of %s: %w", t.ID, err)
 	}
 	return nil
+}
+
+func parseTimes(a, b string) (at, bt time.Time, err error) {
+	if at, err = time.Parse(timeFormat, a); err == nil {
+		bt, err = time.Parse(timeFormat, b)
+	}
+	return at, bt, err
 }
 
 // one returns the tenant that query finds, or ErrNotFound.

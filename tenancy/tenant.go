@@ -293,6 +293,13 @@ type plan struct {
 	event  EventKind
 }
 
+// tenant is what the registry gets. Its times are the database's.
+func (p *plan) tenant(id ID) *Tenant {
+	return &Tenant{
+		ID: id, Slug: p.slug, Name: p.name, Status: p.status, Reason: p.reason, Store: p.store, Meta: p.meta, Version: 1,
+	}
+}
+
 func (a *App) plan(s Spec) (plan, error) {
 	p := plan{slug: s.Slug, name: s.Name, status: Provisioning, event: EventClaimed}
 	check := a.CheckSlug

@@ -35,20 +35,38 @@ const assumingSQL = "not p.prosecdef and (p.prosrc='' or p.prosrc~*'\\m(role|aut
 const findAssumingSQL = "with d as materialized (select objid,refobjid from pg_catalog.pg_depend where refclassid=2615 and refobjid=any($1::pg_catalog.oid[]||" + publicOID + ") and classid=1255) " +
 	"select distinct coalesce(nullif(d.refobjid," + publicOID + "),0) from d join pg_catalog.pg_proc p on p.oid=d.objid where " + assumingSQL
 
+// publicFunctionsSQL asks whether there are functions in public that belong to no extension.
+const publicFunctionsSQL = "select exists (select from pg_catalog.pg_depend d where d.refclassid=2615 and d.refobjid=" + publicOID + " and d.classid=1255" +
+	" and not exists (select from pg_catalog.pg_depend e where e.classid=1255 and e.objid=d.objid and e.deptype='e'))"
+
 // findAssuming asks in which of the stores of a message there is a function that may change the role: the OIDs of their
 // schemas, and 0 for public. It is asked for each message, and so sees what another program, or an earlier script of the
 // run, has made; what a script of the message makes itself, watched knows.
 func (r *scriptRun) findAssuming(ctx context.Context, c *conn, scripts []backend.Script) error {
 	r.assuming = map[uint32]bool{}
+	if r.be.roles.mode == rolesOff {
+		return nil
+	}
 	schemas := []uint32{}
+	some, made := false, true // made: all in stores that are not there yet
 	for i := range scripts {
-		if r.reachOf(&scripts[i]) == reachesCode {
-			oid, _ := r.be.identity(scripts[i].Route)
+		s := &scripts[i]
+		if r.reachOf(s) == reachesCode {
+			oid, _ := r.be.identity(s.Route)
 			schemas = append(schemas, oid)
+			some, made = true, made && s.Create
 		}
 	}
-	if r.be.roles.mode == rolesOff || len(schemas) == 0 {
+	if !some {
 		return nil
+	}
+	if made {
+		// Only public is to be looked at, where mostly nothing is but what belongs to extensions; to plan the question
+		// below takes the server longer than to make a table.
+		var functions bool
+		if err := r.ask(ctx, c, publicFunctionsSQL, nil, []any{&functions}, func() error { return nil }); err != nil || !functions {
+			return err
+		}
 	}
 	var oid uint32
 	return r.ask(ctx, c, findAssumingSQL, []any{schemas}, []any{&oid}, func() error {

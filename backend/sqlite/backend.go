@@ -245,6 +245,7 @@ func (b *Backend) Close() error {
 	close(b.stop)
 	b.shared.lose(backend.ErrClosed)
 	b.janitor.Wait()
+	defer b.locks.keys.close()
 	return errors.Join(b.keeper.Close(), b.db.Close(), b.lenientDB.Close(), b.sharedDB.Close(), b.reader.Close())
 }
 

@@ -2,13 +2,9 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,10 +13,11 @@ import (
 	"github.com/tenement-go/tenement/backend/driver"
 )
 
-// locks excludes callers in this process, in order of arrival, and other processes by locking a file per key. The
-// operating system lets go of the file when the process ends.
+// locks excludes callers in this process, in order of arrival, and other processes by locks of the operating system, which
+// ends them when the process ends.
 type locks struct {
 	dir    string
+	keys   keyLocks
 	queues driver.Queues
 	retry  func(func() error) error // when descriptors are short
 }
@@ -122,29 +119,14 @@ func (l *locks) enter(ctx context.Context, key string, wait bool) (leave func(),
 	return leave, ctx.Err()
 }
 
-// lockFile locks the key's file. The file is removed by whoever unlocks it, so those who wait look again whether what
-// they locked is still the file of that name.
+// lockFile keeps other processes from the key.
 func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock func(), err error) {
-	sum := sha256.Sum256([]byte(key))
-	path := filepath.Join(l.dir, hex.EncodeToString(sum[:16])+".lock")
 	pause := time.Millisecond
 	for {
-		var f *os.File
-		err := l.retry(func() (err error) {
-			f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("lock file: %w", err)
+		unlock, err := l.keys.try(l.dir, key, l.retry)
+		if err == nil {
+			return unlock, nil
 		}
-		if err = tryLockFile(f); err == nil {
-			if sameFile(f, path) {
-				return func() { unlockFile(f, path) }, nil
-			}
-			_ = f.Close()
-			continue
-		}
-		_ = f.Close()
 		if !errors.Is(err, errLocked) || !wait {
 			return nil, err
 		}
@@ -157,15 +139,6 @@ func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock fun
 			return nil, ctx.Err()
 		}
 	}
-}
-
-func sameFile(f *os.File, path string) bool {
-	have, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	named, err := os.Lstat(path)
-	return err == nil && os.SameFile(have, named)
 }
 
 // remove removes a file; one that is gone already is fine.

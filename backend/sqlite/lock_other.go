@@ -1,0 +1,6 @@
+//go:build !linux
+
+package sqlite
+
+// keyLocks has locks that go with an open file on Linux alone.
+type keyLocks = fileLocks
