@@ -33,14 +33,19 @@ func formatKey(k int64) string { return strconv.FormatInt(k, 10) }
 //
 // A script that contains a COMMIT or ROLLBACK is refused: what came after it would not be bound to its store.
 func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
-	faults := make([]error, len(scripts))
-	if len(scripts) == 0 {
-		return faults
-	}
-	if len(scripts) > 1 { // one is a tenant that is made
+	switch {
+	case be.makesFirst(scripts):
+		return be.makeFirst(ctx, scripts, opt)
+	case len(scripts) > 1: // one is a tenant that is made
 		ctx = backend.Apart(ctx)
 	}
-	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1}
+	return be.runScripts(ctx, scripts, opt, false)
+}
+
+// runScripts runs scripts. made says that they are for stores that were made for them just now.
+func (be *Backend) runScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, made bool) []error {
+	faults := make([]error, len(scripts))
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1, made: made}
 	for r.next < len(scripts) {
 		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
@@ -64,8 +69,9 @@ type scriptRun struct {
 	scripts []backend.Script
 	opt     backend.ScriptOptions
 	faults  []error
-	next    int // what is before it is done with
-	again   int // the script whose store was looked for a second time
+	next    int  // what is before it is done with
+	again   int  // the script whose store was looked for a second time
+	made    bool // just now, for these scripts: nobody has used the stores
 
 	shared   *names // nil: not asked for yet
 	assuming map[uint32]bool
@@ -125,7 +131,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 func (r *scriptRun) names(ctx context.Context, c *conn) (*names, error) {
 	n := &names{texts: map[string]looked{}}
 	for i := range r.scripts {
-		if s := &r.scripts[i]; !s.Create && (n.look(s.SQL).hides || n.look(s.Head).hides) {
+		if s := &r.scripts[i]; !s.Create && !r.made && (n.look(s.SQL).hides || n.look(s.Head).hides) {
 			return c.sharedNames(ctx)
 		}
 	}
@@ -355,7 +361,7 @@ func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *back
 	if watched {
 		b.WriteString(lookSQL(s.Route.Store))
 	}
-	if !s.Create && (makes(s.Head) && r.shared.look(s.Head).hides || r.shared.look(s.SQL).hides) {
+	if !s.Create && !r.made && (makes(s.Head) && r.shared.look(s.Head).hides || r.shared.look(s.SQL).hides) {
 		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
 	b.WriteString("commit;\n")
