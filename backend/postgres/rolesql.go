@@ -95,6 +95,24 @@ func unreadable(reader string) string {
 		" and not (pg_catalog.has_table_privilege(" + reader + ",c.oid,'select') and pg_catalog.has_table_privilege(" + reader + ",c.oid,'references'))"
 }
 
+// sqlAnnounced is a condition: the nodes of the Citus cluster know the log-in as the coordinator's.
+const sqlAnnounced = "exists (select from pg_catalog.pg_dist_object where classid=1260 and objid=session_user::pg_catalog.text::pg_catalog.regrole::pg_catalog.oid)"
+
+// announceSQL has the nodes of a Citus cluster know the log-in, and that it is a member of a role if it is to be (plpgsql). A
+// GRANT reaches them only when the member is a distributed object (FilterDistributedRoles, role.c), which a log-in becomes
+// when a table of its own does. Without the membership there it could not drop what the role has made.
+func (r *roles) announceSQL(role string) string {
+	if !r.logsIn {
+		return ""
+	}
+	sql := "if not " + sqlAnnounced + " then create table public.tenement_login(); " +
+		"perform pg_catalog.citus_add_local_table_to_metadata('public.tenement_login'); drop table public.tenement_login; "
+	if r.mode == rolesOne {
+		sql += "execute pg_catalog.format('grant %I to %I'," + literal(role) + ",current_user); "
+	}
+	return sql + "end if; "
+}
+
 // shareSQL makes the role that reads what is shared, and lets it read and refer to the tables that the log-in may say so
 // of, and to those that it will make. Sequences are not shared.
 func (r *roles) shareSQL() string {
@@ -103,7 +121,7 @@ func (r *roles) shareSQL() string {
 	if r.mode == rolesOne {
 		join = r.joinSQL(reader)
 	}
-	return "do $do$ declare t record; begin " + r.makeSQL(reader) + join +
+	return "do $do$ declare t record; begin " + r.makeSQL(reader) + r.announceSQL(reader) + join +
 		" for t in select c.relname from pg_catalog.pg_class c where " + unreadable(literal(reader)) +
 		" loop execute pg_catalog.format('grant select,references on public.%I to %I',t.relname," + literal(reader) + "); end loop; " +
 		"if not pg_catalog.has_schema_privilege(" + literal(reader) + ",'public','usage') then grant usage on schema public to " + quote(reader) + "; end if; " +
