@@ -34,7 +34,7 @@ type site struct {
 	url string
 }
 
-// each runs a test on both backends.
+// each runs a test on both backends, and on a Citus cluster where there is one.
 func each(t *testing.T, fn func(t *testing.T, be *site)) {
 	t.Helper()
 	t.Run("sqlite", func(t *testing.T) {
@@ -45,6 +45,12 @@ func each(t *testing.T, fn func(t *testing.T, be *site)) {
 		t.Parallel()
 		fn(t, postgresSite(t))
 	})
+	if pgtest.HasCitus() {
+		t.Run("citus", func(t *testing.T) {
+			t.Parallel()
+			fn(t, openSite(t, pgtest.Citus(t).Database(t)))
+		})
+	}
 }
 
 func sqliteSite(t testing.TB) *site {

@@ -58,7 +58,7 @@ type place struct {
 	be  backend.Backend
 }
 
-// onEach runs a test on each backend, in a place of its own.
+// onEach runs a test on each backend, and on a Citus cluster where there is one, in a place of its own.
 func onEach(t *testing.T, test func(t *testing.T, p place)) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
@@ -69,6 +69,12 @@ func onEach(t *testing.T, test func(t *testing.T, p place)) {
 		t.Parallel()
 		test(t, newPlace(t, pgtest.Shared(t).Database(t)))
 	})
+	if pgtest.HasCitus() {
+		t.Run("citus", func(t *testing.T) {
+			t.Parallel()
+			test(t, newPlace(t, pgtest.Citus(t).Database(t)))
+		})
+	}
 }
 
 func newPlace(t testing.TB, url string) place {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -58,7 +59,11 @@ func TestConformance(t *testing.T) {
 					t.Skip("the PgBouncer that is installed is older than 1.21 and knows no prepared statements")
 				}
 			}
-			places := &places{t: t, bouncer: bouncer}
+			cluster := pgtest.Shared
+			if strings.HasPrefix(name, "citus/") {
+				cluster = pgtest.Citus
+			}
+			places := &places{t: t, cluster: cluster(t), bouncer: bouncer}
 			cfg.New = func(t testing.TB) func(int) backend.Backend {
 				place := places.take(t)
 				return func(maxConns int) backend.Backend {
@@ -108,6 +113,7 @@ func TestConformance(t *testing.T) {
 		if mode != "cache_statement" {
 			cfg.Only = routing
 		}
+		run("citus/"+mode, backendtest.Config{Only: cfg.Only, Full: cfg.Only == nil, SharedReadOnly: true}, nil, map[string]string{"default_query_exec_mode": mode})
 		run("each/"+mode, cfg, nil, map[string]string{"default_query_exec_mode": mode, "tenant_role": "each"})
 	}
 }
@@ -116,6 +122,7 @@ func TestConformance(t *testing.T) {
 // and used again.
 type places struct {
 	t       *testing.T // of the configuration: the databases live as long
+	cluster *pgtest.Cluster
 	bouncer *pgtest.BouncerConfig
 	direct  sync.Map // the direct URL of each backend's database
 	mu      sync.Mutex
@@ -133,7 +140,7 @@ func (p *places) take(t testing.TB) place {
 	}
 	p.mu.Unlock()
 	if taken.url == "" {
-		taken.direct = pgtest.Shared(p.t).Database(p.t)
+		taken.direct = p.cluster.Database(p.t)
 		taken.url = taken.direct
 		if p.bouncer != nil {
 			taken.url = pgtest.Bouncer(p.t, taken.direct, *p.bouncer)
@@ -165,7 +172,7 @@ func empty(databaseURL string) error {
 		BEGIN
 			PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 				WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = current_user;
-			FOR name IN SELECT nspname FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\_%' LOOP
+			FOR name IN SELECT nspname FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\_%' AND pg_has_role(nspowner, 'usage') LOOP
 				EXECUTE format('DROP SCHEMA %I CASCADE', name);
 			END LOOP;
 			CREATE SCHEMA public;

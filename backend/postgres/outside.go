@@ -33,7 +33,7 @@ const codeOutside = "TN001"
 // as a writer does. It reads what the view pg_locks does, all that is locked in the server: the most that the look costs.
 const lockedOutside = "select l.relation as rel,c.relname as name,c.relnamespace::pg_catalog.regnamespace as schema,l.mode from pg_catalog.pg_lock_status() l " +
 	"join pg_catalog.pg_class c on c.oid=l.relation where l.pid=pg_catalog.pg_backend_pid() and l.locktype='relation' and l.relation>=16384 " +
-	"and l.mode not in ('AccessShareLock','RowShareLock') and c.relnamespace not in (n,99) and c.relpersistence<>'t'" // 99: pg_toast
+	"and l.mode not in ('AccessShareLock','RowShareLock') and c.relnamespace not in (n,99,11) and c.relpersistence<>'t'" // 99: pg_toast, 11: pg_catalog, in which extensions may have tables (Citus writes to its own)
 
 // inPublic selects the dependencies that stand for the objects in the schema public.
 const inPublic = "from pg_catalog.pg_depend p where p.refclassid=2615 and p.refobjid='public'::pg_catalog.regnamespace"

@@ -71,6 +71,7 @@ type Backend struct {
 	// stalePlans is what a pooler has prepared that the server refuses; see pooled.go.
 	stalePlans stalePlans
 	roles      roles
+	citus      citus
 
 	// lastBreak is when a connection was last seen broken (Unix nanoseconds): connections that were idle then are
 	// pinged before they are used.
@@ -173,6 +174,9 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 // start finds out what the server is, and closes the backend when it does not answer.
 func (be *Backend) start(ctx context.Context) (*Backend, error) {
 	err := be.check(ctx)
+	if err == nil {
+		err = be.detectCitus(ctx)
+	}
 	if err == nil {
 		err = be.prepareRoles(ctx)
 	}

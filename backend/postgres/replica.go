@@ -258,7 +258,7 @@ func (be *Backend) Position(ctx context.Context) (backend.Position, error) {
 		}
 		// At the end of a page it may be in the middle of a record, of somebody who has not committed yet and need not do so
 		// soon (XLogBackgroundFlush writes whole pages): a replica would not get there. A commit goes on from it.
-		err = be.upkeep(ctx, "position", backend.Route{}, "begin;set local synchronous_commit=local;select pg_catalog.pg_current_xact_id();commit")
+		err = be.upkeep(ctx, "position", backend.Route{}, "set local synchronous_commit=local;select pg_catalog.pg_current_xact_id();")
 		if err != nil {
 			return "", err
 		}

@@ -18,6 +18,7 @@ func (be *Backend) prepareRoles(ctx context.Context) error {
 		return nil
 	}
 	r := &be.roles
+	r.logsIn = be.citus.on
 	var login string
 	var may, readOnly bool
 	err := be.withConn(ctx, "open", backend.Route{}, func(c *pgx.Conn) error {
@@ -104,6 +105,14 @@ func (be *Backend) shareRoles(ctx context.Context, op string) error {
 		formatKey(lockKey("tenement: roles of "+be.roles.database))+")"+sqlLook+";"+be.roles.shareSQL())
 }
 
+// knownSQL is a condition on the role r that ends in "and": the nodes of a Citus cluster let it in, and know the log-in.
+func (r *roles) knownSQL() string {
+	if !r.logsIn {
+		return ""
+	}
+	return "r.rolcanlogin and " + sqlAnnounced + " and "
+}
+
 // roleState is what the server says of the role that reads what is shared.
 type roleState struct {
 	there, unfit bool
@@ -124,7 +133,7 @@ func (be *Backend) roleState(ctx context.Context) (st roleState, err error) {
 	}
 	err = be.withConn(ctx, "open", backend.Route{}, func(c *pgx.Conn) error {
 		err := c.QueryRow(ctx, "select r.rolsuper or pg_catalog.pg_has_role(r.oid,session_user,'member'),"+usable+","+
-			"pg_catalog.has_schema_privilege(r.oid,'public','usage') and not exists (select from pg_catalog.pg_class c where "+unreadable("r.oid")+")"+
+			r.knownSQL()+"pg_catalog.has_schema_privilege(r.oid,'public','usage') and not exists (select from pg_catalog.pg_class c where "+unreadable("r.oid")+")"+
 			" and exists (select from pg_catalog.pg_default_acl d, pg_catalog.aclexplode(d.defaclacl) a where d.defaclrole::pg_catalog.regrole=session_user::pg_catalog.text::pg_catalog.regrole"+
 			" and d.defaclnamespace='public'::pg_catalog.regnamespace and d.defaclobjtype='r' and a.grantee=r.oid and a.privilege_type='REFERENCES'),"+
 			"pg_catalog.has_schema_privilege(r.oid,'public','create') "+

@@ -39,6 +39,7 @@ type roles struct {
 	version  int  // the server's, as server_version_num
 	pooled   bool // connections are not ours to keep a role on: they are lent, or a pooler's
 	advice   []string
+	logsIn   bool // Citus: the nodes' sessions are the role's own
 
 	kept  atomic.Pointer[string] // the role that connections take when they are made; nil: none
 	names sync.Map               // backend.Store → string

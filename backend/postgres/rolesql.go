@@ -22,9 +22,14 @@ func (r *roles) assumeSQL(s backend.Store) string {
 	return "set local role " + quote(r.name(s)) + ";"
 }
 
-// makeSQL makes a role unless it is there (plpgsql).
-func makeSQL(name string) string {
-	return "if not exists (select from pg_catalog.pg_roles where rolname=" + literal(name) + ") then create role " + quote(name) + " nologin; end if;"
+// makeSQL makes a role unless it is there (plpgsql). It cannot log in, but where the nodes' sessions are its own; it has no
+// password there either, so that only whom pg_hba.conf lets in without one gets in.
+func (r *roles) makeSQL(name string) string {
+	if !r.logsIn {
+		return "if not exists (select from pg_catalog.pg_roles where rolname=" + literal(name) + ") then create role " + quote(name) + " nologin; end if;"
+	}
+	return "if not exists (select from pg_catalog.pg_roles where rolname=" + literal(name) + ") then create role " + quote(name) + " login; " +
+		"elsif not exists (select from pg_catalog.pg_roles where rolname=" + literal(name) + " and rolcanlogin) then alter role " + quote(name) + " login; end if;"
 }
 
 // joinSQL makes the log-in a member of a role that may become it, and has its rights, unless it is (plpgsql).
@@ -46,7 +51,7 @@ func (r *roles) createSQL(s backend.Store) (statements []string) {
 	}
 	name := r.name(s)
 	if r.mode == rolesEach {
-		statements = append(statements, "do $do$ begin "+makeSQL(name)+
+		statements = append(statements, "do $do$ begin "+r.makeSQL(name)+
 			" if not pg_catalog.pg_has_role("+literal(name)+","+literal(r.reader())+",'member') then grant "+quote(r.reader())+" to "+quote(name)+"; end if;"+
 			r.joinSQL(name)+" end $do$")
 	}
@@ -90,6 +95,24 @@ func unreadable(reader string) string {
 		" and not (pg_catalog.has_table_privilege(" + reader + ",c.oid,'select') and pg_catalog.has_table_privilege(" + reader + ",c.oid,'references'))"
 }
 
+// sqlAnnounced is a condition: the nodes of the Citus cluster know the log-in as the coordinator's.
+const sqlAnnounced = "exists (select from pg_catalog.pg_dist_object where classid=1260 and objid=session_user::pg_catalog.text::pg_catalog.regrole::pg_catalog.oid)"
+
+// announceSQL has the nodes of a Citus cluster know the log-in, and that it is a member of a role if it is to be (plpgsql). A
+// GRANT reaches them only when the member is a distributed object (FilterDistributedRoles, role.c), which a log-in becomes
+// when a table of its own does. Without the membership there it could not drop what the role has made.
+func (r *roles) announceSQL(role string) string {
+	if !r.logsIn {
+		return ""
+	}
+	sql := "if not " + sqlAnnounced + " then create table public.tenement_login(); " +
+		"perform pg_catalog.citus_add_local_table_to_metadata('public.tenement_login'); drop table public.tenement_login; "
+	if r.mode == rolesOne {
+		sql += "execute pg_catalog.format('grant %I to %I'," + literal(role) + ",current_user); "
+	}
+	return sql + "end if; "
+}
+
 // shareSQL makes the role that reads what is shared, and lets it read and refer to the tables that the log-in may say so
 // of, and to those that it will make. Sequences are not shared.
 func (r *roles) shareSQL() string {
@@ -98,7 +121,7 @@ func (r *roles) shareSQL() string {
 	if r.mode == rolesOne {
 		join = r.joinSQL(reader)
 	}
-	return "do $do$ declare t record; begin " + makeSQL(reader) + join +
+	return "do $do$ declare t record; begin " + r.makeSQL(reader) + r.announceSQL(reader) + join +
 		" for t in select c.relname from pg_catalog.pg_class c where " + unreadable(literal(reader)) +
 		" loop execute pg_catalog.format('grant select,references on public.%I to %I',t.relname," + literal(reader) + "); end loop; " +
 		"if not pg_catalog.has_schema_privilege(" + literal(reader) + ",'public','usage') then grant usage on schema public to " + quote(reader) + "; end if; " +

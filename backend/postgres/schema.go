@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +47,7 @@ func fencedSQL(ctx context.Context, s backend.Store) string {
 // createSQL returns the statements that make rt's schema.
 func (be *Backend) createSQL(rt backend.Route) []string {
 	stamp := strings.TrimSuffix(stampSQL(rt.Store, rt.Owner), ";")
-	return append([]string{"create schema " + quote(rt.Store.String()), stamp}, be.roles.createSQL(rt.Store)...)
+	return slices.Concat(be.citus.createSQL(), []string{"create schema " + quote(rt.Store.String()), stamp}, be.roles.createSQL(rt.Store))
 }
 
 // joined writes statements as one text.
@@ -198,17 +199,13 @@ func (be *Backend) upkeep(ctx context.Context, op string, rt backend.Route, sql 
 }
 
 func (be *Backend) upkeepOnce(ctx context.Context, op string, rt backend.Route, sql string) error {
-	return be.withConn(ctx, op, rt, func(c *pgx.Conn) error {
-		err := c.PgConn().Exec(ctx, sql).Close()
+	return be.lend(ctx, op, rt, func(c *conn) error {
+		err := c.texts(ctx, sql, nil)
 		if err == nil {
 			return nil
 		}
-		if c.PgConn().TxStatus() != 'I' && !c.IsClosed() {
-			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			defer cancel()
-			if c.PgConn().Exec(rctx, "rollback").Close() != nil {
-				_ = c.Close(rctx)
-			}
+		if !c.idle() && !c.pc.IsClosed() {
+			_ = c.rollback(ctx)
 		}
 		var pe *pgconn.PgError
 		if errors.As(err, &pe) {

@@ -32,14 +32,19 @@ func formatKey(k int64) string { return strconv.FormatInt(k, 10) }
 //
 // A script that contains a COMMIT or ROLLBACK is refused: what came after it would not be bound to its store.
 func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
-	faults := make([]error, len(scripts))
-	if len(scripts) == 0 {
-		return faults
-	}
-	if len(scripts) > 1 { // one is a tenant that is made
+	switch {
+	case be.makesFirst(scripts):
+		return be.makeFirst(ctx, scripts, opt)
+	case len(scripts) > 1: // one is a tenant that is made
 		ctx = backend.Apart(ctx)
 	}
-	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1, texts: map[string]*looked{}}
+	return be.runScripts(ctx, scripts, opt, false)
+}
+
+// runScripts runs scripts. made says that they are for stores that were made for them just now.
+func (be *Backend) runScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions, made bool) []error {
+	faults := make([]error, len(scripts))
+	r := &scriptRun{be: be, scripts: scripts, opt: opt, faults: faults, again: -1, made: made, texts: map[string]*looked{}}
 	for r.next < len(scripts) {
 		if err := be.lend(ctx, "run script in", backend.Route{}, func(c *conn) error { return r.on(ctx, c) }); err != nil {
 			var wrapped *backend.Error
@@ -63,8 +68,9 @@ type scriptRun struct {
 	scripts []backend.Script
 	opt     backend.ScriptOptions
 	faults  []error
-	next    int // what is before it is done with
-	again   int // the script whose store was looked for a second time
+	next    int  // what is before it is done with
+	again   int  // the script whose store was looked for a second time
+	made    bool // just now, for these scripts: nobody has used the stores
 
 	texts    map[string]*looked
 	shared   map[string]bool // of the names in the texts, those of something shared; nil: not asked for yet

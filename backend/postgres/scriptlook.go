@@ -61,7 +61,7 @@ func (r *scriptRun) findShared(ctx context.Context, c *conn) error {
 	seen := map[*looked]bool{}
 	for i := range r.scripts[r.next:] {
 		s := &r.scripts[r.next+i]
-		if s.Create {
+		if s.Create || r.made {
 			continue
 		}
 		for _, l := range []*looked{r.look(s.SQL), r.look(s.Head)} {

@@ -124,7 +124,7 @@ func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *back
 	if watched {
 		b.WriteString(lookSQL(s.Route.Store))
 	}
-	if !s.Create && (makes(s.Head) && r.hides(s.Head) || r.hides(s.SQL)) {
+	if !s.Create && !r.made && (makes(s.Head) && r.hides(s.Head) || r.hides(s.SQL)) {
 		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
 	b.WriteString("commit;\n")

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
@@ -51,7 +50,7 @@ func (c *conn) sendText(queries []query) error {
 		message = b.String()
 	}
 	w.message = message
-	c.fe.SendQuery(&pgproto3.Query{String: message})
+	c.queueText(message)
 	return w.flush()
 }
 
@@ -71,6 +70,9 @@ func (c *conn) queueStatements(queries []query) {
 // moved puts the position that an error gives, in characters of the whole message, back to where it is in the text of the
 // application's that it belongs to.
 func (w *wire) moved(pe *pgconn.PgError) {
+	if len(w.apart) > 0 && pe.Position > 0 {
+		pe.Position += int32(sqltext.Characters(w.message, w.apart[0].Start))
+	}
 	if pe.Position <= 0 || len(w.starts) == 0 {
 		return
 	}
@@ -106,7 +108,7 @@ func (c *conn) commands(ctx context.Context, text string, row func(result int, v
 	w.text, w.starts = true, w.starts[:0]
 	c.queueClean()
 	w.queue(stepOurs)
-	c.fe.SendQuery(&pgproto3.Query{String: text})
+	c.queueText(text)
 	if err := w.flush(); err != nil {
 		return 0, err
 	}

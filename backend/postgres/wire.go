@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // wire speaks the protocol for one message of a connection: what is queued on the frontend is sent at once, and the
@@ -28,9 +30,10 @@ type wire struct {
 	done    int    // how many of them it has
 	ended   bool   // the result at hand has been read to its end
 	flushed chan error
-	size    int    // of what is queued, roughly
-	message string // of the simple protocol
-	starts  []int  // where in it the application's queries begin
+	size    int            // of what is queued, roughly
+	message string         // of the simple protocol
+	starts  []int          // where in it the application's queries begin
+	apart   []sqltext.Span // its statements that have no answer yet, where each is a message of its own; see queueText
 
 	held [][][]byte // rows that were read ahead of being asked for; see hold
 
@@ -81,7 +84,7 @@ func (w *wire) start(ctx context.Context) error {
 		return &notSent{errBusy}
 	}
 	w.ctx, w.job, w.err, w.text, w.ended = ctx, nil, nil, false, false
-	w.steps, w.done, w.size = w.steps[:0], 0, 0
+	w.steps, w.done, w.size, w.apart = w.steps[:0], 0, 0, nil
 	w.c.checks.parsed, w.c.tidying = prefixShared, false
 	w.fields, w.params, w.values, w.tagLen = nil, nil, nil, 0
 	if err := ctx.Err(); err != nil {
@@ -101,7 +104,7 @@ func (w *wire) flush() error {
 		w.watched = true
 		w.c.watcher.Watch(w.ctx)
 	}
-	if w.size > patience && !w.text {
+	if w.size > patience {
 		w.flushed = make(chan error, 1)
 		go func(fe *pgproto3.Frontend, done chan error) { done <- fe.Flush() }(w.c.fe, w.flushed)
 		return nil
@@ -209,6 +212,9 @@ func (w *wire) receive() event {
 			return eventReady
 		}
 		if complete {
+			if len(w.apart) > 0 {
+				w.apart = w.apart[1:]
+			}
 			w.done++
 			return eventDone
 		}
@@ -232,8 +238,8 @@ func (w *wire) refuseCopy() error {
 		return err
 	}
 	w.c.fe.Send(&pgproto3.CopyFail{Message: "COPY FROM STDIN needs CopyFrom"})
-	if !w.text {
-		// What was sent behind it, the Sync too, was taken for data. A text has none.
+	if !w.text || len(w.apart) > 0 {
+		// What was sent behind it, the Sync too, was taken for data. A text in one message has none.
 		w.c.fe.SendSync(&syncAll)
 	}
 	return w.c.fe.Flush()

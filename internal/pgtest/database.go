@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,7 +41,7 @@ func (c *Cluster) newDatabase(ctx context.Context, terms string) (databaseURL st
 	u.Path = "/" + name
 
 	drop = func(ctx context.Context) error { return c.dropDatabase(ctx, name) }
-	err = c.asAdmin(ctx, func(conn *pgx.Conn) error {
+	err = c.everywhere(ctx, c.maintenance(), func(conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, fmt.Sprintf(`CREATE ROLE %s LOGIN CREATEROLE PASSWORD '%s'`, name, password)); err != nil {
 			return err
 		}
@@ -51,9 +52,10 @@ func (c *Cluster) newDatabase(ctx context.Context, terms string) (databaseURL st
 		})
 	})
 	if err == nil {
-		admin := *c.admin
-		admin.Path = u.Path
-		err = withConn(ctx, admin.String(), func(conn *pgx.Conn) error {
+		err = c.joinNodes(ctx, name)
+	}
+	if err == nil {
+		err = c.everywhere(ctx, name, func(conn *pgx.Conn) error {
 			_, err := conn.Exec(ctx, `ALTER SCHEMA public OWNER TO `+name)
 			return err
 		})
@@ -65,14 +67,16 @@ func (c *Cluster) newDatabase(ctx context.Context, terms string) (databaseURL st
 }
 
 func (c *Cluster) dropDatabase(ctx context.Context, name string) error {
-	err := c.asAdmin(ctx, func(conn *pgx.Conn) error {
-		err := retry(ctx, func() error {
+	err := c.everywhere(ctx, c.maintenance(), func(conn *pgx.Conn) error {
+		return retry(ctx, func() error {
 			_, err := conn.Exec(ctx, fmt.Sprintf(`DROP DATABASE IF EXISTS %s WITH (FORCE)`, name))
 			return err
 		})
-		if err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return fmt.Errorf("pgtest: dropping database %s: %w", name, err)
+	}
+	err = c.everywhere(ctx, c.maintenance(), func(conn *pgx.Conn) error {
 		// Roles belong to the cluster, not to the database: those that the test made would be there for the next one.
 		rows, err := conn.Query(ctx, `
 			SELECT quote_ident(r.rolname) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles o ON o.oid = m.member
@@ -98,10 +102,13 @@ func (c *Cluster) dropDatabase(ctx context.Context, name string) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("pgtest: dropping database %s: %w", name, err)
+		return fmt.Errorf("pgtest: dropping the roles of database %s: %w", name, err)
 	}
 	return nil
 }
+
+// maintenance names the database that the superuser connects to.
+func (c *Cluster) maintenance() string { return strings.TrimPrefix(c.admin.Path, "/") }
 
 // NewRole makes another log-in role, without rights of its own, and returns its URL to the database of databaseURL.
 // drop removes the role and what it owns there.
@@ -110,13 +117,9 @@ func (c *Cluster) NewRole(ctx context.Context, databaseURL string) (roleURL stri
 	if err != nil {
 		return "", nil, fmt.Errorf("pgtest: %w", err)
 	}
-	adminURL, err := c.AdminURLOf(databaseURL)
-	if err != nil {
-		return "", nil, err
-	}
 	name, password := randomName("r_"), randomName("p_")
 	u.User = url.UserPassword(name, password)
-	err = c.asAdmin(ctx, func(conn *pgx.Conn) error {
+	err = c.everywhere(ctx, c.maintenance(), func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'`, name, password))
 		return err
 	})
@@ -124,7 +127,7 @@ func (c *Cluster) NewRole(ctx context.Context, databaseURL string) (roleURL stri
 		return "", nil, fmt.Errorf("pgtest: role: %w", err)
 	}
 	drop = func(ctx context.Context) error {
-		err := withConn(ctx, adminURL, func(conn *pgx.Conn) error {
+		err := c.everywhere(ctx, strings.TrimPrefix(u.Path, "/"), func(conn *pgx.Conn) error {
 			_, err := conn.Exec(ctx, fmt.Sprintf(`DROP OWNED BY %s; DROP ROLE %s`, name, name))
 			return err
 		})

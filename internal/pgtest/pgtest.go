@@ -7,6 +7,8 @@
 // installed tests are skipped, unless TENEMENT_REQUIRE_POSTGRES=1 asks that they fail.
 //
 // What is not a test uses Start, Cluster.NewDatabase and StartBouncer.
+//
+// Citus(t) is the Citus cluster that TENEMENT_TEST_CITUS names; the tests on it are skipped where there is none.
 package pgtest
 
 import (
@@ -49,6 +51,7 @@ type Cluster struct {
 	socketDir string
 	supervise *supervised // nil when the server is not ours
 	bin       string      // where its programs are; "" when the server is not ours
+	nodes     []node      // of a Citus cluster, its coordinator aside
 }
 
 // Start initialises a cluster in a temporary directory (below TMPDIR) and starts it with TCP on a free port of 127.0.0.1

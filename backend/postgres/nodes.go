@@ -1,0 +1,95 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+var _ backend.Noder = (*Backend)(nil)
+
+// nodesSQL lists the nodes that take stores, and the schemas on each. A schema without tables is on none yet.
+const nodesSQL = "select nodes.nodename::text,nodes.nodeport::text,coalesce(array(select n.nspname::text from pg_catalog.pg_dist_schema s " +
+	"join pg_catalog.pg_namespace n on n.oid=s.schemaid where pg_catalog.starts_with(coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),$1) " +
+	"and exists (select from pg_catalog.pg_dist_partition p join pg_catalog.pg_dist_shard h on h.logicalrelid=p.logicalrelid " +
+	"join pg_catalog.pg_dist_placement a on a.shardid=h.shardid where p.colocationid=s.colocationid and a.groupid=nodes.groupid) " +
+	"order by n.nspname::text collate \"C\"),'{}') " +
+	"from pg_catalog.pg_dist_node nodes where nodes.shouldhaveshards and nodes.isactive and nodes.noderole='primary' order by nodes.nodeid"
+
+// Nodes implements [backend.Noder]: the nodes of a Citus cluster. A store that has no table yet is on none.
+func (be *Backend) Nodes(ctx context.Context) (nodes []backend.Node, err error) {
+	if !be.citus.on {
+		return nil, nil
+	}
+	err = be.withConn(ctx, "list nodes", backend.Route{}, func(c *pgx.Conn) error {
+		rows, _ := c.Query(ctx, nodesSQL, be.queryMode(), stampText)
+		var host, port string
+		var schemas []string
+		_, err := pgx.ForEachRow(rows, []any{&host, &port, &schemas}, func() error {
+			n := backend.Node{Name: net.JoinHostPort(host, port)}
+			for _, name := range schemas {
+				if s, err := backend.ParseStore(name); err == nil {
+					n.Stores = append(n.Stores, s)
+				}
+			}
+			nodes = append(nodes, n)
+			return nil
+		})
+		return err
+	})
+	return nodes, err
+}
+
+// MoveStore implements [backend.Noder] by citus_schema_move: the rows are copied while they are written, by logical
+// replication, for which each table needs a primary key; the last of them while writers wait for a moment. The nodes run with
+// wal_level=logical. The store is neither renamed nor dropped meanwhile.
+func (be *Backend) MoveStore(ctx context.Context, rt backend.Route, node string) error {
+	host, port, err := net.SplitHostPort(node)
+	switch {
+	case !be.citus.on:
+		return &backend.Error{Op: "move", Store: rt.Store, Err: backend.ErrNoNodes}
+	case err != nil || strings.Trim(port, "0123456789") != "" || port == "":
+		return &backend.Error{Op: "move", Store: rt.Store, Err: fmt.Errorf("%q is no HOST:PORT", node)}
+	}
+	sql := "begin;set local search_path=pg_catalog,pg_temp;" + be.roles.resetSQL() + shareSQL(rt.Store) + guardSQL(rt) +
+		"select pg_catalog.citus_schema_move(" + literal(quote(rt.Store.String())) + "::pg_catalog.regnamespace," + literal(host) + "," + port + ");commit"
+	return be.lend(ctx, "move", rt, func(c *conn) error {
+		err := c.texts(ctx, sql, nil)
+		if err != nil && !c.idle() && !c.pc.IsClosed() {
+			_ = c.rollback(ctx)
+		}
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) {
+			if fault := named(pe); fault != nil {
+				err = fault
+			}
+		}
+		return err
+	})
+}
+
+// ShareEverywhere makes reference tables of shared tables, by their names in the schema public: each node has a copy, and
+// tenants' tables may join them there and refer to them. It does nothing about those that are it already.
+func (be *Backend) ShareEverywhere(ctx context.Context, tables ...string) error {
+	if !be.citus.on {
+		return &backend.Error{Op: "share", Err: backend.ErrNoNodes}
+	}
+	for _, table := range tables {
+		name := literal("public." + quote(table))
+		err := be.withConn(ctx, "share", backend.Route{}, func(c *pgx.Conn) error {
+			return c.PgConn().Exec(ctx, "select pg_catalog.create_reference_table("+name+") where not exists (select from pg_catalog.pg_dist_partition "+
+				"where logicalrelid="+name+"::pg_catalog.regclass and partmethod='n' and repmodel='t')").Close()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
