@@ -9,7 +9,9 @@ import (
 )
 
 // mountSmall makes dir a file system of its own, that can be filled.
-func mountSmall(dir string) error { return syscall.Mount("storm", dir, "tmpfs", 0, "size=3g,mode=0700") }
+func mountSmall(dir string) error {
+	return syscall.Mount("storm", dir, "tmpfs", 0, "size=3g,mode=0700")
+}
 
 func unmount(dir string) error { return syscall.Unmount(dir, syscall.MNT_DETACH) }
 

@@ -210,6 +210,9 @@ func (c *court) store(ctx context.Context, t *tenancy.Tenant, seen map[uint64]bo
 			welcomed = f.rows == 1
 			continue
 		}
+		if id == poison {
+			continue
+		}
 		w, known := c.r.writes[uint64(id)]
 		switch {
 		case !known || c.r.tenants[w.tenant] != f.mark:

@@ -38,12 +38,16 @@ const patience = 20 * time.Second
 
 func (k *keeper) create(ctx context.Context) {
 	_ = k.s.do(ctx, "create", patience, func(ctx context.Context) error {
-		t, err := k.s.app.Create(ctx, tenancy.Spec{Slug: k.slug()})
-		if err == nil {
-			k.s.j.note(lineMade, string(t.ID))
-		}
-		return err
+		return k.make(ctx, k.slug())
 	})
+}
+
+func (k *keeper) make(ctx context.Context, slug string) error {
+	t, err := k.s.app.Create(ctx, tenancy.Spec{Slug: slug})
+	if err == nil {
+		k.s.j.note(lineMade, string(t.ID))
+	}
+	return err
 }
 
 func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
@@ -58,7 +62,10 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 				return err
 			}
 			k.s.j.note(linePurging, string(t.ID))
-			return app.Purge(ctx, t.ID)
+			if err := app.Purge(ctx, t.ID); err != nil || n%2 == 0 {
+				return err
+			}
+			return k.make(ctx, t.Slug) // somebody wants the name at once
 		})
 	case t.Status == tenancy.Deleted:
 		do("restore", func(ctx context.Context) error { _, err := app.Restore(ctx, t.ID); return err })

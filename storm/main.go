@@ -52,6 +52,7 @@ type terms struct {
 	actors  int
 	tenants int
 	keep    bool
+	crashes int
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -64,6 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&t.actors, "actors", 100, "goroutines of each of the two processes")
 	flags.IntVar(&t.tenants, "tenants", 60, "how many tenants there are, more or less")
 	flags.BoolVar(&t.keep, "errors", false, "list the errors that operations returned, which are allowed")
+	flags.IntVar(&t.crashes, "crash", 0, "no storm: kill so many processes in the middle of something, over each set-up")
 	on := flags.String("on", "sqlite,postgres,pooler", "the set-ups")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -79,7 +81,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return 2
 		}
 		began := time.Now()
-		v, err := storm(ctx, name, t)
+		var v *verdict
+		var err error
+		if t.crashes > 0 {
+			v, err = crash(ctx, name, t.seed, t.crashes)
+		} else {
+			v, err = storm(ctx, name, t)
+		}
 		if err != nil {
 			fmt.Fprintf(stdout, "%s: %v\n", name, err)
 			status = 1
@@ -117,8 +125,9 @@ func storm(ctx context.Context, name string, t terms) (v *verdict, err error) {
 	}
 	var breaches []string
 	done := map[faultKind]int{}
-	for began := time.Now(); ; {
-		for _, f := range schedule(t.seed, t.d, st.faults) {
+	began := time.Now()
+	for round := uint64(0); ; round++ {
+		for _, f := range schedule(t.seed+round, t.d, st.faults) {
 			select {
 			case <-ctx.Done():
 				return nil, ctx.Err()

@@ -35,7 +35,8 @@ type order struct {
 	Actors      int
 	Keepers     int
 	Tenants     int
-	Migrate     int // bring all stores to this version, instead of serving
+	Migrate     int    // bring all stores to this version, instead of serving
+	Errand      errand // do that, instead of serving
 }
 
 // late is by how much an operation may outlive its context.
@@ -46,6 +47,9 @@ func serveUntil(text string, in io.Reader) error {
 	var o order
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return err
+	}
+	if o.Errand.Op != "" {
+		return runErrand(o)
 	}
 	j, err := openJournal(o.Journal, o.Incarnation)
 	if err != nil {
@@ -75,6 +79,9 @@ func open(ctx context.Context, url string, version int) (app *tenancy.App, close
 		if err == nil {
 			cfg.Hooks.OnCreate = func(ctx context.Context, t tenancy.Tenant, _ tenancy.Seed) error {
 				_, err := be.DB().ExecContext(ctx, sqlInsert, 0, 0, string(t.ID))
+				if err == nil && poisoned(t.ID) {
+					_, err = be.DB().ExecContext(ctx, sqlInsert, poison, 0, string(t.ID))
+				}
 				return err
 			}
 			if app, err = tenancy.Open(ctx, be, cfg); err == nil {
@@ -102,7 +109,9 @@ type server struct {
 	errors map[string]int
 }
 
-func (s *server) breach(format string, args ...any) { s.j.note(lineBreach, fmt.Sprintf(format, args...)) }
+func (s *server) breach(format string, args ...any) {
+	s.j.note(lineBreach, fmt.Sprintf(format, args...))
+}
 
 func (s *server) run(ctx context.Context) {
 	app, closeAll, err := open(ctx, s.URL, 1)

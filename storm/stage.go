@@ -128,6 +128,7 @@ type company struct {
 type process struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
+	out  io.Reader
 	done chan struct{}
 	err  error
 }
@@ -147,7 +148,10 @@ func (c *company) start(change func(*order)) (*process, error) {
 	}
 	p := &process{cmd: exec.Command(self), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), envOrder+"="+string(text))
-	p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
+	p.cmd.Stderr = os.Stderr
+	if p.out, err = p.cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -160,6 +164,9 @@ func (c *company) start(change func(*order)) (*process, error) {
 	}()
 	return p, nil
 }
+
+// ready waits until the process says something, or is over.
+func (p *process) ready() { _, _ = p.out.Read(make([]byte, 1)) }
 
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
