@@ -53,6 +53,7 @@ var deeds = []deed{
 	{"transaction", 10, (*visit).transaction},
 	{"rolled back", 5, (*visit).rolledBack},
 	{"savepoint", 5, (*visit).savepoint},
+	{"slow transaction", 1, (*visit).slow},
 	{"held connection", 5, (*visit).held},
 	{"several statements", 4, (*visit).several},
 	{"wrong tenant", 2, (*visit).wrongTenant},
@@ -313,6 +314,21 @@ func (v *visit) fill(ctx context.Context, tx querier, id uint64, parts int) erro
 		}
 	}
 	return nil
+}
+
+// slow keeps others waiting for longer than they may outlive their contexts by, now and then.
+func (v *visit) slow(ctx context.Context) error {
+	return v.writing(2, func(id uint64) error {
+		return v.within(ctx, v.db().BeginTx, func(tx *sql.Tx) error {
+			if err := v.put(ctx, tx, id, 0); err != nil {
+				return err
+			}
+			if v.rng.IntN(10) == 0 {
+				v.pause(ctx, late+time.Duration(v.rng.IntN(2000))*time.Millisecond)
+			}
+			return v.put(ctx, tx, id, 1)
+		})
+	})
 }
 
 func (v *visit) rolledBack(ctx context.Context) error {

@@ -135,10 +135,15 @@ func (h *hospital) prepare(ctx context.Context, e *errand, i int) (old tenancy.T
 	e.Tenant = old.ID
 	switch e.Op {
 	case "import", "restore":
+		name := cloneOf + string(old.ID) // which an import gets another ID than
+		if _, err = h.app.Update(ctx, old.ID, tenancy.Patch{Name: &name}); err != nil {
+			return old, err
+		}
 		if _, err = transfer.Export(ctx, h.app, old.ID, e.File, transfer.ExportOptions{}); err == nil && e.Op == "import" {
-			if _, err = h.app.Delete(ctx, old.ID); err == nil {
-				err = h.app.Purge(ctx, old.ID)
+			if _, err = h.app.Delete(ctx, old.ID); err != nil {
+				return old, err
 			}
+			err = h.app.Purge(ctx, old.ID)
 		}
 	case "purge":
 		_, err = h.app.Delete(ctx, old.ID)

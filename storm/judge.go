@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 )
@@ -75,6 +76,9 @@ func (c *court) settle(ctx context.Context) error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	if err := c.unmade(ctx); err != nil {
+		return err
+	}
 	if c.version > 1 {
 		if err := c.antidote(ctx); err != nil {
 			return err
@@ -84,6 +88,30 @@ func (c *court) settle(ctx context.Context) error {
 		}
 	}
 	return c.doctor(ctx)
+}
+
+// unmade purges the tombstones of tenants that never were: their creation was cut off, and somebody deleted them. They have
+// no store, which the doctor says.
+func (c *court) unmade(ctx context.Context) error {
+	written := map[string]bool{}
+	for _, w := range c.r.writes {
+		if w.outcome == lineAck {
+			written[c.r.tenants[w.tenant]] = true
+		}
+	}
+	for t, err := range c.app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Deleted}}) {
+		if err != nil {
+			return err
+		}
+		id := string(t.ID)
+		if _, err := c.app.Backend().Stat(ctx, t.Store); !errors.Is(err, backend.ErrStoreMissing) || c.r.made[id] || written[id] {
+			continue
+		}
+		if err := c.app.Purge(ctx, t.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // antidote takes the rows away that made a migration fail.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
 	"github.com/tenement-go/tenement/transfer"
 )
@@ -57,22 +58,19 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 	}
 	switch n := k.rng.IntN(100); {
 	case t.Status == tenancy.Deleted && n < 70, n < 15:
-		do("purge", func(ctx context.Context) error {
-			if _, err := app.Delete(ctx, t.ID); err != nil {
-				return err
-			}
-			k.s.j.note(linePurging, string(t.ID))
-			if err := app.Purge(ctx, t.ID); err != nil || n%2 == 0 {
-				return err
-			}
-			return k.make(ctx, t.Slug) // somebody wants the name at once
-		})
+		do("purge", func(ctx context.Context) error { return k.purge(ctx, t, n%2 == 0) })
 	case t.Status == tenancy.Deleted:
 		do("restore", func(ctx context.Context) error { _, err := app.Restore(ctx, t.ID); return err })
 	case t.Status != tenancy.Active:
 		do("activate", func(ctx context.Context) error { _, err := app.Activate(ctx, t.ID); return err })
 	case n < 45:
-		do("rename", func(ctx context.Context) error { _, err := app.Rename(ctx, t.ID, k.slug()); return err })
+		do("rename", func(ctx context.Context) error {
+			_, err := app.Rename(ctx, t.ID, k.slug())
+			if err == nil {
+				k.stale(backend.WithRoute(ctx, t.Route()), t)
+			}
+			return err
+		})
 	case n < 55:
 		do("delete", func(ctx context.Context) error { _, err := app.Delete(ctx, t.ID); return err })
 	case n < 65:
@@ -84,6 +82,35 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 	default:
 		k.create(ctx)
 	}
+}
+
+// purge purges a tenant, and gives its name to another at once when somebody wants it.
+func (k *keeper) purge(ctx context.Context, t tenancy.Tenant, wanted bool) error {
+	app := k.s.app
+	inside, _, leave, err := app.Enter(ctx, t.ID, tenancy.Policy{Operator: true, AnyVersion: true})
+	if err == nil {
+		defer leave()
+		_ = (&visit{actor: newActor(k.s, k.rng), t: &t}).readAll(inside) // what is kept of the store is known here
+	}
+	if _, err := app.Delete(ctx, t.ID); err != nil {
+		return err
+	}
+	k.s.j.note(linePurging, string(t.ID))
+	if err := app.Purge(ctx, t.ID); err != nil {
+		return err
+	}
+	if wanted {
+		err = k.make(ctx, t.Slug)
+	}
+	k.stale(inside, t)
+	return err
+}
+
+// stale uses a context of before, whose store has gone or has another name by now.
+func (k *keeper) stale(ctx context.Context, t tenancy.Tenant) {
+	v := &visit{actor: newActor(k.s, k.rng), t: &t}
+	_ = v.readAll(ctx)
+	_ = v.insert(ctx)
 }
 
 // readOnly makes a tenant read-only for a moment, and tries to write.

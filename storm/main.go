@@ -114,7 +114,7 @@ func storm(ctx context.Context, name string, t terms) (v *verdict, err error) {
 	}()
 	c := &company{st: st, version: 1, order: order{URL: st.url, Journal: st.dir, Seed: t.seed, Actors: t.actors, Keepers: 3, Tenants: t.tenants}}
 	defer func() {
-		for _, p := range c.serving {
+		for _, p := range append(c.serving, c.migrating...) {
 			p.kill()
 		}
 	}()
@@ -154,6 +154,14 @@ func storm(ctx context.Context, name string, t terms) (v *verdict, err error) {
 		}
 	}
 	c.serving = nil
+	for _, p := range c.migrating {
+		select {
+		case <-p.done:
+		case <-time.After(90 * time.Second):
+			p.kill()
+			breaches = append(breaches, "hung: a fleet migration did not end")
+		}
+	}
 	if st.cluster != nil && name != "pooler" { // whose connections are its own
 		if n, err := st.connections(ctx); err != nil || n > 0 {
 			breaches = append(breaches, fmt.Sprintf("leak: %d connections are open (%v)", n, err))

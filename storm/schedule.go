@@ -20,8 +20,8 @@ const (
 	faultTerminate faultKind = "connections ended"     // pg_terminate_backend of some of the server's processes
 	faultCut       faultKind = "wires cut"             // by the proxy, all at once
 	faultCrash     faultKind = "Postgres restarted"    // killed at once, and started again
-	faultMigrate   faultKind = "fleet migrated"        // two processes at once bring all stores to the next version
-	faultMigrKill  faultKind = "migrating killed"      // the same, and one of the two is killed meanwhile
+	faultMigrate   faultKind = "fleet migrated"        // three processes at once bring all stores to the next version
+	faultMigrKill  faultKind = "migrating killed"      // the same, and one of them is killed meanwhile
 	faultDisk      faultKind = "disk full for a while" // of the stores and the shared store
 )
 

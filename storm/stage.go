@@ -79,7 +79,7 @@ func sqliteStage(_ context.Context, st *stage) error {
 
 func postgresStage(ctx context.Context, st *stage) (err error) {
 	st.faults = []faultKind{faultKill, faultTerminate, faultCut, faultCrash, faultMigrate, faultMigrKill}
-	if st.cluster, err = pgtest.Start(ctx, "fsync=off", "full_page_writes=off"); err != nil {
+	if st.cluster, err = pgtest.Start(ctx, "fsync=off"); err != nil {
 		return err
 	}
 	st.onEnd(st.cluster.Stop)
@@ -122,6 +122,7 @@ type company struct {
 	version     int // of the last fleet migration
 	incarnation int
 	serving     []*process
+	migrating   []*process
 }
 
 // process is one of them.
@@ -239,29 +240,29 @@ func (st *stage) connections(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// migrate has two processes bring all stores to the next version at once.
+// migrate has three processes bring all stores to the next version at once.
 func (c *company) migrate(f fault) error {
 	c.version = min(c.version+1, newest)
 	var both []*process
-	for range 2 {
+	for range 3 {
 		p, err := c.start(func(o *order) { o.Migrate = c.version })
 		if err != nil {
 			return err
 		}
 		both = append(both, p)
 	}
-	if f.kind == faultMigrKill {
-		time.Sleep(time.Duration(100+f.arg%400) * time.Millisecond)
-		both[0].kill()
-		both = both[1:]
-	}
-	for _, p := range both {
-		select {
-		case <-p.done:
-		case <-time.After(90 * time.Second):
-			p.kill()
-			return errors.New("hung: a fleet migration did not end")
+	c.migrating = append(c.migrating, both...)
+	go func() {
+		for _, p := range both {
+			p.ready()
 		}
-	}
+		for _, p := range both { // all at once
+			_, _ = p.in.Write([]byte{'\n'})
+		}
+		if f.kind == faultMigrKill {
+			time.Sleep(time.Duration(f.arg % uint64(400*time.Millisecond)))
+			_ = both[0].cmd.Process.Kill()
+		}
+	}()
 	return nil
 }
