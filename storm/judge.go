@@ -83,11 +83,36 @@ func (c *court) settle(ctx context.Context) error {
 		if err := c.antidote(ctx); err != nil {
 			return err
 		}
-		if res, err := c.app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
-			c.v.add("lost: the last migration failed: %v (%+v)", err, res)
+		_, err := c.app.Migrator().Up(ctx, migrate.UpOptions{})
+		if errors.Is(err, migrate.ErrInvalidIndex) {
+			if err := c.dropInvalid(ctx, err); err != nil {
+				return err
+			}
+			_, err = c.app.Migrator().Up(ctx, migrate.UpOptions{})
+		}
+		if err != nil {
+			c.v.add("lost: the last migration failed: %v", err)
 		}
 	}
 	return c.doctor(ctx)
+}
+
+// dropInvalid does what the error says: a CREATE INDEX CONCURRENTLY that was cut off left an index that is invalid.
+func (c *court) dropInvalid(ctx context.Context, err error) error {
+	var run *migrate.RunError
+	if !errors.As(err, &run) {
+		return err
+	}
+	for _, f := range run.Result.Failures {
+		if errors.Is(f, migrate.ErrInvalidIndex) {
+			db := c.app.Backend().Maintenance(backend.Route{Store: f.Store})
+			_, err := db.ExecContext(ctx, "DROP INDEX entries_c3")
+			if err = errors.Join(err, db.Close()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // unmade purges the tombstones of tenants that never were: their creation was cut off, and somebody deleted them. They have

@@ -111,7 +111,7 @@ func poolerStage(ctx context.Context, st *stage) error {
 		return err
 	}
 	st.onEnd(bouncer.Stop)
-	return st.wire(bouncer.URL())
+	return st.wire(bouncer.URL() + "&default_query_exec_mode=exec") // an old one knows nothing of prepared statements
 }
 
 // company is the processes of a storm.
