@@ -4,6 +4,9 @@
 # make bench   every benchmark, then the figures beside their references (BENCHTIME=1x: a short run of all of it)
 # make scale   the figures of thousands of tenants, for most of an hour
 # make matrix  the suites that use Postgres, on every version that can be had (POSTGRES="15 18": on these)
+# make storm   everything that can fail does, over SQLite, Postgres and PgBouncer, for 5 million operations (SEED=n: that one again)
+# make storm-short   the same for a minute; make storm-broken: it reports what builds without an invariant do wrong
+# make crash   hundreds of processes are killed in the middle of something, and others go on
 # make fuzz    every fuzz target in turn (FUZZTIME=10s each)
 # make deps    only install what the tests need
 
@@ -49,6 +52,25 @@ scale: deps
 .PHONY: matrix
 matrix: deps
 	scripts/matrix.sh $(POSTGRES)
+
+SEED ?= 0
+
+.PHONY: storm
+storm: deps
+	cd storm && go run . -seed $(SEED) -for 60s -ops 1700000 -tenants 200 -actors 150
+
+.PHONY: storm-short
+storm-short: deps
+	cd storm && go run . -seed $(SEED) -for 20s
+
+.PHONY: storm-broken
+storm-broken: deps
+	scripts/storm-broken.sh
+
+.PHONY: crash
+crash: deps
+	go test -count 3 -run 'Killed' ./tenancy ./migrate
+	cd storm && go run . -seed $(SEED) -on sqlite,postgres -crash 250
 
 .PHONY: fuzz
 fuzz:

@@ -2,6 +2,7 @@ package migrate_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -162,4 +163,35 @@ func TestTransactionLeftOpenByTheEnvironment(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "0,1,2,3", versions(t, be, route(0), "goose_db_version"))
 	}
+}
+
+// Outside of a transaction the version is recorded once too, when two migrators are at it: one of them has lost the store's
+// lock, with the connection that held it, and does not know yet.
+func TestRecordedOnceByTwo(t *testing.T) {
+	t.Parallel()
+	be := postgresSite(t)
+	list := []string{"1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", noTx + "CREATE INDEX IF NOT EXISTS a_x ON a (x);\n"}
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 1)
+	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)}))
+
+	db := be.Maintenance(route(0))
+	defer db.Close()
+	first, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer func() { _ = first.Rollback() }()
+	_, err = first.ExecContext(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (2, true)")
+	require.NoError(t, err)
+
+	second := make(chan error, 1)
+	go func() {
+		_, err := m.Up(t.Context(), migrate.UpOptions{})
+		second <- err
+	}()
+	require.Eventually(t, func() bool {
+		return len(second) > 0 || query(t, be, backend.Route{}, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted`+
+			` AND relation = 't0000.goose_db_version'::regclass`) == "1"
+	}, 20*time.Second, 5*time.Millisecond)
+	require.NoError(t, first.Commit())
+	require.NoError(t, <-second)
+	assert.Equal(t, "0,1,2", versions(t, be, route(0), "goose_db_version"))
 }

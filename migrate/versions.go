@@ -71,7 +71,22 @@ func (t *versionTable) Insert(ctx context.Context, db database.DBTxConn, req dat
 			return err
 		}
 	}
+	if _, ok := db.(*sql.Tx); !ok {
+		return t.insertOnce(ctx, db, req.Version)
+	}
 	return t.Store.Insert(ctx, db, req)
+}
+
+// insertOnce is Insert without a transaction, where nothing but the lock of the store keeps another migrator out: that one
+// may be gone, with the connection that held it, while the migration's statements went on.
+func (t *versionTable) insertOnce(ctx context.Context, db database.DBTxConn, version int64) error {
+	text := fmt.Sprintf("INSERT INTO %[1]s (version_id, is_applied) SELECT %[2]d, %[3]s WHERE NOT EXISTS (SELECT 1 FROM %[1]s WHERE version_id = %[2]d)",
+		t.Tablename(), version, t.dialect.yes())
+	if t.dialect.name == backend.Postgres { // a text of two statements is one transaction
+		text = "LOCK TABLE " + t.Tablename() + " IN SHARE ROW EXCLUSIVE MODE;\n" + text
+	}
+	_, err := db.ExecContext(ctx, text)
+	return err
 }
 
 // Delete implements database.Store.

@@ -51,6 +51,25 @@ func TestClone(t *testing.T) {
 	})
 }
 
+// A clone's version table goes on with its own numbers: a migration of all stores may come to it before its rows are there.
+func TestCloneKeepsItsVersionTable(t *testing.T) {
+	t.Parallel()
+	a := newPlace(t, backend.Postgres, blog)
+	thor := a.create(t, "thor", blogRows...)
+	db := a.Backend().Maintenance(thor.Route())
+	defer db.Close()
+	_, err := db.ExecContext(t.Context(), `SELECT setval('goose_db_version_id_seq', 1)`) // behind what the clone's is
+	require.NoError(t, err)
+	clone, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
+	require.NoError(t, err)
+	copied := a.Backend().Maintenance(clone.Route())
+	defer copied.Close()
+	var free bool
+	require.NoError(t, copied.QueryRowContext(t.Context(),
+		`SELECT nextval('goose_db_version_id_seq') > max(id) FROM goose_db_version`).Scan(&free))
+	assert.True(t, free)
+}
+
 func TestCloneWithMasks(t *testing.T) {
 	onEach(t, func(t *testing.T, d backend.Dialect) {
 		a := newPlace(t, d, blog)

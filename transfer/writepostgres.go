@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/tenement-go/tenement/backend/driver"
@@ -76,6 +77,10 @@ func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []
 	}
 	var err error
 	w.series, err = postgresSequences(ctx, tx)
+	// The numbers of a version table are the migrator's, as its rows are: it may be at work in the new store already.
+	w.series = slices.DeleteFunc(w.series, func(s Sequence) bool {
+		return s.Table != "" && !slices.ContainsFunc(list, func(t Table) bool { return t.Name == s.Table })
+	})
 	return w, err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/broken"
 )
 
 // The prefix is a SELECT of exactly one row that travels ahead of each unit of work and, in the same transaction, binds
@@ -125,7 +126,12 @@ func prefixOf(role roleKind, kind prefixKind) string {
 	sql += sqlShare
 	switch kind {
 	case prefixOID, prefixTidy:
-		if role == roleVerified {
+		if broken.Check {
+			sql += ",$2::pg_catalog.text is null,$4::pg_catalog.text is null"
+			if role == roleVerified {
+				sql += check(sqlHasRole)
+			}
+		} else if role == roleVerified {
 			sql += check(sqlSame + " and " + sqlHasRole) // which of them failed, the stamp's prefix says
 		} else {
 			sql += check(sqlSame)
@@ -266,10 +272,13 @@ func (c *conn) identify() {
 		return
 	}
 	u.kind = prefixStamp
-	if u.rt.Owner == "" {
+	if u.rt.Owner == "" || broken.Stamp {
 		u.kind = prefixAnyStamp
 	}
-	u.check = append(append(u.check[:0], stampText...), u.rt.Owner...)
+	u.check = append(u.check[:0], stampText...)
+	if u.kind == prefixStamp {
+		u.check = append(u.check, u.rt.Owner...)
+	}
 }
 
 // params returns the values of the prefix's parameters, all in text format.

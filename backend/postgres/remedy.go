@@ -33,13 +33,15 @@ type failure struct {
 	closed bool   // the connection is gone
 	unsent bool   // nothing was sent
 	late   bool   // the context is over
+	text   bool   // it was a text, ahead of which a cleaning is a message of its own
 }
 
 // neverRan reports whether the server executed nothing of the unit of work. Its answers come in order: when it says
 // good-bye (57P01: shut down, 57P02: crash, 57P03: cannot serve now) instead of answering the prefix, nothing after that
-// was executed.
+// was executed. Nor was it behind a cleaning of the same message that the server says has failed. That there was no answer
+// says nothing: it may have been lost on its way.
 func (f failure) neverRan() bool {
-	return f.unsent || f.at == stepClean || f.at <= stepPrefix && f.fatal && len(f.code) == 5 && f.code[:3] == "57P"
+	return f.unsent || f.at == stepClean && f.code != "" && !f.text || f.at <= stepPrefix && f.fatal && len(f.code) == 5 && f.code[:3] == "57P"
 }
 
 // knowledge is what a statement was run by.
@@ -138,7 +140,7 @@ func refusesStore(code string) bool {
 
 // failed describes an error for mend.
 func (c *conn) failed(err error, late bool) failure {
-	f := failure{at: c.wire.at(), closed: c.pc.IsClosed(), unsent: pgconn.SafeToRetry(err), late: late}
+	f := failure{at: c.wire.at(), closed: c.pc.IsClosed(), unsent: pgconn.SafeToRetry(err), late: late, text: c.wire.text}
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		f.code = pe.Code

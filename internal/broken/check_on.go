@@ -1,0 +1,5 @@
+//go:build tenement_break_check
+
+package broken
+
+const breakCheck = true

@@ -1,0 +1,5 @@
+//go:build !tenement_break_ledger
+
+package broken
+
+const breakLedger = false

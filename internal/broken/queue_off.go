@@ -1,0 +1,5 @@
+//go:build !tenement_break_queue
+
+package broken
+
+const breakQueue = false

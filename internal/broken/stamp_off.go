@@ -1,0 +1,5 @@
+//go:build !tenement_break_stamp
+
+package broken
+
+const breakStamp = false

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"time"
+)
+
+func mountSmall(string) error { return errors.ErrUnsupported }
+
+func unmount(string) error { return nil }
+
+func fillDisk(string, time.Duration) error { return errors.ErrUnsupported }

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// A journal is what a process knows of its writes, outside of the databases: an append-only file of lines, each written
+// at once, so that it survives the process's being killed (not the machine's). The first letter of a line says what it is.
+const (
+	lineBegin   = 'b' // WRITE TENANT PARTS: about to be written
+	lineAck     = 'a' // WRITE: acknowledged
+	lineUnknown = 'u' // WRITE: failed so that nobody knows; as if there were no line
+	lineNever   = 'n' // WRITE: rolled back, or refused: must not be there
+	lineMade    = 'c' // TENANT: its creation was acknowledged
+	linePurging = 'p' // TENANT: its purge is about to be asked for
+	lineCount   = 'o' // N: operations so far
+	lineBreach  = '!' // TEXT: an invariant does not hold
+	lineError   = 'e' // N TEXT: how often an operation failed thus
+)
+
+type journal struct {
+	mu    sync.Mutex
+	f     *os.File
+	buf   []byte
+	first uint64
+	seq   uint64
+}
+
+// incarnationBits of a write's number say which process wrote it.
+const incarnationShift = 40
+
+func openJournal(dir string, incarnation int) (*journal, error) {
+	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%04d.journal", incarnation)), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &journal{f: f, first: uint64(incarnation) << incarnationShift}, nil
+}
+
+func (j *journal) begin(tenant string, parts int) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.seq++
+	w := j.first + j.seq
+	j.buf = append(j.buf[:0], lineBegin, ' ')
+	j.buf = strconv.AppendUint(j.buf, w, 10)
+	j.buf = append(append(append(j.buf, ' '), tenant...), ' ')
+	j.write(strconv.AppendInt(j.buf, int64(parts), 10))
+	return w
+}
+
+// end writes how a write came out.
+func (j *journal) end(w uint64, outcome byte) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.write(strconv.AppendUint(append(j.buf[:0], outcome, ' '), w, 10))
+}
+
+// note writes any other line.
+func (j *journal) note(kind byte, text string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.write(append(append(j.buf[:0], kind, ' '), strings.ReplaceAll(text, "\n", " ⏎ ")...))
+}
+
+func (j *journal) write(line []byte) {
+	j.buf = append(line, '\n')
+	if _, err := j.f.Write(j.buf); err != nil {
+		panic(err) // without a journal nothing that follows means anything
+	}
+}
+
+// write is what all journals together say about one write.
+type write struct {
+	tenant  int32 // of record.tenants
+	parts   int16
+	outcome byte
+}
+
+// record is the journals' content.
+type record struct {
+	writes   map[uint64]write
+	tenants  []string
+	numbers  map[string]int32
+	made     map[string]bool
+	purging  map[string]bool
+	ops      int
+	errors   map[string]int
+	breaches []string
+}
+
+func readJournals(dir string) (*record, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.journal"))
+	if err != nil {
+		return nil, err
+	}
+	r := &record{writes: map[uint64]write{}, numbers: map[string]int32{}, made: map[string]bool{}, purging: map[string]bool{}, errors: map[string]int{}}
+	for _, name := range files {
+		if err := r.read(name); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return r, nil
+}
+
+func (r *record) read(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ops := 0
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		text := lines.Text()
+		if len(text) < 2 {
+			return fmt.Errorf("line %q", text)
+		}
+		kind, rest := text[0], text[2:]
+		if kind == lineCount {
+			ops, err = strconv.Atoi(rest)
+		} else {
+			err = r.line(kind, rest)
+		}
+		if err != nil {
+			return fmt.Errorf("line %q: %w", text, err)
+		}
+	}
+	r.ops += ops
+	return lines.Err()
+}
+
+func (r *record) line(kind byte, rest string) error {
+	switch kind {
+	case lineBegin:
+		var w uint64
+		var tenant string
+		var parts int16
+		if _, err := fmt.Sscan(rest, &w, &tenant, &parts); err != nil {
+			return err
+		}
+		r.writes[w] = write{tenant: r.number(tenant), parts: parts, outcome: lineUnknown}
+	case lineAck, lineUnknown, lineNever:
+		n, err := strconv.ParseUint(rest, 10, 64)
+		if err != nil {
+			return err
+		}
+		w := r.writes[n]
+		w.outcome = kind
+		r.writes[n] = w
+	case lineMade:
+		r.made[rest] = true
+	case linePurging:
+		r.purging[rest] = true
+	case lineBreach:
+		r.breaches = append(r.breaches, rest)
+	case lineError:
+		count, what, _ := strings.Cut(rest, " ")
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			return err
+		}
+		r.errors[what] += n
+	}
+	return nil
+}
+
+func (r *record) number(tenant string) int32 {
+	n, ok := r.numbers[tenant]
+	if !ok {
+		n = int32(len(r.tenants))
+		r.tenants = append(r.tenants, tenant)
+		r.numbers[tenant] = n
+	}
+	return n
+}

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
+	"github.com/tenement-go/tenement/tenancy"
+)
+
+// verdict is what a storm came to.
+type verdict struct {
+	Ops, Writes, Rows, Tenants int
+	Faults                     map[faultKind]int
+	Errors                     map[string]int
+	Breaches                   []string
+}
+
+func (v *verdict) add(format string, args ...any) {
+	v.Breaches = append(v.Breaches, fmt.Sprintf(format, args...))
+}
+
+// judge lets everything come to an end, and then compares the stores with the journals.
+func judge(ctx context.Context, url, journals string, version int) (*verdict, error) {
+	r, err := readJournals(journals)
+	if err != nil {
+		return nil, err
+	}
+	v := &verdict{Ops: r.ops, Writes: len(r.writes), Errors: r.errors, Breaches: r.breaches, Faults: map[faultKind]int{}}
+	app, closeAll, err := open(ctx, url, version)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := closeAll(); err != nil {
+			v.add("leak: closing: %v", err)
+		}
+	}()
+	c := &court{app: app, r: r, v: v, version: version}
+	if err := c.settle(ctx); err != nil {
+		return nil, err
+	}
+	return v, c.compare(ctx)
+}
+
+type court struct {
+	app     *tenancy.App
+	r       *record
+	v       *verdict
+	version int
+}
+
+// settle waits until operations are over, brings all stores to the newest version and asks the doctor.
+func (c *court) settle(ctx context.Context) error {
+	began := time.Now()
+	for {
+		ops, err := c.app.Operations(ctx)
+		if err != nil {
+			return err
+		}
+		going := 0
+		for _, op := range ops {
+			if !op.Stopped {
+				going++
+			}
+		}
+		if going == 0 {
+			break
+		}
+		if time.Since(began) > time.Minute {
+			c.v.add("hung: operations are not over: %+v", ops)
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err := c.unmade(ctx); err != nil {
+		return err
+	}
+	if c.version > 1 {
+		if err := c.antidote(ctx); err != nil {
+			return err
+		}
+		_, err := c.app.Migrator().Up(ctx, migrate.UpOptions{})
+		if errors.Is(err, migrate.ErrInvalidIndex) {
+			if err := c.dropInvalid(ctx, err); err != nil {
+				return err
+			}
+			_, err = c.app.Migrator().Up(ctx, migrate.UpOptions{})
+		}
+		if err != nil {
+			c.v.add("lost: the last migration failed: %v", err)
+		}
+	}
+	return c.doctor(ctx)
+}
+
+// dropInvalid does what the error says: a CREATE INDEX CONCURRENTLY that was cut off left an index that is invalid.
+func (c *court) dropInvalid(ctx context.Context, err error) error {
+	var run *migrate.RunError
+	if !errors.As(err, &run) {
+		return err
+	}
+	for _, f := range run.Result.Failures {
+		if errors.Is(f, migrate.ErrInvalidIndex) {
+			db := c.app.Backend().Maintenance(backend.Route{Store: f.Store})
+			_, err := db.ExecContext(ctx, "DROP INDEX entries_c3")
+			if err = errors.Join(err, db.Close()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unmade purges the tombstones of tenants that never were: their creation was cut off, and somebody deleted them. They have
+// no store, which the doctor says.
+func (c *court) unmade(ctx context.Context) error {
+	written := map[string]bool{}
+	for _, w := range c.r.writes {
+		if w.outcome == lineAck {
+			written[c.r.tenants[w.tenant]] = true
+		}
+	}
+	for t, err := range c.app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Deleted}}) {
+		if err != nil {
+			return err
+		}
+		id := string(t.ID)
+		if _, err := c.app.Backend().Stat(ctx, t.Store); !errors.Is(err, backend.ErrStoreMissing) || c.r.made[id] || written[id] {
+			continue
+		}
+		if err := c.app.Purge(ctx, t.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// antidote takes the rows away that made a migration fail.
+func (c *court) antidote(ctx context.Context) error {
+	return c.each(ctx, func(ctx context.Context, t *tenancy.Tenant) error {
+		_, err := c.app.DB().ExecContext(ctx, fmt.Sprintf("DELETE FROM entries WHERE write_id = %d", poison))
+		return err
+	})
+}
+
+// each calls fn in every tenant that has a store, whatever its status.
+func (c *court) each(ctx context.Context, fn func(ctx context.Context, t *tenancy.Tenant) error) error {
+	for t, err := range c.app.Tenants(ctx, tenancy.Filter{}) {
+		if err != nil {
+			return err
+		}
+		if t.Status == tenancy.Failed || t.Status == tenancy.Provisioning {
+			continue
+		}
+		if err := c.app.Run(ctx, t.ID, tenancy.Policy{Operator: true, AnyVersion: true}, fn); err != nil {
+			c.v.add("lost: tenant %s (%s, %s): %v", t.ID, t.Slug, t.Status, err)
+		}
+	}
+	return nil
+}
+
+// repairable are the findings that a killed process, or a creation that failed, may leave: what nobody's data is in.
+var repairable = map[tenancy.FindingCode]bool{tenancy.FindingFailed: true, tenancy.FindingLeftover: true, tenancy.FindingAdvice: true}
+
+func (c *court) doctor(ctx context.Context) error {
+	aside, err := c.app.AsideStores(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range aside { // what a process that died left of a creation
+		if err := c.app.PurgeAside(ctx, s.Store); err != nil {
+			c.v.add("lost: purging what was set aside: %v", err)
+		}
+	}
+	for t, err := range c.app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Failed}}) {
+		if err != nil {
+			return err
+		}
+		if _, err := c.app.Delete(ctx, t.ID); err == nil {
+			err = c.app.Purge(ctx, t.ID)
+		}
+		if err != nil {
+			c.v.add("lost: purging a tenant that failed: %v", err)
+		}
+	}
+	for round := range 2 {
+		findings, err := c.app.Doctor(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range findings {
+			if round > 0 || !repairable[f.Code] {
+				c.v.add("lost: the doctor says: %s %s: %s", f.Code, f.Subject, f.Detail)
+			} else if err := c.app.Repair(ctx, f); err != nil && !errors.Is(err, tenancy.ErrNoRepair) {
+				c.v.add("lost: repairing %s %s: %v", f.Code, f.Subject, err)
+			}
+		}
+	}
+	return nil
+}
+
+// found is what a store has of one write.
+type found struct {
+	rows, parts int
+	mark, other string
+}
+
+// compare reads every store.
+func (c *court) compare(ctx context.Context) error {
+	present := map[string]bool{}
+	seen := make(map[uint64]bool, len(c.r.writes))
+	err := c.each(ctx, func(ctx context.Context, t *tenancy.Tenant) error {
+		present[string(t.ID)] = true
+		c.v.Tenants++
+		return c.store(ctx, t, seen)
+	})
+	if err != nil {
+		return err
+	}
+	for id := range c.r.made {
+		if !present[id] && !c.r.purging[id] {
+			c.v.add("lost: tenant %s was created and is gone, and nobody purged it", id)
+		}
+	}
+	for id, w := range c.r.writes {
+		tenant := c.r.tenants[w.tenant]
+		if w.outcome == lineAck && !seen[id] && present[tenant] {
+			c.v.add("lost: write %d of tenant %s was acknowledged and is not there", id, tenant)
+		}
+		if w.outcome == lineAck && !present[tenant] && !c.r.purging[tenant] {
+			c.v.add("lost: write %d of tenant %s was acknowledged, and the tenant is gone", id, tenant)
+		}
+	}
+	return c.shared(ctx)
+}
+
+// store reads one store. What it has of its own is compared with the journal; of what it has as a clone, each write must
+// be whole.
+func (c *court) store(ctx context.Context, t *tenancy.Tenant, seen map[uint64]bool) error {
+	rows, err := c.app.DB().QueryContext(ctx,
+		`SELECT write_id, count(*), count(DISTINCT part), min(mark), max(mark) FROM entries GROUP BY write_id`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	welcomed := false
+	for rows.Next() {
+		var id int64
+		var f found
+		if err := rows.Scan(&id, &f.rows, &f.parts, &f.mark, &f.other); err != nil {
+			return err
+		}
+		c.v.Rows += f.rows
+		if f.mark != f.other || f.mark != string(t.ID) && !ofClone(t, f.mark) {
+			c.v.add("wrong: tenant %s (%s) has rows of %q and %q: write %d", t.ID, t.Slug, f.mark, f.other, id)
+			continue
+		}
+		if id == 0 {
+			welcomed = f.rows == 1
+			continue
+		}
+		if id == poison {
+			continue
+		}
+		w, known := c.r.writes[uint64(id)]
+		switch {
+		case !known || c.r.tenants[w.tenant] != f.mark:
+			c.v.add("wrong: tenant %s has write %d, which is not its own", t.ID, id)
+		case w.outcome == lineNever:
+			c.v.add("wrong: tenant %s has write %d, which was rolled back or refused", t.ID, id)
+		case f.rows != int(w.parts) || f.parts != int(w.parts):
+			c.v.add("wrong: tenant %s has write %d in %d rows with %d parts, of %d", t.ID, id, f.rows, f.parts, w.parts)
+		case f.mark == string(t.ID):
+			seen[uint64(id)] = true
+		}
+	}
+	if !welcomed {
+		c.v.add("lost: tenant %s (%s) has not the one row that its creation made", t.ID, t.Slug)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return c.migrated(ctx, t)
+}
+
+// migrated looks whether each migration was done once.
+func (c *court) migrated(ctx context.Context, t *tenancy.Tenant) error {
+	rows, err := c.app.DB().QueryContext(ctx, `SELECT 'its statements', version, count(*) FROM migrated GROUP BY version HAVING count(*) <> 1
+		UNION ALL SELECT 'its version row', version_id, count(*) FROM goose_db_version GROUP BY version_id HAVING count(*) <> 1`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var what string
+		var version, n int
+		if err := rows.Scan(&what, &version, &n); err != nil {
+			return err
+		}
+		c.v.add("wrong: tenant %s (%s, created %v): migration %d: %s: %d times", t.ID, t.Slug, t.Created, version, what, n)
+	}
+	return rows.Err()
+}
+
+// shared looks whether the shared table has its one row.
+func (c *court) shared(ctx context.Context) error {
+	var n int
+	var mark string
+	err := c.app.Shared().QueryRowContext(ctx, `SELECT count(*), max(mark) FROM entries`).Scan(&n, &mark)
+	if err == nil && (n != 1 || mark != sharedMark) {
+		c.v.add("wrong: the shared table has %d rows, of %q among others", n, mark)
+	}
+	return err
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/tenancy"
+	"github.com/tenement-go/tenement/transfer"
+)
+
+// keeper lets tenants come, change and go, and gives the slugs of those that went to others.
+type keeper struct {
+	s   *server
+	rng *rand.Rand
+}
+
+func (k *keeper) slug() string { return fmt.Sprintf("t%d", k.rng.IntN(2*k.s.Tenants)) }
+
+func (k *keeper) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		crowd := *k.s.crowd.Load()
+		if len(crowd) == 0 || k.rng.IntN(k.s.Tenants) >= len(crowd) {
+			k.create(ctx)
+			continue
+		}
+		k.change(ctx, crowd[k.rng.IntN(len(crowd))])
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(k.rng.IntN(60)) * time.Millisecond):
+		}
+	}
+}
+
+const patience = 20 * time.Second
+
+func (k *keeper) create(ctx context.Context) {
+	_ = k.s.do(ctx, "create", patience, func(ctx context.Context) error {
+		return k.make(ctx, k.slug())
+	})
+}
+
+func (k *keeper) make(ctx context.Context, slug string) error {
+	t, err := k.s.app.Create(ctx, tenancy.Spec{Slug: slug})
+	if err == nil {
+		k.s.j.note(lineMade, string(t.ID))
+	}
+	return err
+}
+
+func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
+	app := k.s.app
+	do := func(kind string, fn func(ctx context.Context) error) {
+		_ = k.s.do(ctx, kind, patience, fn)
+	}
+	switch n := k.rng.IntN(100); {
+	case t.Status == tenancy.Deleted && n < 70, n < 15:
+		do("purge", func(ctx context.Context) error { return k.purge(ctx, t, n%2 == 0) })
+	case t.Status == tenancy.Deleted:
+		do("restore", func(ctx context.Context) error { _, err := app.Restore(ctx, t.ID); return err })
+	case t.Status != tenancy.Active:
+		do("activate", func(ctx context.Context) error { _, err := app.Activate(ctx, t.ID); return err })
+	case n < 45:
+		do("rename", func(ctx context.Context) error {
+			_, err := app.Rename(ctx, t.ID, k.slug())
+			if err == nil {
+				k.stale(backend.WithRoute(ctx, t.Route()), t)
+			}
+			return err
+		})
+	case n < 55:
+		do("delete", func(ctx context.Context) error { _, err := app.Delete(ctx, t.ID); return err })
+	case n < 65:
+		do("suspend", func(ctx context.Context) error { _, err := app.Suspend(ctx, t.ID, "storm"); return err })
+	case n < 80:
+		do("read-only", func(ctx context.Context) error { return k.readOnly(ctx, t) })
+	case n < 88:
+		do("clone", func(ctx context.Context) error { return k.clone(ctx, t) })
+	default:
+		k.create(ctx)
+	}
+}
+
+// purge purges a tenant, and gives its name to another at once when somebody wants it.
+func (k *keeper) purge(ctx context.Context, t tenancy.Tenant, wanted bool) error {
+	app := k.s.app
+	inside, _, leave, err := app.Enter(ctx, t.ID, tenancy.Policy{Operator: true, AnyVersion: true})
+	if err == nil {
+		defer leave()
+		_ = (&visit{actor: newActor(k.s, k.rng), t: &t}).readAll(inside) // what is kept of the store is known here
+	}
+	if _, err := app.Delete(ctx, t.ID); err != nil {
+		return err
+	}
+	k.s.j.note(linePurging, string(t.ID))
+	if err := app.Purge(ctx, t.ID); err != nil {
+		return err
+	}
+	if wanted {
+		err = k.make(ctx, t.Slug)
+	}
+	k.stale(inside, t)
+	return err
+}
+
+// stale uses a context of before, whose store has gone or has another name by now.
+func (k *keeper) stale(ctx context.Context, t tenancy.Tenant) {
+	v := &visit{actor: newActor(k.s, k.rng), t: &t}
+	_ = v.readAll(ctx)
+	_ = v.insert(ctx)
+}
+
+// readOnly makes a tenant read-only for a moment, and tries to write.
+func (k *keeper) readOnly(ctx context.Context, t tenancy.Tenant) error {
+	app := k.s.app
+	if _, err := app.SetReadOnly(ctx, t.ID, "storm"); err != nil {
+		return err
+	}
+	v := &visit{actor: newActor(k.s, k.rng)}
+	err := app.Run(ctx, t.ID, tenancy.Policy{}, func(ctx context.Context, now *tenancy.Tenant) error {
+		if v.t = now; now.Status != tenancy.ReadOnly {
+			return nil // another keeper changed it
+		}
+		return v.writing(1, func(id uint64) error {
+			err := v.put(ctx, v.db(), id, 0)
+			if err == nil {
+				k.s.breach("wrong: tenant %s was written to while it was read-only", now.ID)
+			} else if errors.Is(err, tenancy.ErrReadOnly) {
+				return errNever
+			}
+			return err
+		})
+	})
+	_, activated := app.Activate(ctx, t.ID)
+	return errors.Join(err, activated)
+}
+
+// clone makes a tenant with all the rows of another; its name says of whom.
+func (k *keeper) clone(ctx context.Context, t tenancy.Tenant) error {
+	if len(t.Name) > 20 {
+		return nil // of a clone, the rows are of two
+	}
+	made, err := transfer.Clone(ctx, k.s.app, t.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: k.slug(), Name: cloneOf + string(t.ID)}})
+	if err == nil {
+		k.s.j.note(lineMade, string(made.ID))
+	}
+	return err
+}

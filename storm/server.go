@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tenement-go/tenement/backend"
+	_ "github.com/tenement-go/tenement/backend/postgres"
+	_ "github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/migrate"
+	"github.com/tenement-go/tenement/tenancy"
+)
+
+// envOrder makes the command a process of a storm instead.
+const envOrder = "TENEMENT_STORM_ORDER"
+
+// order is what a process of a storm is to do.
+type order struct {
+	URL         string
+	Journal     string // the directory
+	Incarnation int
+	Seed        uint64
+	Actors      int
+	Keepers     int
+	Tenants     int
+	Migrate     int    // bring all stores to this version, instead of serving
+	Errand      errand // do that, instead of serving
+}
+
+// late is by how much an operation may outlive its context.
+const late = 2 * time.Second
+
+// serveUntil is the process: it serves until in is at its end.
+func serveUntil(text string, in io.Reader) error {
+	var o order
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		return err
+	}
+	if o.Errand.Op != "" {
+		return runErrand(o)
+	}
+	j, err := openJournal(o.Journal, o.Incarnation)
+	if err != nil {
+		return err
+	}
+	if o.Migrate > 0 {
+		return migrateAll(o, j)
+	}
+	s := &server{order: o, j: j, errors: map[string]int{}}
+	before := openFiles()
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		stop()
+	}()
+	s.run(ctx)
+	s.leaks(before)
+	return nil
+}
+
+// open opens the tenants, for as long as it takes the database to be there.
+func open(ctx context.Context, url string, version int) (app *tenancy.App, closeAll func() error, err error) {
+	cfg := tenancy.Config{PollInterval: 200 * time.Millisecond, Behind: migrate.Migrate}
+	cfg.Shared, cfg.Tenant = sources(version)
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		be, err := backend.Open(ctx, url)
+		if err == nil {
+			cfg.Hooks.OnCreate = func(ctx context.Context, t tenancy.Tenant, _ tenancy.Seed) error {
+				_, err := be.DB().ExecContext(ctx, sqlInsert, 0, 0, string(t.ID))
+				if err == nil && poisoned(t.ID) {
+					_, err = be.DB().ExecContext(ctx, sqlInsert, poison, 0, string(t.ID))
+				}
+				return err
+			}
+			if app, err = tenancy.Open(ctx, be, cfg); err == nil {
+				return app, func() error { return errors.Join(app.Close(), be.Close()) }, nil
+			}
+			err = errors.Join(err, be.Close())
+		}
+		if time.Since(began) > 30*time.Second || ctx.Err() != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// server is a process that serves.
+type server struct {
+	order
+	j     *journal
+	app   *tenancy.App
+	crowd atomic.Pointer[[]tenancy.Tenant] // as they were a moment ago
+
+	ops   atomic.Int64
+	under sync.Map // *operation: what is under way
+
+	mu     sync.Mutex
+	errors map[string]int
+}
+
+func (s *server) breach(format string, args ...any) {
+	s.j.note(lineBreach, fmt.Sprintf(format, args...))
+}
+
+func (s *server) run(ctx context.Context) {
+	app, closeAll, err := open(ctx, s.URL, 1)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.breach("hung: a process cannot open its tenants: %v", err)
+		}
+		return
+	}
+	s.app = app
+	s.crowd.Store(&[]tenancy.Tenant{})
+	s.look(ctx)
+	var all sync.WaitGroup
+	for i := range s.Keepers {
+		all.Go(func() { (&keeper{s: s, rng: s.rng(1000 + i)}).run(ctx) })
+	}
+	for i := range s.Actors {
+		all.Go(func() { newActor(s, s.rng(i)).run(ctx) })
+	}
+	over := make(chan struct{})
+	go func() { all.Wait(); close(over) }()
+	s.watch(ctx, over)
+	s.j.note(lineCount, fmt.Sprint(s.ops.Load()))
+	for text, n := range s.errors {
+		s.j.note(lineError, fmt.Sprintf("%d %s", n, text))
+	}
+	if err := closeAll(); err != nil {
+		s.breach("leak: closing: %v", err)
+	}
+}
+
+func (s *server) rng(i int) *rand.Rand {
+	return rand.New(rand.NewPCG(s.Seed, uint64(s.Incarnation)<<32|uint64(i)))
+}
+
+// watch looks at the tenants and at what is under way, until all is over.
+func (s *server) watch(ctx context.Context, over chan struct{}) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+		}
+		s.j.note(lineCount, fmt.Sprint(s.ops.Load()))
+		s.look(ctx)
+		s.under.Range(func(k, _ any) bool {
+			op := k.(*operation)
+			if by := op.outlived(); by > 5*late {
+				op.reported.Do(func() {
+					stacks := make([]byte, 1<<20)
+					stacks = stacks[:runtime.Stack(stacks, true)]
+					s.breach("hung: %s goes on for %v after its context ended", op.kind, by)
+					_ = os.WriteFile(fmt.Sprintf("%s/%04d.stacks", s.Journal, s.Incarnation), stacks, 0o600)
+				})
+			}
+			return true
+		})
+	}
+}
+
+// look reads who the tenants are.
+func (s *server) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var all []tenancy.Tenant
+	for t, err := range s.app.Tenants(ctx, tenancy.Filter{}) {
+		if err != nil {
+			return
+		}
+		all = append(all, t)
+	}
+	s.crowd.Store(&all)
+}
+
+// operation is one unit of work, with a context of its own.
+type operation struct {
+	kind     string
+	ended    atomic.Int64 // when its context did
+	reported sync.Once
+}
+
+func (op *operation) outlived() time.Duration {
+	if at := op.ended.Load(); at != 0 {
+		return time.Since(time.Unix(0, at))
+	}
+	return 0
+}
+
+// do counts, times and reports an operation that has until limit.
+func (s *server) do(ctx context.Context, kind string, limit time.Duration, fn func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	op := &operation{kind: kind}
+	stop := context.AfterFunc(ctx, func() { op.ended.Store(time.Now().UnixNano()) })
+	defer stop()
+	s.under.Store(op, nil)
+	err := fn(ctx)
+	s.under.Delete(op)
+	s.ops.Add(1)
+	if by := op.outlived(); by > late {
+		s.breach("hung: %s returned %v after its context ended: %v", kind, by, err)
+	}
+	if err != nil {
+		s.tally(kind, err)
+	}
+	return err
+}
+
+// tally counts errors by what they say, without what differs.
+func (s *server) tally(kind string, err error) {
+	text := err.Error()
+	for _, known := range []error{
+		context.Canceled, context.DeadlineExceeded, tenancy.ErrNotActive, tenancy.ErrNotFound, tenancy.ErrConflict, tenancy.ErrStatus,
+		backend.ErrStoreMissing, backend.ErrReadOnly, backend.ErrOutcomeUnknown, backend.ErrBusy, backend.ErrLockLost, tenancy.ErrUnavailable,
+	} {
+		if errors.Is(err, known) {
+			text = known.Error()
+			break
+		}
+	}
+	if len(text) > 160 {
+		text = text[len(text)-160:]
+	}
+	text = strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return '#'
+		}
+		return r
+	}, text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errors[kind+": "+text]++
+}
+
+// leaks looks for what is left when all is closed.
+func (s *server) leaks(before int) {
+	// Closing waits for no one: connections say goodbye to a server that may not be there.
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		err, now := goleak.Find(), openFiles()
+		if err == nil && now <= before {
+			return
+		}
+		if time.Since(began) > 20*time.Second {
+			s.breach("leak: %d files are open, %d were; %v", now, before, err)
+			return
+		}
+	}
+}
+
+// openFiles counts the process's descriptors; 0 where that cannot be asked.
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+// migrateAll is a deployment: a binary of a later version migrates all stores.
+func migrateAll(o order, j *journal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	app, closeAll, err := open(ctx, o.URL, o.Migrate)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	_, _ = os.Stdin.Read(make([]byte, 1))
+	if _, err = app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
+		j.note(lineError, fmt.Sprintf("1 migrate: %.200v", err))
+	}
+	return closeAll()
+}

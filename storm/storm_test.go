@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(envOrder); text != "" {
+		if err := serveUntil(text, os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestScheduleIsTheSeeds(t *testing.T) {
+	kinds := []faultKind{faultKill, faultCut, faultMigrate}
+	one := schedule(7, time.Minute, kinds)
+	assert.Equal(t, one, schedule(7, time.Minute, kinds))
+	assert.NotEqual(t, one, schedule(8, time.Minute, kinds))
+	seen := map[faultKind]bool{}
+	for i, f := range one[:3] {
+		seen[f.kind] = true
+		assert.Greater(t, one[i+1].at, f.at)
+	}
+	assert.Len(t, seen, 3, "each kind in each round")
+	assert.Less(t, one[len(one)-1].at, time.Minute)
+}
+
+func TestJournal(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir, 3)
+	require.NoError(t, err)
+	acked, unknown, never, cut := j.begin("a", 1), j.begin("b", 2), j.begin("a", 3), j.begin("b", 4)
+	j.end(acked, lineAck)
+	j.end(unknown, lineUnknown)
+	j.end(never, lineNever)
+	j.note(lineBreach, "wrong: two\nlines")
+	j.note(lineCount, "1")
+	j.note(lineCount, "5")
+	j.note(linePurging, "a")
+	_, err = openJournal(dir, 3)
+	require.Error(t, err, "a process has a journal of its own")
+
+	r, err := readJournals(dir)
+	require.NoError(t, err)
+	assert.Equal(t, map[uint64]write{
+		acked: {tenant: 0, parts: 1, outcome: lineAck}, unknown: {tenant: 1, parts: 2, outcome: lineUnknown},
+		never: {tenant: 0, parts: 3, outcome: lineNever}, cut: {tenant: 1, parts: 4, outcome: lineUnknown},
+	}, r.writes)
+	assert.Equal(t, []string{"wrong: two ⏎ lines"}, r.breaches)
+	assert.Equal(t, 5, r.ops)
+	assert.True(t, r.purging["a"])
+}
+
+// A short one, so that what is here is known to work.
+func TestStorm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	v, err := storm(t.Context(), "sqlite", terms{seed: 1, d: 4 * time.Second, actors: 10, tenants: 20})
+	require.NoError(t, err)
+	assert.Empty(t, v.Breaches)
+	assert.Positive(t, v.Rows)
+}
