@@ -37,6 +37,7 @@ func files(nameAndText ...string) fs.FS {
 type place struct {
 	*tenancy.App
 	dialect backend.Dialect
+	url     string
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect, source fs.FS, change ...func(*tenancy.Config)) place {
@@ -83,7 +84,7 @@ func openPlace(t testing.TB, url string, dialect backend.Dialect, source fs.FS, 
 	app, err := tenancy.Open(t.Context(), be, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, app.Close()) })
-	return place{app, dialect}
+	return place{app, dialect, url}
 }
 
 func (p place) create(t testing.TB, slug string, statements ...string) tenancy.Tenant {
