@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/fstest"
@@ -22,7 +23,12 @@ import (
 	"github.com/tenement-go/tenement/transfer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(envVictim) != "" {
+		os.Exit(victim())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // files makes migrations from text.
 func files(nameAndText ...string) fs.FS {

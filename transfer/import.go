@@ -45,6 +45,9 @@ func Import(ctx context.Context, app *tenancy.App, path string, opt ImportOption
 	if err := f.may(app, opt.NoFiles); err != nil {
 		return tenancy.Tenant{}, err
 	}
+	if err := f.sealed(ctx); err != nil {
+		return tenancy.Tenant{}, f.fault(err)
+	}
 	t, err := app.CreateBy(ctx, spec, func(ctx context.Context, t tenancy.Tenant) error {
 		return f.fill(ctx, app, backend.Route{Store: t.Store, Owner: string(t.ID)}, opt)
 	})
