@@ -73,24 +73,26 @@ func config(old bool) tenancy.Config {
 type place struct {
 	// backend opens them, when they are first needed: a wrong call does not get that far.
 	backend func() backend.Backend
+	url     func() string
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect) *place {
 	if dialect == backend.Postgres {
 		pgtest.Shared(t) // may skip the test, which nobody may do within a sync.OnceValue
 	}
-	return &place{backend: sync.OnceValue(func() backend.Backend {
-		url := ""
+	p := &place{url: sync.OnceValue(func() string {
 		if dialect == backend.Postgres {
-			url = pgtest.Shared(t).Database(t)
-		} else {
-			url = "sqlite:" + t.TempDir()
+			return pgtest.Shared(t).Database(t)
 		}
-		be, err := backend.Open(t.Context(), url)
+		return "sqlite:" + t.TempDir()
+	})}
+	p.backend = sync.OnceValue(func() backend.Backend {
+		be, err := backend.Open(t.Context(), p.url())
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, be.Close()) })
 		return be
-	})}
+	})
+	return p
 }
 
 // onEach runs a test on each backend.

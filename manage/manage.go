@@ -1,5 +1,5 @@
-// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, store, exec, sql and
-// doctor, as a tree of commands that the application mounts in its own binary, where its migrations are.
+// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, store, transfer, exec,
+// sql and doctor, as a tree of commands that the application mounts in its own binary, where its migrations are.
 //
 // An application that has no command line of its own hands over its arguments, and an [Opener] that opens its tenants when
 // a command needs them. What was opened is closed before Execute returns, so that nothing is left for a defer that
@@ -123,7 +123,7 @@ func New(open Opener, opts ...Option) *cobra.Command {
 	t.root = root
 	root.AddCommand(
 		t.migrateCommand(), t.rollbackCommand(), t.redoCommand(), t.baselineCommand(), t.statusCommand(),
-		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.placeCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
+		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.placeCommand(), t.transferCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)

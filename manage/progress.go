@@ -83,19 +83,23 @@ func (p *progress) line(v any) error {
 	return enc.Encode(v)
 }
 
+func newBar(w io.Writer, total int, what string) *progressbar.ProgressBar {
+	return progressbar.NewOptions(total,
+		progressbar.OptionSetWriter(w),
+		progressbar.OptionSetDescription(what),
+		progressbar.OptionSetWidth(30),
+		progressbar.OptionShowCount(),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+	)
+}
+
 func (p *progress) barEvent(e migrate.Event) {
 	if e.Total == 1 {
 		return // there is nothing to see
 	}
 	if p.bar == nil {
-		p.bar = progressbar.NewOptions(e.Total,
-			progressbar.OptionSetWriter(p.err),
-			progressbar.OptionSetDescription("stores"),
-			progressbar.OptionSetWidth(30),
-			progressbar.OptionShowCount(),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish(),
-		)
+		p.bar = newBar(p.err, e.Total, "stores")
 	}
 	if e.Failed > 0 {
 		p.bar.Describe(fmt.Sprintf("stores (%d failed)", e.Failed))

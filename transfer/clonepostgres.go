@@ -30,7 +30,7 @@ func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
 		if err != nil {
 			return err
 		}
-		w, err := openPostgresWriter(ctx, conn, tx, list)
+		w, err := openPostgresWriter(ctx, conn, tx, list, false)
 		if err != nil {
 			return err
 		}

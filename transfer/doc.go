@@ -12,6 +12,8 @@
 //	tenement_manifest   one row: the manifest as JSON (see [Manifest]), and its SHA-256
 //	tenement_files      the tenant's files: path, permissions, size, SHA-256
 //	tenement_pieces     what is in them, in pieces of 256 KB
+//	tenement_seal       the SHA-256 of the whole file, with zeros in the place of itself: of a file in which any byte was
+//	                    changed nothing is made
 //
 // The manifest says whose data it is (ID, slug, domains, metadata), which migrations made the tables (sources, versions,
 // checksums), and of each table the columns with their types, the number of rows and a hash of them that does not depend on

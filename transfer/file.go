@@ -22,6 +22,7 @@ const applicationID = 0x546e6d74
 
 // fileSchema are the tables beside the tenant's own.
 const fileSchema = `
+	CREATE TABLE tenement_seal (sha256 TEXT NOT NULL);
 	CREATE TABLE tenement_manifest (manifest TEXT NOT NULL, sha256 TEXT NOT NULL);
 	CREATE TABLE tenement_files (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, mode INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL);
 	CREATE TABLE tenement_pieces (file INTEGER NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (file, piece)) WITHOUT ROWID;`
@@ -31,6 +32,7 @@ type fileWriter struct {
 	path, temp string
 	db         *sql.DB
 	tx         *sql.Tx
+	mark       string // where the seal is to be
 }
 
 func dsn(path, query string) string {
@@ -111,6 +113,10 @@ func (w *fileWriter) seal(ctx context.Context, m *Manifest) error {
 	if _, err := w.tx.ExecContext(ctx, "INSERT INTO tenement_manifest VALUES ($1, $2)", string(text), hex.EncodeToString(sum[:])); err != nil {
 		return err
 	}
+	w.mark = newMark()
+	if _, err := w.tx.ExecContext(ctx, "INSERT INTO tenement_seal VALUES ($1)", w.mark); err != nil {
+		return err
+	}
 	return w.tx.Commit()
 }
 
@@ -122,7 +128,7 @@ func (w *fileWriter) publish() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(sealFile(f, w.mark), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(w.path); err == nil {

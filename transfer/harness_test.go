@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/fstest"
@@ -22,7 +23,12 @@ import (
 	"github.com/tenement-go/tenement/transfer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(envVictim) != "" {
+		os.Exit(victim())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // files makes migrations from text.
 func files(nameAndText ...string) fs.FS {
@@ -37,6 +43,7 @@ func files(nameAndText ...string) fs.FS {
 type place struct {
 	*tenancy.App
 	dialect backend.Dialect
+	url     string
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect, source fs.FS, change ...func(*tenancy.Config)) place {
@@ -83,7 +90,7 @@ func openPlace(t testing.TB, url string, dialect backend.Dialect, source fs.FS, 
 	app, err := tenancy.Open(t.Context(), be, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, app.Close()) })
-	return place{app, dialect}
+	return place{app, dialect, url}
 }
 
 func (p place) create(t testing.TB, slug string, statements ...string) tenancy.Tenant {

@@ -2,13 +2,10 @@ package transfer
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -47,6 +44,9 @@ func Import(ctx context.Context, app *tenancy.App, path string, opt ImportOption
 	}
 	if err := f.may(app, opt.NoFiles); err != nil {
 		return tenancy.Tenant{}, err
+	}
+	if err := f.sealed(ctx); err != nil {
+		return tenancy.Tenant{}, f.fault(err)
 	}
 	t, err := app.CreateBy(ctx, spec, func(ctx context.Context, t tenancy.Tenant) error {
 		return f.fill(ctx, app, backend.Route{Store: t.Store, Owner: string(t.ID)}, opt)
@@ -107,103 +107,7 @@ func (f *File) fill(ctx context.Context, app *tenancy.App, rt backend.Route, opt
 // load is what an import puts into a store.
 func (f *File) load(opt ImportOptions) *load {
 	return &load{
-		from: f.reader(), dialect: f.Manifest.Dialect, sources: f.Manifest.Sources, without: f.Manifest.Without,
+		from: f.reader(), dialect: f.Manifest.Dialect, leave: leave(f.Manifest.Sources, f.Manifest.Without),
 		mappings: opt.Mappings, told: opt.OnTable, planned: f.expect,
 	}
-}
-
-// load is what is put into a store that its migrations have made.
-type load struct {
-	from     reader
-	dialect  backend.Dialect // of what is read
-	sources  []migrate.AppliedSource
-	without  []string
-	mappings []Mapping
-	told     func(Progress)
-	planned  func(plans []*tablePlan) // may add to the plans; may be nil
-}
-
-// closer is a writer that has something to put back.
-type closer interface {
-	writer
-	finish(ctx context.Context) error
-}
-
-// into loads all of it in one transaction: the store is as its migrations made it, or whole.
-func (l *load) into(ctx context.Context, be backend.Backend, rt backend.Route) error {
-	db := be.Maintenance(rt)
-	defer db.Close()
-	return within(ctx, db, nil, func(conn *sql.Conn, tx *sql.Tx) error {
-		set := leave(l.sources, l.without)
-		if be.Dialect() == backend.Postgres {
-			return l.intoPostgres(ctx, conn, tx, set)
-		}
-		list, err := sqliteSchema(ctx, tx, set)
-		if err != nil {
-			return err
-		}
-		plans, err := l.plan(list)
-		if err != nil {
-			return err
-		}
-		w, err := openSQLiteWriter(ctx, tx, list)
-		if err != nil {
-			return err
-		}
-		return l.run(ctx, w, plans)
-	})
-}
-
-func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx, set map[string]bool) error {
-	if _, err := tx.ExecContext(ctx, textSettings); err != nil {
-		return err
-	}
-	list, err := postgresSchema(ctx, tx, set)
-	if err != nil {
-		return err
-	}
-	plans, err := l.plan(list)
-	if err != nil {
-		return err
-	}
-	w, err := openPostgresWriter(ctx, conn, tx, list)
-	if err != nil {
-		return err
-	}
-	if err := l.run(ctx, w, plans); err != nil {
-		return err
-	}
-	if l.dialect == backend.SQLite {
-		return w.catchUp(ctx)
-	}
-	return nil
-}
-
-func (l *load) plan(list []Table) ([]*tablePlan, error) {
-	plans, err := plan(l.from.tables(), list, l.mappings)
-	if err == nil && l.planned != nil {
-		l.planned(plans)
-	}
-	return plans, err
-}
-
-func (l *load) run(ctx context.Context, w closer, plans []*tablePlan) error {
-	for _, p := range plans {
-		sum, err := p.run(ctx, l.from, w)
-		if err != nil {
-			return err
-		}
-		if l.told != nil {
-			l.told(Progress{Table: p.from.Name, Rows: sum.rows})
-		}
-	}
-	for _, s := range l.from.sequences() {
-		if err := w.sequence(ctx, s); err != nil {
-			return fmt.Errorf("sequence of table %s: %w", s.Table, err)
-		}
-	}
-	if err := w.finish(ctx); err != nil {
-		return errors.Join(errors.New("the rows are there, and do not hold together"), err)
-	}
-	return nil
 }

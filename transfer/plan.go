@@ -20,6 +20,7 @@ type tablePlan struct {
 	columns  []columnPlan
 	as       []Type // by which the rows are summed up; nil: not at all
 	expect   string // the sum that is expected; empty: any
+	check    *rowCheck
 	lineNo   int64
 }
 
@@ -208,6 +209,9 @@ func (p *tablePlan) run(ctx context.Context, from reader, to writer) (*tableHash
 			}
 			if err := p.row(row, dest); err != nil {
 				return err
+			}
+			if p.check != nil {
+				p.check.add(row, dest)
 			}
 			return put(dest)
 		})

@@ -13,6 +13,7 @@ import (
 // postgresReader reads a store of Postgres in one transaction, by COPY.
 type postgresReader struct {
 	conn   *sql.Conn
+	tx     *sql.Tx
 	list   []Table
 	series []Sequence
 	masks  map[string]map[string]string
@@ -35,7 +36,7 @@ func openPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx, leave map[str
 		return nil, err
 	}
 	series, err := postgresSequences(ctx, tx)
-	return &postgresReader{conn: conn, list: list, series: series}, err
+	return &postgresReader{conn: conn, tx: tx, list: list, series: series}, err
 }
 
 func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) error) error {

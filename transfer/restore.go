@@ -29,6 +29,9 @@ func Restore(ctx context.Context, app *tenancy.App, id tenancy.ID, path string, 
 	if err := f.may(app, true); err != nil {
 		return tenancy.AsideStore{}, err
 	}
+	if err := f.sealed(ctx); err != nil {
+		return tenancy.AsideStore{}, f.fault(err)
+	}
 	aside, err := app.Replace(ctx, id, func(ctx context.Context, _ tenancy.Tenant, rt backend.Route) error {
 		return f.fill(ctx, app, rt, ImportOptions{NoFiles: true, Mappings: opt.Mappings, OnTable: opt.OnTable})
 	})

@@ -247,6 +247,9 @@ func sumRows(ctx context.Context, r reader, t Table, as []Type, at []int) (*tabl
 func (f *File) Check(ctx context.Context) error { return f.fault(f.check(ctx)) }
 
 func (f *File) check(ctx context.Context) error {
+	if err := f.sealed(ctx); err != nil {
+		return err
+	}
 	r := f.reader()
 	for _, t := range f.Manifest.Tables {
 		kinds := types(t.moved())

@@ -30,35 +30,38 @@ type postgresWriter struct {
 
 var _ writer = (*postgresWriter)(nil)
 
-// takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back. $1 is
-// always true.
+// takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back, and the table
+// that it is of.
 var takeAway = []string{
 	// Those of partitions come and go with their parents'. Those to shared tables stay: to drop one locks the table that it
 	// refers to against everybody until the end (RemoveTriggerById), and what they refer to is there before the first row.
 	`SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname),
 		format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid)) ||
-			COALESCE(format('; COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint')), '')
+			COALESCE(format('; COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint')), ''), c.relname
 	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
 	WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relnamespace = current_schema()::regnamespace
 		AND f.relnamespace = c.relnamespace ORDER BY k.oid`,
 	`SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
 		format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
-			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname)
+			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname), c.relname
 	FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND c.relnamespace = current_schema()::regnamespace ORDER BY t.oid`,
-	`SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass)
+	`SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass), c.relname
 	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.relnamespace = current_schema()::regnamespace ORDER BY c.oid`,
 }
 
-// openPostgresWriter empties the tables of a store, and takes away what is in the way.
-func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table) (*postgresWriter, error) {
+// openPostgresWriter empties the tables of a store, and takes away what is in the way; in the shared
+// store what is the library's stays.
+func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table, shared bool) (*postgresWriter, error) {
 	w := &postgresWriter{conn: conn, tx: tx}
 	var do []string
 	for _, query := range takeAway {
 		err := each(ctx, tx, query, nil, func(scan func(...any) error) error {
-			var away, back string
-			err := scan(&away, &back)
-			do, w.redo = append(do, away), append(w.redo, back)
+			var away, back, table string
+			err := scan(&away, &back, &table)
+			if !shared || !isOwn(table) {
+				do, w.redo = append(do, away), append(w.redo, back)
+			}
 			return err
 		})
 		if err != nil {
@@ -137,7 +140,7 @@ func (w *postgresWriter) fill(ctx context.Context, table string, columns []Colum
 	})
 	pr.CloseWithError(errStopped)
 	<-done
-	if mine != nil && !errors.Is(mine, errStopped) && !errors.Is(mine, io.ErrClosedPipe) {
+	if mine != nil && !stopped(mine) {
 		return mine
 	}
 	return err
@@ -145,6 +148,9 @@ func (w *postgresWriter) fill(ctx context.Context, table string, columns []Colum
 
 // errStopped: nobody reads any more what is produced.
 var errStopped = errors.New("the copy has ended")
+
+// stopped: the fault is the reader's, who has an error of its own.
+func stopped(err error) bool { return errors.Is(err, errStopped) || errors.Is(err, io.ErrClosedPipe) }
 
 // sequence has the sequence of that name, or the one that the column has, or the table's only one, go on.
 func (w *postgresWriter) sequence(ctx context.Context, s Sequence) error {

@@ -16,9 +16,15 @@ type sqliteWriter struct {
 
 var _ writer = (*sqliteWriter)(nil)
 
-// openSQLiteWriter empties the tables of a store, and takes its triggers away.
-func openSQLiteWriter(ctx context.Context, tx *sql.Tx, list []Table) (*sqliteWriter, error) {
+// openSQLiteWriter empties the tables of a store, and takes its triggers away. In the shared store, which is no Maintenance
+// handle's, foreign keys are put off to the commit.
+func openSQLiteWriter(ctx context.Context, tx *sql.Tx, list []Table, shared bool) (*sqliteWriter, error) {
 	w := &sqliteWriter{tx: tx}
+	if shared {
+		if _, err := tx.ExecContext(ctx, `PRAGMA defer_foreign_keys = ON`); err != nil {
+			return nil, err
+		}
+	}
 	var names []string
 	err := each(ctx, tx, `SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY rowid`, nil, func(scan func(...any) error) error {
 		var name, text string
