@@ -18,6 +18,7 @@ type actor struct {
 	rng *rand.Rand
 
 	prepared *sql.Stmt // across tenants
+	spent    *sql.Stmt // to be closed
 	known    map[tenancy.ID]written
 }
 
@@ -77,6 +78,10 @@ func (a *actor) run(ctx context.Context) {
 		for _, d := range deeds {
 			if n -= d.weight; n < 0 {
 				a.once(ctx, d)
+				if a.spent != nil {
+					_ = a.spent.Close()
+					a.spent = nil
+				}
 				break
 			}
 		}
@@ -211,10 +216,8 @@ func (v *visit) readHalf(ctx context.Context) error {
 // usePrepared uses a statement that was prepared in whatever tenant was first.
 func (v *visit) usePrepared(ctx context.Context) error {
 	if v.prepared == nil || v.rng.IntN(100) == 0 {
-		if v.prepared != nil {
-			_ = v.prepared.Close()
-			v.prepared = nil
-		}
+		// To close it waits, without a context, for whoever is at work on a connection that it was prepared on.
+		v.spent, v.prepared = v.prepared, nil
 		st, err := v.db().PrepareContext(ctx, sqlRead)
 		if err != nil {
 			return err

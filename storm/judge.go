@@ -180,7 +180,7 @@ func (c *court) doctor(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := c.app.Delete(ctx, t.ID); err == nil {
+		if _, err = c.app.Delete(ctx, t.ID); err == nil {
 			err = c.app.Purge(ctx, t.ID)
 		}
 		if err != nil {
