@@ -32,7 +32,9 @@ func TestPlaceCommands(t *testing.T) {
 	require.Equal(t, "Hammer?\n", two.must(t, "exec", "thor", "--", "questions"))
 	two.must(t, "doctor")
 	for _, args := range [][]string{
-		{"tenant", "move", "thor", "--place", "eu"}, {"tenant", "move", "thor", "--place", "mars"}, {"tenant", "move", "thor"},
+		{"tenant", "move", "thor", "--place", "eu"},
+		{"tenant", "move", "thor", "--place", "mars"},
+		{"tenant", "move", "thor"},
 		{"tenant", "create", "loki", "--place", "mars"},
 	} {
 		require.NotZero(t, two.run(t, &call{args: args}).status, args)
