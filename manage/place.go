@@ -65,10 +65,10 @@ func (t *tree) placeList() *cobra.Command {
 func (t *tree) tenantMove() *cobra.Command {
 	var place string
 	cmd := leaf(&cobra.Command{
-		Use:   "move SLUG --place NAME",
+		Use:   "move SLUG",
 		Short: "Move a tenant to another place",
-		Long: "Copies a tenant to another of the places that place list lists, and has it served from there. It can be read all the while, and\n" +
-			"written to again once it is there. Its old store is set aside where it was until store purge removes it.",
+		Long: "Copies a tenant to another of the places that place list lists, and has it served from there. Nobody reaches its tables while\n" +
+			"they are copied. Its old store is set aside where it was until store purge removes it.",
 		Example:           "  " + t.cfg.name + " tenant move thor --place eu",
 		ValidArgsFunction: t.completeSlug(),
 	})

@@ -54,6 +54,7 @@ type opArgs struct {
 	Store string `json:"store,omitempty"` // rename: where the store is to be; replace: where the new one is made
 	Aside string `json:"aside,omitempty"` // replace: where the old one is to be
 
+	Apart bool   `json:"apart,omitempty"` // replace: the old one is set aside before the new one is made of it
 	Place string `json:"place,omitempty"` // create, import, where one was named: where the store is to be made
 
 	Reason string `json:"reason,omitempty"` // freeze, replace while frozen: by which its read-only status is told from an operator's

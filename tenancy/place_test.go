@@ -102,8 +102,9 @@ func TestMovedElsewhere(t *testing.T) {
 		for i, to := range []string{"eu", "home", "eu"} {
 			aside, err := a.ReplaceFrozen(t.Context(), thor.ID, "it is being moved", func(ctx context.Context, tenant Tenant, rt backend.Route) error {
 				assert.Equal(t, ReadOnly, tenant.Status)
-				_, err := a.DB().ExecContext(backend.WithRouter(ctx, &tenant), "INSERT INTO polls (question) VALUES ('lost?')")
-				assert.ErrorIs(t, err, backend.ErrReadOnly)
+				_, err := stale.DB().ExecContext(enter(t, thor), "INSERT INTO polls (question) VALUES ('lost?')")
+				assert.ErrorIs(t, err, backend.ErrStoreMissing)
+				assert.Len(t, questions(t, a, backend.WithRouter(ctx, &tenant)), map[string]int{"eu": 1, "home": 2}[to])
 				return there(a, to)(ctx, tenant, rt)
 			})
 			require.NoError(t, err)
@@ -139,7 +140,7 @@ func TestKilledMove(t *testing.T) {
 		a := open(t, p.be, func(c *Config) { c.PollInterval = 20 * time.Millisecond })
 		number := 0
 		for step, want := range map[string]string{
-			"replace: begun": "home", "replace: provisioned": "home", "replace: fill done": "home",
+			"replace: begun": "home", "replace: apart": "home", "replace: provisioned": "home", "replace: fill done": "home",
 			"replace: fill committed": "eu", "replace: aside": "eu", "replace: in place": "eu",
 			"replace: swap done": "eu", "replace: swap committed": "eu",
 		} {

@@ -20,35 +20,16 @@ func (a *App) Replace(ctx context.Context, id ID, fill func(ctx context.Context,
 	return a.replace(ctx, id, "", fill)
 }
 
-// ReplaceFrozen is Replace for a store that is to have all that was ever written: nobody writes to the tenant from before fill is
-// called until the stores have changed places. An active tenant is read-only meanwhile, with that reason, as for [App.Freeze],
-// and every transaction that was begun before is over when fill is called. Whatever becomes of it, also when the process dies, the tenant can be written to again afterwards.
+// ReplaceFrozen is Replace for a store that is to have all that was ever written. An active tenant is read-only first, with that
+// reason, as for [App.Freeze], so that most calls are refused politely. Then its store is set aside, for which every
+// transaction that was begun waits and is waited for, and fill is called with a tenant whose Store is that one: nobody
+// writes to it any more, nor reads it. Calls fail with backend.ErrStoreMissing until fill has returned. Whatever becomes of it,
+// also when the process dies, the tenant has the one store or the other, and can be written to again.
 func (a *App) ReplaceFrozen(ctx context.Context, id ID, reason string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
 	if err := checkReason(reason); err != nil {
 		return AsideStore{}, err
 	}
-	return a.replace(ctx, id, reason, func(ctx context.Context, t Tenant, rt backend.Route) error {
-		if err := a.outwait(ctx, t.route()); err != nil {
-			return err
-		}
-		return fill(ctx, t, rt)
-	})
-}
-
-// outwait waits until the transactions that were begun in a store are over.
-func (a *App) outwait(ctx context.Context, rt backend.Route) error {
-	if adopter, ok := a.be.(backend.Adopter); ok && a.be.Dialect() == backend.Postgres {
-		// It changes nothing, and for a moment has the store to itself.
-		return adopter.Restamp(ctx, rt, rt.Owner)
-	}
-	// A transaction that may write is the one writer, from its BEGIN on.
-	db := a.be.Maintenance(rt)
-	defer db.Close()
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	return tx.Rollback()
+	return a.replace(ctx, id, reason, fill)
 }
 
 func (a *App) replace(ctx context.Context, id ID, frozen string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
@@ -105,7 +86,7 @@ func (tx *registryTx) beginReplace(ctx context.Context, r *run, t *Tenant, froze
 		return nil, err
 	}
 	r.t = t
-	args := opArgs{Store: fresh.String(), Aside: old.String()}
+	args := opArgs{Store: fresh.String(), Aside: old.String(), Apart: frozen != ""}
 	if t.Status == Active {
 		args.Reason = frozen
 	}
@@ -139,13 +120,20 @@ func fillReplacement(ctx context.Context, r *run) error {
 		return err
 	}
 	if r.replaceStore == nil {
-		if err := r.dropReplacement(ctx, rt); err != nil {
+		if err := r.undoReplacement(ctx, rt); err != nil {
 			return err
 		}
 		r.a.log.WarnContext(ctx, "tenement: the replacement of a store whose process has ended was undone", "tenant", r.t.Slug)
 		return &abandon{undo: thaw}
 	}
-	err = r.a.guard(ctx, "fill", func() error { return r.replaceStore(ctx, *r.t, rt) })
+	t := *r.t
+	if r.op.args.Apart {
+		if t.Store, err = r.setApart(ctx); err != nil {
+			return err
+		}
+		t.live = nil // what this process knows of the tenant is where it was
+	}
+	err = r.a.guard(ctx, "fill", func() error { return r.replaceStore(ctx, t, rt) })
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -155,10 +143,36 @@ func fillReplacement(ctx context.Context, r *run) error {
 	}
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if undone := r.dropReplacement(clean, rt); undone != nil {
+	if undone := r.undoReplacement(clean, rt); undone != nil {
 		return errors.Join(err, undone)
 	}
 	return &abandon{err, thaw}
+}
+
+// setApart gives the tenant's store the name under which it is kept afterwards: nobody reaches it any more.
+func (r *run) setApart(ctx context.Context) (backend.Store, error) {
+	old, err := backend.ParseStore(r.op.args.Aside)
+	if err == nil {
+		err = r.a.be.Rename(ctx, r.t.route(), old)
+	}
+	r.a.step("replace: apart")
+	return old, err
+}
+
+// undoReplacement removes the new store, and gives the tenant's its name back if it has lost it.
+func (r *run) undoReplacement(ctx context.Context, rt backend.Route) error {
+	if err := r.dropReplacement(ctx, rt); err != nil || !r.op.args.Apart {
+		return err
+	}
+	old, err := backend.ParseStore(r.op.args.Aside)
+	if err != nil {
+		return err
+	}
+	err = r.a.be.Rename(ctx, backend.Route{Store: old, Owner: string(r.t.ID)}, r.t.Store)
+	if errors.Is(err, backend.ErrStoreMissing) {
+		return nil // it has its name
+	}
+	return err
 }
 
 // dropReplacement removes a store that nobody was ever served from: its name is this operation's own.

@@ -70,6 +70,23 @@ func TestCloneKeepsItsVersionTable(t *testing.T) {
 	assert.True(t, free)
 }
 
+// A tenant that is migrated while it is cloned is not cloned: at the versions of before, with the rows of after, the clone
+// would be migrated once more over them.
+func TestCloneOfWhatIsMigratedMeanwhile(t *testing.T) {
+	t.Parallel()
+	a := newPlace(t, backend.Postgres, blog)
+	thor := a.create(t, "thor", blogRows...)
+	err := transfer.CloneAfter(t.Context(), a.App, thor, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}}, func() {
+		db := a.Backend().Maintenance(thor.Route())
+		defer db.Close()
+		_, err := db.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
+		require.NoError(t, err)
+	})
+	require.ErrorIs(t, err, transfer.ErrMigrated)
+	_, err = a.BySlug(t.Context(), "copy")
+	require.ErrorIs(t, err, tenancy.ErrNotFound)
+}
+
 func TestCloneWithMasks(t *testing.T) {
 	onEach(t, func(t *testing.T, d backend.Dialect) {
 		a := newPlace(t, d, blog)

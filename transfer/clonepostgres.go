@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"strings"
 
 	"github.com/tenement-go/tenement/backend"
@@ -20,6 +21,9 @@ func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
 	opt := &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
 	return within(ctx, db, opt, func(conn *sql.Conn, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, textSettings); err != nil {
+			return err
+		}
+		if err := c.unmoved(ctx, tx); err != nil {
 			return err
 		}
 		list, err := postgresSchema(ctx, tx, leave(c.sources, nil))
@@ -44,6 +48,27 @@ func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
 		}
 		return w.finish(ctx)
 	})
+}
+
+// unmoved fails when the tenant has been migrated since its versions were read: the clone was made at those, and would be
+// migrated again over rows that are beyond them.
+func (c *cloning) unmoved(ctx context.Context, tx *sql.Tx) error {
+	for _, s := range c.sources {
+		var known []int64
+		for _, v := range s.Versions {
+			known = append(known, v.Version)
+		}
+		var same bool
+		err := tx.QueryRowContext(ctx, "SELECT coalesce(array_agg(DISTINCT version_id) FILTER (WHERE version_id > 0), '{}') @> $1::bigint[] AND "+
+			"count(DISTINCT version_id) FILTER (WHERE version_id > 0) = cardinality($1::bigint[]) FROM "+c.from(s.Table)+" WHERE is_applied", known).Scan(&same)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return fmt.Errorf("%w (source %s)", ErrMigrated, s.Source)
+		}
+	}
+	return nil
 }
 
 func (c *cloning) from(name string) string { return quote(c.t.Store.String()) + "." + quote(name) }

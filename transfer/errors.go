@@ -21,6 +21,8 @@ var (
 	ErrDiffer = errors.New("they differ")
 	// ErrNoSQLite: the program does not link SQLite's driver, without which it can neither write nor read a tenant's file.
 	ErrNoSQLite = errors.New("tenement: transfer: a tenant's file is a SQLite database, and this program links no driver for it")
+	// ErrMigrated: the tenant was migrated while it was copied. Nothing was made; it can be copied again.
+	ErrMigrated = errors.New("the tenant was migrated while it was copied: copy it again")
 	// ErrUnmasked: a column is not classified by any mask; see [*UnmaskedError].
 	ErrUnmasked = errors.New("no mask says what becomes of it")
 )

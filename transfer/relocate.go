@@ -19,10 +19,9 @@ type RelocateOptions struct {
 	OnTable func(Progress) // is told of each table that is loaded; may be nil
 }
 
-// Relocate moves a tenant's store to another place of its backend (see [backend.Placer]). The tenant is read while it is copied,
-// and cannot be written to: what was acknowledged is in the copy. Then the two stores change places, the tenant can be
-// written to again, there, and the old store is set aside where it was until it is purged
-// ([tenancy.App.PurgeAside]). A process that has not heard of it finds the store by itself. Tenant files stay as they are.
+// Relocate moves a tenant's store to another place of its backend (see [backend.Placer]). While it is copied nobody reaches the
+// tenant's tables, which fails with backend.ErrStoreMissing (see [tenancy.App.ReplaceFrozen]): so what was acknowledged is in the
+// copy. The old store is kept aside where it was until it is purged ([tenancy.App.PurgeAside]). A process that has not heard of it finds the store by itself. Tenant files stay as they are.
 //
 // It returns a [*tenancy.FieldError] for a place that there is not or that the tenant is in, and what [Restore] does; nothing has
 // changed then. Killed at any step, it is undone, or finished, by whoever runs an App.

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	_ "github.com/tenement-go/tenement/backend/placed"
 	_ "github.com/tenement-go/tenement/backend/postgres"
 	_ "github.com/tenement-go/tenement/backend/sqlite"
 	"github.com/tenement-go/tenement/examples/polls/client"
