@@ -123,7 +123,7 @@ func New(open Opener, opts ...Option) *cobra.Command {
 	t.root = root
 	root.AddCommand(
 		t.migrateCommand(), t.rollbackCommand(), t.redoCommand(), t.baselineCommand(), t.statusCommand(),
-		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
+		t.tenantCommand(), t.domainCommand(), t.citusCommand(), t.storeCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)

@@ -19,7 +19,7 @@ import (
 
 func (t *tree) tenantCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "tenant", Short: "Make, list, change and remove tenants"})
-	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantHistory(), t.tenantRename(),
+	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantMove(), t.tenantHistory(), t.tenantRename(),
 		t.tenantSuspend(), t.tenantReadOnly(), t.tenantResume(), t.tenantDelete(), t.tenantRestore(), t.tenantPurge(),
 		t.tenantExport(), t.tenantImport(), t.tenantClone(), t.tenantVerify())
 	return cmd
@@ -165,7 +165,15 @@ func (t *tree) tenantList() *cobra.Command {
 			}
 			filter.Status = append(filter.Status, tenancy.Status(s))
 		}
-		tab := newTable(cmd.OutOrStdout(), "SLUG", "NAME", "STATUS", "DOMAIN", "CREATED")
+		at, err := placementOf(cmd.Context(), app)
+		if err != nil {
+			return err
+		}
+		header := []string{"SLUG", "NAME", "STATUS", "DOMAIN", "CREATED"}
+		if at != nil {
+			header = append(header, "NODE")
+		}
+		tab := newTable(cmd.OutOrStdout(), header...)
 		array := newList(cmd.OutOrStdout())
 		for tenant, err := range app.Tenants(cmd.Context(), filter) {
 			if err != nil {
@@ -181,7 +189,7 @@ func (t *tree) tenantList() *cobra.Command {
 			if more := len(tenant.Domains) - 1; more > 0 {
 				domain += fmt.Sprintf(" +%d", more)
 			}
-			tab.add(tenant.Slug, tenant.Name, string(tenant.Status), domain, tenant.Created.Format(time.DateOnly))
+			tab.add(at.column([]string{tenant.Slug, tenant.Name, string(tenant.Status), domain, tenant.Created.Format(time.DateOnly)}, tenant.Store)...)
 		}
 		switch {
 		case asJSON:
@@ -205,6 +213,7 @@ type shown struct {
 	tenancy.Tenant
 	Operations []tenancy.Operation
 	Pending    []tenancy.PendingDomain
+	Node       string // "" where there are none
 }
 
 // MarshalJSON adds to the tenant's own members.
@@ -241,7 +250,11 @@ func look(ctx context.Context, app *tenancy.App, slug string) (s shown, err erro
 			s.Operations = append(s.Operations, op)
 		}
 	}
-	s.Pending, err = app.PendingDomains(ctx, s.ID)
+	if s.Pending, err = app.PendingDomains(ctx, s.ID); err != nil {
+		return s, err
+	}
+	at, err := placementOf(ctx, app)
+	s.Node = at[s.Store]
 	return s, err
 }
 
@@ -275,6 +288,9 @@ func (s shown) print(w io.Writer) error {
 		tab.add("under way", underWay(op))
 	}
 	tab.add("store", s.Store.String())
+	if s.Node != "" {
+		tab.add("node", s.Node)
+	}
 	for _, d := range s.Domains {
 		if d.Primary {
 			tab.add("domain", d.Host+" (primary)")
