@@ -19,6 +19,13 @@ type Noder interface {
 	MoveStore(ctx context.Context, rt Route, node string) error
 }
 
+// Sharer is the ability to have a copy of shared tables on each node, which stores may refer to.
+type Sharer interface {
+	// ShareEverywhere does so with shared tables, by their names, and nothing about those that are there already. It returns
+	// ErrNoNodes where there are none.
+	ShareEverywhere(ctx context.Context, tables ...string) error
+}
+
 // Node is a server that holds stores.
 type Node struct {
 	Name   string // HOST:PORT

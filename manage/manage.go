@@ -123,7 +123,8 @@ func New(open Opener, opts ...Option) *cobra.Command {
 	t.root = root
 	root.AddCommand(
 		t.migrateCommand(), t.rollbackCommand(), t.redoCommand(), t.baselineCommand(), t.statusCommand(),
-		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.placeCommand(), t.transferCommand(), t.execCommand(), t.sqlCommand(), t.doctorCommand(),
+		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.placeCommand(), t.citusCommand(), t.transferCommand(),
+		t.execCommand(), t.sqlCommand(), t.doctorCommand(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)

@@ -63,25 +63,36 @@ func (t *tree) placeList() *cobra.Command {
 }
 
 func (t *tree) tenantMove() *cobra.Command {
-	var place string
+	var place, node string
 	cmd := leaf(&cobra.Command{
 		Use:   "move SLUG",
-		Short: "Move a tenant to another place",
-		Long: "Copies a tenant to another of the places that place list lists, and has it served from there. Nobody reaches its tables while\n" +
-			"they are copied. Its old store is set aside where it was until store purge removes it.",
-		Example:           "  " + t.cfg.name + " tenant move thor --place eu",
+		Short: "Move a tenant to another place, or to another node of a Citus cluster",
+		Long: "With --place: copies a tenant to another of the places that place list lists, and has it served from there. Nobody reaches\n" +
+			"its tables while they are copied. Its old store is set aside where it was until store purge removes it.\n" +
+			"With --node: moves its store to another node, by logical replication: its tables need primary keys, and the nodes run with\n" +
+			"wal_level=logical. It is served all the while; writers wait for a moment at the end.",
+		Example: "  " + t.cfg.name + " tenant move thor --place eu\n" +
+			"  " + t.cfg.name + " tenant move thor --node 10.0.0.3:5432",
 		ValidArgsFunction: t.completeSlug(),
 	})
 	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if (place == "") == (node == "") {
+			return usage(cmd, "--place or --node is missing, or there are both: where it is to go to")
+		}
 		tenant, err := app.BySlug(cmd.Context(), args[0])
 		if err != nil {
 			return err
+		}
+		if node != "" {
+			return t.done(cmd, moveToNode(cmd, app, tenant, node), "tenant %s is on %s", tenant.Slug, node)
 		}
 		aside, err := transfer.Relocate(cmd.Context(), app, tenant.ID, place, transfer.RelocateOptions{})
 		return t.done(cmd, err, "%s is in %s; its old store is set aside as %s", tenant.Slug, place, aside.Store)
 	})
 	cmd.Flags().StringVar(&place, "place", "", "the `NAME` of the place")
-	_ = cmd.MarkFlagRequired("place")
-	_ = cmd.RegisterFlagCompletionFunc("place", cobra.NoFileCompletions)
+	cmd.Flags().StringVar(&node, "node", "", "the `NODE`, HOST:PORT")
+	for _, name := range []string{"place", "node"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
 	return cmd
 }

@@ -19,9 +19,9 @@ import (
 
 func (t *tree) tenantCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "tenant", Short: "Make, list, change and remove tenants"})
-	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantHistory(), t.tenantRename(),
+	cmd.AddCommand(t.tenantCreate(), t.tenantAdopt(), t.tenantList(), t.tenantShow(), t.tenantMove(), t.tenantHistory(), t.tenantRename(),
 		t.tenantSuspend(), t.tenantReadOnly(), t.tenantResume(), t.tenantDelete(), t.tenantRestore(), t.tenantPurge(),
-		t.tenantExport(), t.tenantImport(), t.tenantClone(), t.tenantMove(), t.tenantVerify())
+		t.tenantExport(), t.tenantImport(), t.tenantClone(), t.tenantVerify())
 	return cmd
 }
 
@@ -166,7 +166,15 @@ func (t *tree) tenantList() *cobra.Command {
 			}
 			filter.Status = append(filter.Status, tenancy.Status(s))
 		}
-		tab := newTable(cmd.OutOrStdout(), "SLUG", "NAME", "STATUS", "DOMAIN", "CREATED")
+		at, err := placementOf(cmd.Context(), app)
+		if err != nil {
+			return err
+		}
+		header := []string{"SLUG", "NAME", "STATUS", "DOMAIN", "CREATED"}
+		if at != nil {
+			header = append(header, "NODE")
+		}
+		tab := newTable(cmd.OutOrStdout(), header...)
 		array := newList(cmd.OutOrStdout())
 		for tenant, err := range app.Tenants(cmd.Context(), filter) {
 			if err != nil {
@@ -182,7 +190,7 @@ func (t *tree) tenantList() *cobra.Command {
 			if more := len(tenant.Domains) - 1; more > 0 {
 				domain += fmt.Sprintf(" +%d", more)
 			}
-			tab.add(tenant.Slug, tenant.Name, string(tenant.Status), domain, tenant.Created.Format(time.DateOnly))
+			tab.add(at.column([]string{tenant.Slug, tenant.Name, string(tenant.Status), domain, tenant.Created.Format(time.DateOnly)}, tenant.Store)...)
 		}
 		switch {
 		case asJSON:
@@ -206,6 +214,7 @@ type shown struct {
 	tenancy.Tenant
 	Operations []tenancy.Operation
 	Pending    []tenancy.PendingDomain
+	Node       string // "" where there are none
 }
 
 // MarshalJSON adds to the tenant's own members.
@@ -242,7 +251,11 @@ func look(ctx context.Context, app *tenancy.App, slug string) (s shown, err erro
 			s.Operations = append(s.Operations, op)
 		}
 	}
-	s.Pending, err = app.PendingDomains(ctx, s.ID)
+	if s.Pending, err = app.PendingDomains(ctx, s.ID); err != nil {
+		return s, err
+	}
+	at, err := placementOf(ctx, app)
+	s.Node = at[s.Store]
 	return s, err
 }
 
@@ -276,6 +289,9 @@ func (s shown) print(w io.Writer) error {
 		tab.add("under way", underWay(op))
 	}
 	tab.add("store", s.Store.String())
+	if s.Node != "" {
+		tab.add("node", s.Node)
+	}
 	for _, d := range s.Domains {
 		if d.Primary {
 			tab.add("domain", d.Host+" (primary)")

@@ -160,6 +160,14 @@
 // follows a fail-over: connections that were idle are asked before they are used again, those in the middle of something
 // fail, and what is begun once a server takes writes succeeds.
 //
+// # Citus
+//
+// On the coordinator of a Citus cluster each store is a distributed schema, on one of the nodes. Texts of several statements travel as
+// a message for each statement in one batch, since the coordinator hands a definition on as the text that it came in. A
+// script that makes its store makes it in a transaction of its own, and drops it when the rest fails. The role that does
+// tenants' work may log in there, without a password, for the nodes' sessions are its own: pg_hba.conf says from where.
+// [Backend.Nodes], [Backend.MoveStore] and [Backend.ShareEverywhere] are for operators. docs/citus.md has the rest.
+//
 // # Read replicas
 //
 // [Backend.Replica] reads from the servers that [Config.Replicas] names, such as streaming standbys: for whoever chooses

@@ -13,7 +13,10 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-var _ backend.Noder = (*Backend)(nil)
+var (
+	_ backend.Noder  = (*Backend)(nil)
+	_ backend.Sharer = (*Backend)(nil)
+)
 
 // nodesSQL lists the nodes that take stores, and the schemas on each. A schema without tables is on none yet.
 const nodesSQL = "select nodes.nodename::text,nodes.nodeport::text,coalesce(array(select n.nspname::text from pg_catalog.pg_dist_schema s " +
@@ -83,10 +86,8 @@ func (be *Backend) ShareEverywhere(ctx context.Context, tables ...string) error 
 	}
 	for _, table := range tables {
 		name := literal("public." + quote(table))
-		err := be.withConn(ctx, "share", backend.Route{}, func(c *pgx.Conn) error {
-			return c.PgConn().Exec(ctx, "select pg_catalog.create_reference_table("+name+") where not exists (select from pg_catalog.pg_dist_partition "+
-				"where logicalrelid="+name+"::pg_catalog.regclass and partmethod='n' and repmodel='t')").Close()
-		})
+		err := be.upkeep(ctx, "share", backend.Route{}, "select pg_catalog.create_reference_table("+name+") where not exists (select from pg_catalog.pg_dist_partition "+
+			"where logicalrelid="+name+"::pg_catalog.regclass and partmethod='n' and repmodel='t');")
 		if err != nil {
 			return err
 		}
