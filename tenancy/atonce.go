@@ -4,8 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,40 +32,27 @@ func (s *atOnce) with(name, query string) { s.parts = append(s.parts, name+" AS 
 
 // count adds the parts that count the revision up (r) and list what was touched, once the condition holds. It comes last:
 // what it depends on is done before it, so that nobody waits for anything while holding the revision's row.
-func (s *atOnce) count(ctx context.Context, id ID, condition string, kinds ...EventKind) {
-	actor := actorOf(ctx)
-	for _, kind := range kinds {
-		s.touched = append(s.touched, newTouch(id, kind, "", actor))
-	}
-	n := len(s.touched)
-	s.with("r", `UPDATE tenement_revision SET revision = revision + `+strconv.Itoa(n)+`, nonce = `+s.arg(s.touched[n-1].nonce)+
-		` WHERE id = 1 AND `+condition+` RETURNING revision`)
-	rows := make([]string, n)
-	for i, t := range s.touched {
-		rows[i] = fmt.Sprintf(`SELECT r.revision - %d, %s, %s, %s, %s, %s, %s FROM r`, n-1-i,
-			s.arg(string(t.id)), s.arg(string(t.kind)), s.arg(t.nonce), s.arg(t.actor), s.arg(t.detail), s.reg.now())
-	}
-	for i, row := range rows {
-		s.with("c"+strconv.Itoa(i), `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) `+row)
-	}
+func (s *atOnce) count(ctx context.Context, condition string, t touch) {
+	t.actor = actorOf(ctx)
+	s.touched = []touch{t}
+	s.with("r", `UPDATE tenement_revision SET revision = revision + 1, nonce = `+s.arg(t.nonce)+` WHERE id = 1 AND `+condition+` RETURNING revision`)
+	s.with("c", `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) SELECT r.revision, `+strings.Join([]string{
+		s.arg(string(t.id)), s.arg(string(t.kind)), s.arg(t.nonce), s.arg(t.actor), s.arg(t.detail), s.reg.now(),
+	}, ", ")+` FROM r`)
 }
 
 // run runs the statement and scans the one row of the last query, whose first column is the revision. done is false when
 // there was none, or when something was in the way: nothing was changed then.
 func (s *atOnce) run(ctx context.Context, query string, into ...any) (done bool, err error) {
-	var last int64
-	err = s.reg.db.QueryRowContext(ctx, `WITH `+strings.Join(s.parts, ",\n")+"\n"+query, s.args...).Scan(append([]any{&last}, into...)...)
+	err = s.reg.db.QueryRowContext(ctx, `WITH `+strings.Join(s.parts, ",\n")+"\n"+query, s.args...).Scan(append([]any{&s.touched[0].revision}, into...)...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows), inTheWay(err):
 		return false, nil
 	case err != nil:
 		return false, err
 	}
-	n := len(s.touched)
-	for i := range s.touched {
-		s.touched[i].revision = last - int64(n-1-i)
-	}
-	return true, prune(ctx, s.reg.db, s.touched)
+	_ = prune(ctx, s.reg.db, s.touched) // it is tried again with other changes
+	return true, nil
 }
 
 // inTheWay reports whether a statement met what it must not: a row that is another's (23505), or a check of its own
@@ -81,20 +66,20 @@ func inTheWay(err error) bool {
 // the server fail in between, neither was ever there.
 const relaxed = `pg_catalog.set_config('synchronous_commit', 'off', true)`
 
-// insert adds the parts that enter a new tenant (t), unless something of it is another's, with its domains (d).
-func (s *atOnce) insert(t *Tenant, hosts []string, source string) (entered string) {
+// insert adds the parts that enter a new tenant (t), unless something of it is another's, with its domains (d). It returns
+// the condition under which all of that was done.
+func (s *atOnce) insert(t *Tenant, hosts []string) (entered string) {
 	id, slug, store := s.arg(string(t.ID)), s.arg(t.Slug), s.arg(t.Store.String())
 	s.with("t", `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
 		SELECT `+strings.Join([]string{id, slug, s.arg(t.Name), s.arg(string(t.Status)), s.arg(t.Reason), store, s.arg(string(t.Meta)), s.reg.now(), s.reg.now()}, ", ")+
-		source+` WHERE NOT EXISTS (`+takenBy(id, slug, store)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
+		` WHERE NOT EXISTS (`+takenBy(id, slug, store)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
 	if len(hosts) == 0 {
 		return `EXISTS (SELECT FROM t)`
 	}
 	values := make([]string, len(hosts))
-	for i, h := range hosts {
-		values[i] = `(` + s.arg(h) + `::text, ` + strconv.FormatBool(i == 0) + `)`
+	for i, d := range sortedDomains(hosts) { // in one order, whoever claims them: nobody waits in a circle
+		values[i] = `(` + s.arg(d.Host) + `::text, ` + strconv.FormatBool(d.Primary) + `)`
 	}
-	slices.Sort(values) // in one order, whoever claims them
 	s.with("d", `INSERT INTO tenement_domains (host, tenant_id, is_primary)
 		SELECT v.host, t.id, v.is_primary FROM t, (VALUES `+strings.Join(values, ", ")+`) v (host, is_primary) RETURNING host`)
 	return `(SELECT count(*) FROM d) = ` + strconv.Itoa(len(hosts))
@@ -110,10 +95,10 @@ func (a *App) claimAtOnce(ctx context.Context, h *held, p plan, args opArgs) (*r
 		return nil, err
 	}
 	s := &atOnce{reg: &a.reg}
-	entered := s.insert(t, p.domains, "")
+	entered := s.insert(t, p.domains)
 	s.with("o", `INSERT INTO tenement_operations (tenant, kind, step, args, started_at)
 		SELECT t.id, `+strings.Join([]string{s.arg(string(op.Kind)), s.arg(op.Step), s.arg(text), a.reg.now()}, ", ")+` FROM t RETURNING id, started_at`)
-	s.count(ctx, t.ID, entered+` AND EXISTS (SELECT FROM o)`, p.event)
+	s.count(ctx, entered+` AND EXISTS (SELECT FROM o)`, newTouch(t.ID, p.event, t.Slug, ""))
 	var created, updated, started string
 	done, err := s.run(ctx, `SELECT r.revision, t.created_at, t.updated_at, o.id, o.started_at FROM r, t, o, (SELECT `+relaxed+`) relaxed`,
 		&created, &updated, &op.ID, &started)
@@ -140,7 +125,7 @@ func activateAtOnce(ctx context.Context, r *run) (done bool, err error) {
 	s.with("o", `DELETE FROM tenement_operations WHERE id = `+s.arg(r.op.ID)+` AND fence = `+s.arg(r.op.fence)+` RETURNING id`)
 	s.with("t", `UPDATE tenement_tenants SET version = version + 1, updated_at = `+r.a.reg.now()+`, status = `+s.arg(string(Active))+
 		`, reason = '' WHERE id = `+s.arg(string(r.t.ID))+` AND version = `+s.arg(r.t.Version)+` AND EXISTS (SELECT FROM o) RETURNING updated_at`)
-	s.count(ctx, r.t.ID, `EXISTS (SELECT FROM t)`, EventCreated)
+	s.count(ctx, `EXISTS (SELECT FROM t)`, newTouch(r.t.ID, EventCreated, "", ""))
 	var one int
 	var updated string
 	// An operation without its tenant, which somebody changed meanwhile, is undone.

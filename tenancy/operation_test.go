@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -277,6 +280,60 @@ func TestDeleteDuringCreate(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Deleted, now.Status)
 		require.NoError(t, a.Purge(t.Context(), thor))
+		requireHealthy(t, a)
+	})
+}
+
+// A tenant that is changed while it is being made stays changed, and is active.
+func TestChangedDuringCreate(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		other := open(t, p.backend(t))
+		a.step = func(name string) {
+			if name == "create: make done" {
+				donar := "Donar"
+				_, err := other.Update(t.Context(), id(t, other, "thor"), Patch{Name: &donar})
+				assert.NoError(t, err)
+			}
+		}
+		thor := create(t, a, "thor", "thor.example")
+		require.Equal(t, Active, thor.Status)
+		require.Equal(t, "Donar", thor.Name)
+		a.step = func(string) {}
+		again, err := a.BySlug(t.Context(), "thor")
+		require.NoError(t, err)
+		require.Equal(t, thor, again)
+		requireHealthy(t, a)
+	})
+}
+
+// Many who want the same domains, in any order, wait for no circle: one gets them, the others hear whose they are.
+func TestClaimsOfTheSameDomains(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		hosts := []string{"a.example", "b.example", "c.example", "d.example"}
+		var made atomic.Int32
+		var group sync.WaitGroup
+		for i := range 16 {
+			wanted := slices.Clone(hosts)
+			rand.Shuffle(len(wanted), func(i, j int) { wanted[i], wanted[j] = wanted[j], wanted[i] })
+			group.Go(func() {
+				_, err := a.Create(t.Context(), Spec{Slug: fmt.Sprintf("t%d", i), Domains: wanted})
+				if err == nil {
+					made.Add(1)
+					return
+				}
+				assert.ErrorIs(t, err, ErrDomainTaken)
+			})
+		}
+		group.Wait()
+		require.EqualValues(t, 1, made.Load())
+		entered := 0
+		for _, err := range a.Tenants(t.Context(), Filter{}) {
+			require.NoError(t, err)
+			entered++
+		}
+		require.Equal(t, 1, entered)
 		requireHealthy(t, a)
 	})
 }

@@ -35,8 +35,6 @@ func (fileLocks) try(dir, key string, retry func(func() error) error) (unlock fu
 	}
 }
 
-func (fileLocks) close() {}
-
 func sameFile(f *os.File, path string) bool {
 	have, err := f.Stat()
 	if err != nil {
