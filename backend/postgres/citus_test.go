@@ -58,8 +58,10 @@ func TestCitusShared(t *testing.T) {
 	for range 2 {
 		require.NoError(t, be.ShareEverywhere(t.Context(), "plans"))
 	}
-	s := backend.Script{Route: backend.Route{Store: backend.MustParseStore("a"), Owner: "o"}, Create: true,
-		SQL: `CREATE TABLE notes (id int PRIMARY KEY, plan text REFERENCES plans); INSERT INTO notes VALUES (1, 'pro')`}
+	s := backend.Script{
+		Route: backend.Route{Store: backend.MustParseStore("a"), Owner: "o"}, Create: true,
+		SQL: `CREATE TABLE notes (id int PRIMARY KEY, plan text REFERENCES plans); INSERT INTO notes VALUES (1, 'pro')`,
+	}
 	require.NoError(t, be.RunScripts(t.Context(), []backend.Script{s}, backend.ScriptOptions{})[0])
 	var n int
 	require.NoError(t, be.DB().QueryRowContext(backend.WithRoute(t.Context(), s.Route), "SELECT count(*) FROM notes JOIN plans ON plans.name = notes.plan").Scan(&n))

@@ -113,7 +113,8 @@ func TestTypesAreAskedOnce(t *testing.T) {
 	}
 	read := func(db interface {
 		QueryRowContext(context.Context, string, ...any) *sql.Row
-	}, ctx context.Context) {
+	}, ctx context.Context,
+	) {
 		var got int
 		require.NoError(t, db.QueryRowContext(ctx, `SELECT $1 + count(*) FROM notes`, 41).Scan(&got))
 		require.GreaterOrEqual(t, got, 41)
