@@ -63,6 +63,7 @@
 //	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, … and up to 96 guests
 //	store c ─┘                      └─ connection 3: …
 //
+//	all know the store, with few there are:           take the one that was used last
 //	the home is idle:                                 take it
 //	another is, that has the store as a guest:        take that; with few stores all are guests everywhere
 //	the store keeps its home busy itself:             take any, which has it as a guest from then on
@@ -129,7 +130,8 @@
 //     and functions that run a text (query_to_xml, ts_stat, ts_rewrite).
 //   - After PREPARE, DEALLOCATE, LOAD, SET ROLE and SET SESSION in a text the connection is closed.
 //
-// That costs no round trip; the server takes about 10 µs for it at each change of store. Not promised:
+// That costs no round trip; at each change of store it takes some microseconds, in the transaction of the next statement
+// where that can do it (leftover.go). Not promised:
 //
 //   - Within one store it is as with any pool: what is left out of sight, or by nextval, the next request may find.
 //   - What the server keeps for its process and has no word to take away: the seed of random (setseed), libraries that
@@ -197,8 +199,8 @@
 // differs between them.
 //
 // A statement's parameters and columns have the types that they have in its own store. A text that is new to a connection
-// costs one round trip more, as with pgx; so does one that the connection knows from other stores alone, once for each
-// store, unless its arguments are all strings or nil, which are the same text for any type.
+// costs one round trip more, as with pgx; so does one that no connection of the backend has run in this store, once for
+// each store, unless its arguments are all strings or nil, which are the same text for any type.
 //
 // # The driver's own connection
 //
