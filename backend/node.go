@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// ErrNoNodes: the backend's stores are not spread over nodes.
+// ErrNoNodes says that the backend's stores are not spread over nodes.
 var ErrNoNodes = errors.New("the stores are not spread over nodes")
 
 // Noder is the ability to spread stores over the nodes of one database, where the database itself finds them (Citus).

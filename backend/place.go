@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// ErrUnreachable: the place where the store is cannot be reached. Stores in other places are not concerned.
+// ErrUnreachable says that the place where the store is cannot be reached. Stores in other places are not concerned.
 var ErrUnreachable = errors.New("place cannot be reached")
 
 // Placer is the ability to keep stores in several places, such as the databases of several servers. A store is in one of

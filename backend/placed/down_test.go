@@ -1,7 +1,6 @@
 package placed_test
 
 import (
-	"errors"
 	"net"
 	"path/filepath"
 	"testing"
@@ -96,7 +95,7 @@ func TestPlaceThatGoesDown(t *testing.T) {
 
 	require.NoError(t, eu.Close())
 	_, err = be.DB().ExecContext(backend.WithRoute(t.Context(), b), "CREATE TABLE notes (id int)")
-	require.True(t, errors.Is(err, backend.ErrClosed), "%v", err)
+	require.ErrorIs(t, err, backend.ErrClosed)
 	_, err = be.DB().ExecContext(backend.WithRoute(t.Context(), a), "CREATE TABLE notes (id int)")
 	require.NoError(t, err)
 }

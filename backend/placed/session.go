@@ -118,7 +118,7 @@ func (s *session) moved(ctx context.Context, err error) bool {
 	if s.tx != nil {
 		_ = s.tx.Rollback()
 	}
-	s.Session.Release()
+	s.Release()
 	was := s.at
 	if o, ok := s.b.elsewhere(ctx, s.rt.Store, was); ok {
 		s.at = o
@@ -126,7 +126,7 @@ func (s *session) moved(ctx context.Context, err error) bool {
 	if s.Session, err = s.at.src.Session(ctx, s.rt, s.access); err == nil && s.tx != nil {
 		var tx sqldriver.Tx
 		if tx, err = s.Session.BeginTx(s.beginCtx, s.opts); err != nil {
-			s.Session.Release()
+			s.Release()
 		} else {
 			s.tx = tx
 		}
