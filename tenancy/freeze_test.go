@@ -71,7 +71,7 @@ func TestFreeze(t *testing.T) {
 }
 
 // A tenant is written to again whenever the process dies that froze it.
-func TestKilledFreeze(t *testing.T) { // S82
+func TestKilledFreeze(t *testing.T) { // S84
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}

@@ -103,7 +103,7 @@ func (e errand) send(t *testing.T) {
 
 // Killed at any step, what can be written to is the source, all of it as soon as anybody looks; and the same command
 // finishes.
-func TestKilledMove(t *testing.T) { // S83
+func TestKilledMove(t *testing.T) { // S84
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
