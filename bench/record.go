@@ -224,8 +224,8 @@ func (r *recorder) during(f func() error) ([][]portal, error) {
 type spoken struct {
 	startup map[string]string // parameters
 	setup   []string          // what it says when it has connected
-	change  [][]portal        // by store: what comes ahead of all that when the connection served another before
 	prefix  [][]portal        // by store: what comes ahead of the statement in its message
+	change  [][]portal        // the same when the connection served another store before; nil: nothing else
 	reads   [texts]portal
 }
 
@@ -276,7 +276,7 @@ func listenTo(ctx context.Context, f *fleet, n int) (*spoken, error) {
 			return nil, err
 		}
 		s.prefix[i], s.reads[0] = b[:len(b)-1], b[len(b)-1]
-		if s.change[i], err = changing(ctx, r, be, to[i], len(b)); err != nil {
+		if s.change[i], err = changing(ctx, r, be, to[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -291,9 +291,8 @@ func listenTo(ctx context.Context, f *fleet, n int) (*spoken, error) {
 	return s, nil
 }
 
-// changing returns what comes ahead of a read, which takes so many statements otherwise, on a connection that served
-// something else before.
-func changing(ctx context.Context, r *recorder, be *postgres.Backend, to context.Context, read int) (change []portal, err error) {
+// changing returns what comes ahead of a read on a connection that served something else before.
+func changing(ctx context.Context, r *recorder, be *postgres.Backend, to context.Context) (ahead []portal, err error) {
 	for range 2 { // prepared, as ever
 		if _, err := be.Shared().ExecContext(ctx, "SELECT 1"); err != nil {
 			return nil, err
@@ -302,12 +301,12 @@ func changing(ctx context.Context, r *recorder, be *postgres.Backend, to context
 		if err != nil {
 			return nil, err
 		}
-		if len(batches) != 1 || len(batches[0]) < read {
+		if len(batches) != 1 || len(batches[0]) < 2 {
 			return nil, fmt.Errorf("a read of another store was sent in a way that the wire client does not know: %+v", batches)
 		}
-		change = batches[0][:len(batches[0])-read]
+		ahead = batches[0][:len(batches[0])-1]
 	}
-	return change, nil
+	return ahead, nil
 }
 
 // setup returns the settings that a connection was given ahead of its first read.

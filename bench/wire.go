@@ -105,22 +105,16 @@ func (w *wireClient) with(f func(*wireConn) error) error {
 
 // read reads once from a store.
 func (w *wireClient) read(c *wireConn, store, text int) error {
-	w.goTo(c, store)
-	for i := range w.prefix[store] {
-		c.queue(&w.prefix[store][i])
+	ahead := w.prefix[store]
+	if c.store != store && w.change[store] != nil {
+		ahead = w.change[store]
+	}
+	c.store = store
+	for i := range ahead {
+		c.queue(&ahead[i])
 	}
 	w.queueRead(c, store, text)
 	return c.exchange()
-}
-
-// goTo queues what a connection that comes from another store begins with.
-func (w *wireClient) goTo(c *wireConn, store int) {
-	if c.store != store {
-		for i := range w.change[store] {
-			c.queue(&w.change[store][i])
-		}
-		c.store = store
-	}
 }
 
 func (w *wireClient) queueRead(c *wireConn, store, text int) {
@@ -197,9 +191,9 @@ var (
 )
 
 // transaction reads three times in one transaction: four round trips when BEGIN and the prefix go ahead of the first
-// statement in one message, five when they have one of their own.
+// statement in one message, five when they have one of their own. It is of one store: nothing is cleaned.
 func (w *wireClient) transaction(c *wireConn, store int, ahead bool) error {
-	w.goTo(c, store)
+	c.store = store
 	c.queue(&beginPortal)
 	for i := range w.prefix[store] {
 		c.queue(&w.prefix[store][i])

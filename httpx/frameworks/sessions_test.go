@@ -91,14 +91,14 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// What the README shows is what was tested here.
-func TestSessionsAsInTheREADME(t *testing.T) {
+// What the docs show is what was tested here.
+func TestSessionsAsInTheDocs(t *testing.T) {
 	t.Parallel()
 	code, err := os.ReadFile("sessions.go")
 	require.NoError(t, err)
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../docs/integrations.md")
 	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(readme), "// sessions is the scs.CtxStore")
+	_, rest, found := strings.Cut(string(page), "// sessions is the scs.CtxStore")
 	require.True(t, found)
 	snippet, _, found := strings.Cut(rest, "```")
 	require.True(t, found)
