@@ -12,13 +12,14 @@ import (
 	"github.com/tenement-go/tenement/tenancy"
 )
 
-// Author and Book are GORM's models.
 type (
+	// Author is a model of GORM's.
 	Author struct {
 		ID    int64
 		Name  string
 		Books []Book
 	}
+	// Book is one of them too.
 	Book struct {
 		ID       int64
 		AuthorID int64
