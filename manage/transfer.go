@@ -35,6 +35,23 @@ func parseMapping(text string) (transfer.Mapping, error) {
 	return m, nil
 }
 
+// allowFlag gives a command the flag that says what may be lost. The function that it returns reads it when the command runs.
+func allowFlag(cmd *cobra.Command) func() ([]transfer.Mapping, error) {
+	allowed := cmd.Flags().StringArray("allow", nil, "what values of a column may lose, `TABLE.COLUMN=WHAT`: "+
+		strings.Join(slices.Sorted(maps.Keys(lossNames)), ", ")+"; may be repeated")
+	_ = cmd.RegisterFlagCompletionFunc("allow", cobra.NoFileCompletions)
+	return func() (mappings []transfer.Mapping, err error) {
+		for _, text := range *allowed {
+			m, err := parseMapping(text)
+			if err != nil {
+				return nil, usage(cmd, "%w", err)
+			}
+			mappings = append(mappings, m)
+		}
+		return mappings, nil
+	}
+}
+
 func (t *tree) tenantExport() *cobra.Command {
 	var opt transfer.ExportOptions
 	cmd := leaf(&cobra.Command{
@@ -69,7 +86,6 @@ func (t *tree) tenantExport() *cobra.Command {
 
 func (t *tree) tenantImport() *cobra.Command {
 	var opt transfer.ImportOptions
-	var allowed []string
 	var into string
 	cmd := leaf(&cobra.Command{
 		Use:   "import FILE",
@@ -82,17 +98,14 @@ func (t *tree) tenantImport() *cobra.Command {
 			"  " + t.cfg.name + " tenant import thor.db --into thor",
 		ValidArgsFunction: completeFile(0),
 	})
-	complete := specFlags(cmd, &opt.Spec)
+	complete, allowed := specFlags(cmd, &opt.Spec), allowFlag(cmd)
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
 		if err := complete(); err != nil {
 			return err
 		}
-		for _, text := range allowed {
-			m, err := parseMapping(text)
-			if err != nil {
-				return usage(cmd, "%w", err)
-			}
-			opt.Mappings = append(opt.Mappings, m)
+		var err error
+		if opt.Mappings, err = allowed(); err != nil {
+			return err
 		}
 		if into != "" {
 			return t.restoreInto(cmd, app, into, args[0], opt.Mappings)
@@ -107,13 +120,11 @@ func (t *tree) tenantImport() *cobra.Command {
 	flags.StringVar(&opt.Spec.Slug, "slug", "", "its `SLUG` (default: the one in the file)")
 	flags.BoolVar(&opt.NoDomains, "no-domains", false, "leave out the domains in the file")
 	flags.BoolVar(&opt.NoFiles, "no-files", false, "leave out the files in the file")
-	flags.StringArrayVar(&allowed, "allow", nil, "what values of a column may lose, `TABLE.COLUMN=WHAT`: "+
-		strings.Join(slices.Sorted(maps.Keys(lossNames)), ", ")+"; may be repeated")
 	flags.StringVar(&into, "into", "", "replace the tables of the tenant `SLUG` instead")
 	for _, name := range []string{"slug", "domain", "no-domains", "name", "meta", "reserved", "no-files"} {
 		cmd.MarkFlagsMutuallyExclusive("into", name)
 	}
-	for _, name := range []string{"slug", "allow", "into"} {
+	for _, name := range []string{"slug", "into"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return cmd

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -20,7 +17,7 @@ import (
 func (t *tree) transferCommand() *cobra.Command {
 	var opt transfer.MoveOptions
 	var target string
-	var slugs, allowed []string
+	var slugs []string
 	cmd := leaf(&cobra.Command{
 		Use:   "transfer",
 		Short: "Take tenants to another database, such as from SQLite to Postgres",
@@ -34,6 +31,7 @@ func (t *tree) transferCommand() *cobra.Command {
 		Example: "  " + t.cfg.name + " transfer --to postgres://localhost/app\n" +
 			"  " + t.cfg.name + " transfer --to postgres://localhost/app --prepare\n  " + t.cfg.name + " transfer --to postgres://localhost/app --resume",
 	})
+	allowed := allowFlag(cmd)
 	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
 		if target == "" {
 			return usage(cmd, "--to is missing")
@@ -41,12 +39,9 @@ func (t *tree) transferCommand() *cobra.Command {
 		if err := atLeast(cmd, 1, "at least 1", "parallel"); err != nil {
 			return err
 		}
-		for _, text := range allowed {
-			m, err := parseMapping(text)
-			if err != nil {
-				return usage(cmd, "%w", err)
-			}
-			opt.Mappings = append(opt.Mappings, m)
+		var err error
+		if opt.Mappings, err = allowed(); err != nil {
+			return err
 		}
 		for _, slug := range slugs {
 			tenant, err := app.BySlug(cmd.Context(), slug)
@@ -65,9 +60,7 @@ func (t *tree) transferCommand() *cobra.Command {
 	flags.BoolVar(&opt.NoShared, "no-shared", false, "leave the shared tables there as they are")
 	flags.IntVar(&opt.Parallel, "parallel", 0, "copy `N` tenants at once (default 4)")
 	flags.StringSliceVar(&opt.Without, "without", nil, "leave out `TABLE`; may be repeated")
-	flags.StringArrayVar(&allowed, "allow", nil, "what values of a column may lose, `TABLE.COLUMN=WHAT`: "+
-		strings.Join(slices.Sorted(maps.Keys(lossNames)), ", ")+"; may be repeated")
-	for _, name := range []string{"to", "without", "allow"} {
+	for _, name := range []string{"to", "without"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("tenant", t.completeSlugList)

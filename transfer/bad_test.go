@@ -208,21 +208,27 @@ func TestImportInterrupted(t *testing.T) {
 		}})
 		require.Error(t, err)
 		b := openPlace(t, url, to, blog)
-		tenant, err := b.BySlug(t.Context(), "thor")
-		require.NoError(t, err)
-		assert.Equal(t, tenancy.Provisioning, tenant.Status)
-		require.NoError(t, b.FinishOperations(t.Context()))
-		_, err = b.BySlug(t.Context(), "thor")
-		require.ErrorIs(t, err, tenancy.ErrNotFound)
-		moved := b.bring(t, path)
-		assert.Equal(t, []string{"Ann", "Bob"}, b.query(t, moved, `SELECT name FROM authors ORDER BY id`))
-		aside, err := b.AsideStores(t.Context())
-		require.NoError(t, err)
-		for _, s := range aside {
-			require.NoError(t, b.PurgeAside(t.Context(), s.Store))
-		}
-		findings, err := b.Doctor(t.Context())
-		require.NoError(t, err)
-		assert.Empty(t, findings)
+		requireUndone(t, b, path)
 	})
+}
+
+// requireUndone checks that an import whose process has died is undone by whoever looks, and can be made again.
+func requireUndone(t *testing.T, b place, path string) {
+	t.Helper()
+	tenant, err := b.BySlug(t.Context(), "thor")
+	require.NoError(t, err)
+	assert.Equal(t, tenancy.Provisioning, tenant.Status)
+	require.NoError(t, b.FinishOperations(t.Context()))
+	_, err = b.BySlug(t.Context(), "thor")
+	require.ErrorIs(t, err, tenancy.ErrNotFound)
+	moved := b.bring(t, path)
+	assert.Equal(t, []string{"Ann", "Bob"}, b.query(t, moved, `SELECT name FROM authors ORDER BY id`))
+	aside, err := b.AsideStores(t.Context())
+	require.NoError(t, err)
+	for _, s := range aside {
+		require.NoError(t, b.PurgeAside(t.Context(), s.Store))
+	}
+	findings, err := b.Doctor(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, findings)
 }

@@ -42,8 +42,7 @@ func (l *load) intoDB(ctx context.Context, d backend.Dialect, db *sql.DB) error 
 		if err != nil {
 			return err
 		}
-		list = l.own(list)
-		plans, err := l.plan(list)
+		list, plans, err := l.plan(list)
 		if err != nil {
 			return err
 		}
@@ -63,8 +62,7 @@ func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx) err
 	if err != nil {
 		return err
 	}
-	list = l.own(list)
-	plans, err := l.plan(list)
+	list, plans, err := l.plan(list)
 	if err != nil {
 		return err
 	}
@@ -81,20 +79,16 @@ func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx) err
 	return nil
 }
 
-// own are the tables that are the application's.
-func (l *load) own(list []Table) []Table {
+// plan says how the target's tables are filled, those of them that are the application's.
+func (l *load) plan(list []Table) (own []Table, plans []*tablePlan, err error) {
 	if l.shared {
 		list, _ = notOwn(list, nil)
 	}
-	return list
-}
-
-func (l *load) plan(list []Table) ([]*tablePlan, error) {
-	plans, err := plan(l.from.tables(), list, l.mappings)
+	plans, err = plan(l.from.tables(), list, l.mappings)
 	if err == nil && l.planned != nil {
 		l.planned(plans)
 	}
-	return plans, err
+	return list, plans, err
 }
 
 func (l *load) run(ctx context.Context, w closer, plans []*tablePlan) error {

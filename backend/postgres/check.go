@@ -64,12 +64,9 @@ func (c *conn) queueCheck() {
 	}
 	state := &c.checks.state[kind]
 	if name == "" || *state != isPrepared && c.checks.parsed != kind {
-		if name != "" && *state == doubtful {
-			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
-		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: checkSQL[kind]})
+		c.queueParse(name, checkSQL[kind], state)
 		if name != "" {
-			*state, c.checks.parsed = doubtful, kind
+			c.checks.parsed = kind
 		}
 	}
 	c.fe.SendBind(&pgproto3.Bind{PreparedStatement: name, Parameters: [][]byte{c.unit.schema, c.unit.check}})

@@ -308,14 +308,8 @@ func (c *conn) queuePrefix(named bool) {
 			name += "_ro"
 		}
 	}
-	if state := c.prefixes[u.role][kind]; !named || state != isPrepared {
-		if named && state == doubtful {
-			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
-		}
-		c.fe.SendParse(&pgproto3.Parse{Name: name, Query: u.sqlOf(kind)})
-		if named {
-			c.prefixes[u.role][kind] = doubtful
-		}
+	if state := &c.prefixes[u.role][kind]; !named || *state != isPrepared {
+		c.queueParse(name, u.sqlOf(kind), state)
 	}
 	c.bind.PreparedStatement = name
 	c.bind.Parameters = c.params()

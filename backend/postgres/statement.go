@@ -178,16 +178,21 @@ func (c *conn) queueOwn(text string) {
 		c.own[text] = o
 	}
 	if o.state != isPrepared {
-		if o.state == doubtful {
-			c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: o.name})
-		}
-		c.fe.SendParse(&pgproto3.Parse{Name: o.name, Query: text})
-		if o.name != "" {
-			o.state = doubtful
-		}
+		c.queueParse(o.name, text, &o.state)
 	}
 	c.fe.SendBind(&pgproto3.Bind{PreparedStatement: o.name})
 	c.fe.SendExecute(&executeAll)
+}
+
+// queueParse queues the Parse of a text of ours. Under a name it stays doubtful until the server is known to have it.
+func (c *conn) queueParse(name, text string, state *prepared) {
+	if name != "" && *state == doubtful {
+		c.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
+	}
+	c.fe.SendParse(&pgproto3.Parse{Name: name, Query: text})
+	if name != "" {
+		*state = doubtful
+	}
 }
 
 // ownDone notes that statements of ours were executed.

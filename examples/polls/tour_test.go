@@ -17,19 +17,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/internal/pages"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
-// block is a fenced one of the tour: commands, or what they print.
-type block struct{ lang, text string }
-
-func tourBlocks(t *testing.T) (all []block) {
+func tourBlocks(t *testing.T) []pages.Block {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
+	all, err := pages.Blocks("README.md")
 	require.NoError(t, err)
-	for _, b := range regexp.MustCompile("(?s)```([a-z]*)\n(.*?)```\n").FindAllStringSubmatch(string(text), -1) {
-		all = append(all, block{b[1], b[2]})
-	}
 	require.NotEmpty(t, all)
 	return all
 }
@@ -59,17 +54,17 @@ func TestTourIsTrue(t *testing.T) {
 	await := "until curl -s -o /dev/null thor.polls.localhost:8000/polls/; do kill -0 %1; done\n"
 	for _, b := range tourBlocks(t) {
 		switch {
-		case b.lang == "" && !strings.Contains(b.text, "createdb"):
-			promised = append(promised, strings.Split(strings.TrimSpace(b.text), "\n")...)
-		case b.lang != "sh" || strings.Contains(b.text, "make deps"):
-		case strings.Contains(b.text, "kill %1"): // and exit
+		case b.Lang == "" && !strings.Contains(b.Text, "createdb"):
+			promised = append(promised, strings.Split(strings.TrimSpace(b.Text), "\n")...)
+		case b.Lang != "sh" || strings.Contains(b.Text, "make deps"):
+		case strings.Contains(b.Text, "kill %1"): // and exit
 			script.WriteString("kill %1\nwait %1\n")
-		case strings.Contains(b.text, "go run ./examples/polls\n"):
+		case strings.Contains(b.Text, "go run ./examples/polls\n"):
 			fmt.Fprintf(&script, "go build -o bin/first ./examples/polls\nbin/first -addr 127.0.0.1:8000 &\n%s", await)
-		case strings.Contains(b.text, "DATABASE_URL"):
-			script.WriteString("kill %1\nwait %1\n" + strings.Replace(b.text, "bin/polls &", "bin/polls -addr 127.0.0.1:8000 &", 1) + await)
+		case strings.Contains(b.Text, "DATABASE_URL"):
+			script.WriteString("kill %1\nwait %1\n" + strings.Replace(b.Text, "bin/polls &", "bin/polls -addr 127.0.0.1:8000 &", 1) + await)
 		default:
-			script.WriteString(b.text)
+			script.WriteString(b.Text)
 		}
 	}
 	text := strings.ReplaceAll(script.String(), "8000", port)
