@@ -307,8 +307,10 @@ var routingCases = []testCase{
 				require.NoError(e, err)
 				require.True(e, rows.Next(), "%v", rows.Err())
 				cancel()
-				e.holds(b, "b1") // with one connection this waits until database/sql has closed the rows
-				require.NoError(e, rows.Close())
+				e.holds(b, "b1")                     // with one connection this waits until database/sql has closed the rows
+				if err := rows.Close(); err != nil { // it had not: both stores are not at the same server
+					require.ErrorIs(e, err, context.Canceled)
+				}
 				e.holds(a, "a1", "a2", "a3")
 			}
 		},

@@ -124,6 +124,9 @@ func (b *Backend) openShared(ctx context.Context, path string) error {
 func (b *Backend) tenants() string { return filepath.Join(b.dir, "tenants") }
 func (b *Backend) moving() string  { return filepath.Join(b.dir, "moving") }
 
+// marker returns the file that is there while a store is being renamed.
+func (b *Backend) marker(s backend.Store) string { return filepath.Join(b.moving(), s.String()) }
+
 // path returns the file of a store. A store's name holds nothing that means something to a file system.
 func (b *Backend) path(s backend.Store) string {
 	return filepath.Join(b.tenants(), s.String()+storeExt)

@@ -135,7 +135,7 @@ func newStatements(size int) *simplelru.LRU[string, *stmt] {
 	return cache
 }
 
-// done lets go of a statement that is not in the cache.
+// done lets go of a statement that is not in the cache. The caller holds c.mu.
 func (st *stmt) done() error {
 	if st.kept || st.driver == nil {
 		return nil
@@ -358,6 +358,14 @@ func (c *conn) usable(op string) error {
 		return &backend.Error{Op: op, Store: c.st.name, Err: errors.New("the connection was closed")}
 	}
 	return nil
+}
+
+// unlock ends a call on the connection. Whoever lost the store meanwhile waits for it to be closed.
+func (c *conn) unlock() {
+	if c.st.fate() != nil {
+		_ = c.close()
+	}
+	c.mu.Unlock()
 }
 
 // close closes the connection and all that it holds, and empties the rows that are open on it. The caller holds c.mu.

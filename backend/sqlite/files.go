@@ -196,7 +196,7 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 	if err := absent(dest); err != nil {
 		return err
 	}
-	marker := filepath.Join(b.moving(), rt.Store.String())
+	marker := b.marker(rt.Store)
 	if err := os.WriteFile(marker, nil, 0o600); err != nil {
 		return err
 	}
@@ -249,11 +249,16 @@ func (b *Backend) fold(ctx context.Context, path string) error {
 	}
 }
 
-// waitForMove waits until no other process is renaming the store. A marker without somebody who holds the store's lock
-// was left by a process that died.
+// isMoving reports whether somebody is renaming the store, or died while doing so.
+func (b *Backend) isMoving(s backend.Store) bool {
+	_, err := os.Lstat(b.marker(s))
+	return err == nil
+}
+
+// waitForMove waits until nobody is renaming the store. A marker without somebody who holds the store's lock was left by
+// a process that died. The caller has no place on the shelf that whoever holds that lock could be waiting for.
 func (b *Backend) waitForMove(ctx context.Context, s backend.Store) error {
-	marker := filepath.Join(b.moving(), s.String())
-	if _, err := os.Lstat(marker); err != nil {
+	if !b.isMoving(s) {
 		return nil
 	}
 	unlock, err := b.lock(ctx, storeKey(s))
@@ -261,7 +266,7 @@ func (b *Backend) waitForMove(ctx context.Context, s backend.Store) error {
 		return err
 	}
 	defer unlock()
-	return remove(marker)
+	return remove(b.marker(s))
 }
 
 func (b *Backend) stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {

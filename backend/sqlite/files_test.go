@@ -188,9 +188,9 @@ func TestMarkerOfADeadRenameDoesNotBlock(t *testing.T) {
 	b := openIn(t, t.TempDir())
 	a, rt := withTable(t, b, "a")
 	fresh(t, b, rt)
-	require.NoError(t, os.WriteFile(filepath.Join(b.moving(), "a"), nil, 0o600))
+	require.NoError(t, os.WriteFile(b.marker(backend.MustParseStore("a")), nil, 0o600))
 	require.Equal(t, 0, count(t, a, b.DB(), "SELECT count(*) FROM notes"))
-	require.NoFileExists(t, filepath.Join(b.moving(), "a"))
+	require.NoFileExists(t, b.marker(backend.MustParseStore("a")))
 }
 
 func TestLeftovers(t *testing.T) {

@@ -33,7 +33,7 @@ type rawConn struct{ c *conn }
 
 func (r rawConn) Status(op sqlite.DBStatusOp, reset bool) (current, high int, err error) {
 	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
+	defer r.c.unlock()
 	if err := r.c.usable("raw"); err != nil {
 		return 0, 0, err
 	}
@@ -42,7 +42,7 @@ func (r rawConn) Status(op sqlite.DBStatusOp, reset bool) (current, high int, er
 
 func (r rawConn) ColumnInfo(query string) ([]sqlite.ColumnInfo, error) {
 	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
+	defer r.c.unlock()
 	if err := r.c.usable("raw"); err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ var (
 
 func (r *rows) Columns() []string {
 	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
+	defer r.c.unlock()
 	if r.in == nil {
 		return nil
 	}
@@ -37,7 +37,7 @@ func (r *rows) Columns() []string {
 
 func (r *rows) Next(dest []driver.Value) error {
 	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
+	defer r.c.unlock()
 	if err := r.c.usable("query"); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (r *rows) Close() error {
 		r.c.open = slices.Delete(r.c.open, i, i+1)
 	}
 	err = r.s.settle("query", err)
-	r.c.mu.Unlock()
+	r.c.unlock()
 	if r.last {
 		r.last = false
 		err = r.s.end("query", err)
@@ -97,7 +97,7 @@ func (r *rows) Close() error {
 // columnType asks the rows underneath, while nobody else is in SQLite.
 func columnType[T any](r *rows, ask func(in T)) {
 	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
+	defer r.c.unlock()
 	if in, ok := r.in.(T); ok {
 		ask(in)
 	}

@@ -126,7 +126,7 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 	}
 	s.c = c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.readOnly = s.frozen
 	if err := c.usable(op); err != nil {
 		return err
@@ -151,7 +151,10 @@ func (s *session) ready(ctx context.Context, op, query string) (*stmt, error) {
 		if err != nil || st.effects&writes == 0 || s.turn || s.readOnly || s.frozen {
 			return st, err
 		}
-		if err := st.done(); err != nil {
+		s.c.mu.Lock() // whoever loses the store closes the connection meanwhile
+		err = st.done()
+		s.c.unlock()
+		if err != nil {
 			return nil, err
 		}
 		// Those who wait to write hold no statement that reads.
@@ -165,7 +168,7 @@ func (s *session) ready(ctx context.Context, op, query string) (*stmt, error) {
 func (s *session) compile(ctx context.Context, op, query string) (*stmt, error) {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if err := c.usable(op); err != nil {
 		return nil, err
 	}
@@ -222,7 +225,7 @@ func (s *session) execText(ctx context.Context, query string, args []driver.Name
 func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) (res driver.Result, err error) {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if err := s.enter(ctx, "exec", st); err != nil {
 		return nil, err
 	}
@@ -275,7 +278,7 @@ func (s *session) QueryContext(ctx context.Context, query string, args []driver.
 func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue) (*rows, error) {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if err := s.enter(ctx, "query", st); err != nil {
 		return nil, err
 	}

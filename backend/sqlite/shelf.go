@@ -89,21 +89,32 @@ func (sh *shelf) lookup(ctx context.Context, name backend.Store) (*store, error)
 			return st, nil
 		}
 		if st != nil { // ours to open
-			if err := sh.open(ctx, st); err != nil {
+			err := sh.open(ctx, st)
+			if err == nil {
+				return st, nil
+			}
+			if !errors.Is(err, errMoving) {
 				return nil, err
 			}
-			return st, nil
+			if err := sh.b.waitForMove(ctx, name); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		select {
 		case <-wait.done:
-			// An error that came from the opener's own context is not ours.
-			if err := wait.err; err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			if err := wait.err; err != nil && !openersOwn(err) {
 				return nil, err
 			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// openersOwn reports whether an error is about whoever tried to open a store, not about the store: another may try.
+func openersOwn(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errMoving)
 }
 
 // event is something that others wait for.

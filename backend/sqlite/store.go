@@ -76,10 +76,14 @@ func (st *store) fate() error {
 	return nil
 }
 
+// errMoving is what open returns when the store is about to be renamed. To wait for that is not the opener's: whoever
+// renames waits for those who are opening.
+var errMoving = errors.New("the store is being renamed")
+
 // open checks the file and opens the first connection to it.
 func (st *store) open(ctx context.Context) error {
-	if err := st.b.waitForMove(ctx, st.name); err != nil {
-		return err
+	if st.b.isMoving(st.name) {
+		return errMoving
 	}
 	info, err := os.Lstat(st.path)
 	switch {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -246,41 +247,90 @@ func TestTransactionThatSQLiteRolledBack(t *testing.T) {
 
 func TestWritersAreServedInOrder(t *testing.T) {
 	t.Parallel()
-	b := openIn(t, t.TempDir())
-	a, rt := withTable(t, b, "a")
-	tx, err := b.DB().BeginTx(a, nil)
-	require.NoError(t, err)
-	st := b.stores.peek(rt.Store)
-	var wg sync.WaitGroup
-	for i := range 10 {
-		ready := make(chan struct{})
-		wg.Go(func() {
-			close(ready)
-			_, err := b.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES (?)", i)
-			assert.NoError(t, err)
-		})
-		<-ready
-		require.Eventually(t, func() bool { return waiters(st) == i+1 }, 10*time.Second, time.Millisecond)
-	}
-	require.Equal(t, 0, count(t, a, b.DB(), "SELECT count(*) FROM notes"), "readers do not wait")
-	require.NoError(t, tx.Commit())
-	wg.Wait()
-	rows, err := b.DB().QueryContext(a, "SELECT mark FROM notes ORDER BY id")
-	require.NoError(t, err)
-	defer rows.Close()
-	for i := 0; rows.Next(); i++ {
-		var mark int
-		require.NoError(t, rows.Scan(&mark))
-		require.Equal(t, i, mark)
-	}
-	require.NoError(t, rows.Err())
+	synctest.Test(t, func(t *testing.T) {
+		b := openIn(t, t.TempDir())
+		a, _ := withTable(t, b, "a")
+		tx, err := b.DB().BeginTx(a, nil)
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				_, err := b.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES (?)", i)
+				assert.NoError(t, err)
+			})
+			synctest.Wait() // until it is in line
+		}
+		require.Equal(t, 0, count(t, a, b.DB(), "SELECT count(*) FROM notes"), "readers do not wait")
+		require.NoError(t, tx.Commit())
+		wg.Wait()
+		rows, err := b.DB().QueryContext(a, "SELECT mark FROM notes ORDER BY id")
+		require.NoError(t, err)
+		defer rows.Close()
+		for i := 0; rows.Next(); i++ {
+			var mark int
+			require.NoError(t, rows.Scan(&mark))
+			require.Equal(t, i, mark)
+		}
+		require.NoError(t, rows.Err())
+	})
 }
 
-// waiters counts sessions that wait for the store's turn: they have no connection.
-func waiters(st *store) int {
-	st.b.stores.mu.Lock()
-	defer st.b.stores.mu.Unlock()
-	return st.users - 1 // the transaction's
+// Whoever renames a store closes its connections, also that of one who waits for the turn to write.
+func TestRenamedWhileAWriterWaits(t *testing.T) { // with -race, which sees no order here that a test made
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	there := backend.Route{Store: backend.MustParseStore("b"), Owner: rt.Owner}
+	for range 20 {
+		tx, err := b.DB().BeginTx(a, nil)
+		require.NoError(t, err)
+		_, err = tx.Exec("INSERT INTO notes (mark) VALUES ('x')")
+		require.NoError(t, err)
+		conn, err := b.DB().Conn(a)
+		require.NoError(t, err)
+		var n int
+		require.NoError(t, conn.QueryRowContext(a, "SELECT count(*) FROM notes").Scan(&n))
+		require.Zero(t, n)
+		var wg sync.WaitGroup
+		wg.Go(func() { // compiled, let go, and compiled again by the writer
+			_, err := conn.ExecContext(a, "INSERT INTO notes (mark) VALUES ('y')")
+			assert.Error(t, err)
+		})
+		runtime.Gosched()
+		require.NoError(t, b.Rename(t.Context(), rt, there.Store))
+		require.Error(t, tx.Commit())
+		wg.Wait()
+		_ = conn.Close()
+		require.NoError(t, b.Rename(t.Context(), there, rt.Store))
+	}
+}
+
+// Who renames a store waits for those who are opening it; they wait for the rename, and are not in its way.
+func TestOpenedWhileItIsRenamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := openIn(t, t.TempDir())
+		a, rt := withTable(t, b, "a")
+		b.stores.retireName(rt.Store)
+		unlock, err := b.lock(t.Context(), storeKey(rt.Store)) // as rename begins
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(b.marker(rt.Store), nil, 0o600))
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				_, err := b.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES ('x')")
+				assert.NoError(t, err)
+			})
+		}
+		synctest.Wait()
+		soon, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		unblock, err := b.stores.block(soon, rt.Store)
+		require.NoError(t, err)
+		unblock()
+		unlock()
+		wg.Wait()
+	})
 }
 
 func TestNestedWriteFailsInsteadOfHanging(t *testing.T) {

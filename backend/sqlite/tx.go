@@ -51,7 +51,7 @@ func (s *session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx
 func (s *session) begin(ctx context.Context, begin string) error {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if err := c.usable("begin"); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (s *session) Rollback() error {
 func (s *session) endTx(op, how string) error {
 	c := s.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	defer s.restore()
 	c.readOnly = s.frozen
 	err := c.usable(op)
