@@ -275,7 +275,7 @@ func (s *server) leaks(before int) {
 		if err == nil && now <= before {
 			return
 		}
-		if time.Since(began) > 20*time.Second {
+		if time.Since(began) > time.Minute {
 			s.breach("leak: %d files are open, %d were; %v", now, before, err)
 			return
 		}

@@ -75,13 +75,18 @@ func newStage(ctx context.Context, name string) (*stage, error) {
 func sqliteStage(_ context.Context, st *stage) error {
 	st.what = "SQLite"
 	st.faults = []faultKind{faultKill, faultMigrate, faultMigrKill}
-	if mountSmall(st.stores) == nil {
-		st.faults = append(st.faults, faultDisk)
-		st.onEnd(func() error { return unmount(st.stores) })
-	}
 	st.direct = "sqlite:" + st.stores
 	st.url = st.direct + "?max_open=60&max_readers=4"
 	return nil
+}
+
+// smallDisk has SQLite's stores, of which there are none yet, on a disk of their own that can be filled; where this process
+// may not have that, there is no such fault.
+func (st *stage) smallDisk() {
+	if st.cluster == nil && mountSmall(st.stores) == nil {
+		st.faults = append(st.faults, faultDisk)
+		st.onEnd(func() error { return unmount(st.stores) })
+	}
 }
 
 func postgresStage(ctx context.Context, st *stage) (err error) {
