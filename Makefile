@@ -62,7 +62,7 @@ storm: deps
 
 .PHONY: storm-short
 storm-short: deps
-	cd storm && go run . -seed $(SEED) -for 10s -late 30s
+	cd storm && go run . -seed $(SEED) -for 12s -late 30s -on sqlite,postgres
 
 .PHONY: storm-broken
 storm-broken: deps

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tenement-go/tenement/migrate"
@@ -68,7 +69,7 @@ func crash(ctx context.Context, st *stage, t terms) (*verdict, error) {
 		company: company{st: st, order: order{URL: st.direct, Journal: st.dir}},
 		app:     app, v: v, rng: rand.New(rand.NewPCG(t.seed, 2)), usual: map[string]time.Duration{},
 	}
-	for i := 0; v.Faults[faultKill] < t.kills && i < 3*t.kills; i++ {
+	for i := 0; v.faults() < t.kills && i < 3*t.kills; i++ {
 		if err := h.accident(ctx, i); err != nil {
 			return nil, errors.Join(err, closeAll())
 		}
@@ -108,7 +109,7 @@ func (h *hospital) accident(ctx context.Context, i int) error {
 		case <-p.done:
 		case <-time.After(time.Duration(h.rng.Int64N(int64(usual)))):
 			p.kill()
-			h.v.Faults[faultKill]++
+			h.v.Faults[faultKind("killed in "+e.Op)]++
 		}
 	}
 	h.v.Ops++
@@ -146,20 +147,7 @@ func (h *hospital) prepare(ctx context.Context, e *errand, i int) (old tenancy.T
 
 // recover waits until nothing is under way, looks whether everything is one thing or the other, and clears up.
 func (h *hospital) recover(ctx context.Context, e errand, old tenancy.Tenant) error {
-	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		ops, err := h.app.Operations(ctx)
-		if err != nil {
-			return err
-		}
-		if len(ops) == 0 {
-			break
-		}
-		if time.Since(began) > 30*time.Second {
-			h.v.add("hung: killed in %s: %+v", e.Op, ops)
-			return nil
-		}
-	}
-	findings, err := h.app.Doctor(ctx)
+	findings, err := h.calm(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -180,6 +168,27 @@ func (h *hospital) recover(ctx context.Context, e errand, old tenancy.Tenant) er
 		h.v.add("lost: killed in %s: tenant %s: %v", e.Op, old.Slug, err)
 	}
 	return h.clear(ctx)
+}
+
+// calm waits until nothing is under way, and returns what else the doctor says. To find no operation once is not enough: the
+// server may still be committing what the killed process asked for.
+func (h *hospital) calm(ctx context.Context, e errand) (findings []tenancy.Finding, err error) {
+	unfinished := func(f tenancy.Finding) bool { return f.Code == tenancy.FindingUnfinished }
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		ops, err := h.app.Operations(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(ops) == 0 {
+			if findings, err = h.app.Doctor(ctx); err != nil || !slices.ContainsFunc(findings, unfinished) {
+				return findings, err
+			}
+		}
+		if time.Since(began) > time.Minute {
+			h.v.add("hung: killed in %s: %+v", e.Op, ops)
+			return slices.DeleteFunc(findings, unfinished), nil
+		}
+	}
 }
 
 // clear purges every tenant, and what was set aside.

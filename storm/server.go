@@ -300,6 +300,9 @@ func migrateAll(o order, j *journal) error {
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	if _, err = app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
 		j.note(lineError, fmt.Sprintf("1 migrate: %.200v", err))
+		if ctx.Err() != nil {
+			j.note(lineBreach, fmt.Sprintf("hung: a fleet migration was not over after %v: %.200v", migrationLimit, err))
+		}
 	}
 	return closeAll()
 }
