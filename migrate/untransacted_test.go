@@ -190,7 +190,7 @@ func TestRecordedOnceByTwo(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return len(second) > 0 || query(t, be, backend.Route{}, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted`+
 			` AND relation = 't0000.goose_db_version'::regclass`) == "1"
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	require.NoError(t, first.Commit())
 	require.NoError(t, <-second)
 	assert.Equal(t, "0,1,2", versions(t, be, route(0), "goose_db_version"))

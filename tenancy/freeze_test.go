@@ -85,7 +85,7 @@ func TestKilledFreeze(t *testing.T) { // S84
 			require.Eventually(t, func() bool {
 				now, err := a.ByID(t.Context(), made.ID)
 				return err == nil && now.Status == Active
-			}, 20*time.Second, time.Millisecond, step)
+			}, time.Minute, time.Millisecond, step)
 			requireHealthy(t, a)
 		}
 	})

@@ -24,21 +24,30 @@ func TestNotAgainBehindACleaning(t *testing.T) {
 			_, err := be.DB().ExecContext(a, `SET app.who = 'a'`) // is cleaned away ahead of what comes next
 			require.NoError(t, err)
 
-			proxy.SetLatency(time.Second)
+			tx, err := watch.DB().BeginTx(a, nil)
+			require.NoError(t, err)
+			defer func() { _ = tx.Rollback() }()
+			_, err = tx.ExecContext(a, `LOCK TABLE notes IN SHARE MODE`)
+			require.NoError(t, err)
 			insert := make(chan error, 1)
 			go func() {
 				_, err := be.DB().ExecContext(a, `INSERT INTO notes (mark) VALUES ($1)`, "once")
 				insert <- err
 			}()
-			rows := func() (n int) {
-				require.NoError(t, watch.DB().QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&n))
+			count := func(query string) (n int) {
+				require.NoError(t, watch.DB().QueryRowContext(a, query).Scan(&n))
 				return n
 			}
-			require.Eventually(t, func() bool { return rows() == 1 }, 20*time.Second, 5*time.Millisecond)
-			proxy.SetLatency(0)
+			require.Eventually(t, func() bool {
+				return count(`SELECT count(*) FROM pg_locks WHERE relation = 'notes'::regclass AND NOT granted`) == 1
+			}, time.Minute, 5*time.Millisecond)
+			proxy.SetLatency(time.Hour)
+			require.NoError(t, tx.Commit())
+			const rows = `SELECT count(*) FROM notes`
+			require.Eventually(t, func() bool { return count(rows) == 1 }, time.Minute, 5*time.Millisecond)
 			proxy.CutAll() // with the answer under way
 			require.Error(t, <-insert)
-			require.Equal(t, 1, rows())
+			require.Equal(t, 1, count(rows))
 		})
 	}
 }
