@@ -267,7 +267,7 @@ func TestConnectionLostInTheSlowPath(t *testing.T) {
 				return err
 			}
 			once.Do(func() {
-				_, err := be.Shared().ExecContext(ctx, "SELECT pg_terminate_backend($1)", pid)
+				_, err := be.Shared().ExecContext(ctx, "SELECT pg_terminate_backend($1, 60000)", pid)
 				assert.NoError(t, err)
 			})
 			return nil
