@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,26 @@ func (be *Backend) Nodes(ctx context.Context) (nodes []backend.Node, err error) 
 		return err
 	})
 	return nodes, err
+}
+
+// unevenFrom is how many stores one node may have more than another, whatever their share.
+const unevenFrom = 10
+
+// adviseNodes says when one node has many more stores than another: more than a tenth above an even share.
+func adviseNodes(nodes []backend.Node) []backend.Advice {
+	if len(nodes) < 2 {
+		return nil
+	}
+	byCount := func(a, b backend.Node) int { return len(a.Stores) - len(b.Stores) }
+	least, most, total := slices.MinFunc(nodes, byCount), slices.MaxFunc(nodes, byCount), 0
+	for _, n := range nodes {
+		total += len(n.Stores)
+	}
+	if len(most.Stores)-len(least.Stores) <= unevenFrom || 10*len(most.Stores)*len(nodes) <= 11*total {
+		return nil
+	}
+	return []backend.Advice{{Text: fmt.Sprintf("node %s has %d of %d stores, and %s has %d; citus rebalance spreads them",
+		most.Name, len(most.Stores), total, least.Name, len(least.Stores))}}
 }
 
 // MoveStore implements [backend.Noder] by citus_schema_move: the rows are copied while they are written, by logical
