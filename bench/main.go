@@ -91,6 +91,11 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if !slices.ContainsFunc(su.rows, func(r row) bool { return match.MatchString(r.id) }) {
 			continue
 		}
+		if why := su.absent(); why != "" {
+			rep.skip(su, why)
+			fmt.Fprintf(stderr, "skipped %s: %s\n", su.name, why)
+			continue
+		}
 		began := time.Now()
 		rep.add(su, e.measure(ctx, su))
 		fmt.Fprintf(stderr, "%v %s\n", time.Since(began).Round(time.Millisecond), su.name)
@@ -114,7 +119,7 @@ func suitesOf(scale string) ([]suite, error) {
 	switch scale {
 	case "":
 		return slices.Concat(postgresReadSuites, postgresRandomSuites, postgresTripSuites,
-			sqliteSuites, resolverSuites, provisionSuites, fleetSuites), nil
+			sqliteSuites, resolverSuites, provisionSuites, fleetSuites, citusSuites), nil
 	case "10k":
 		return scaleSuites, nil
 	}

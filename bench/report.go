@@ -25,6 +25,7 @@ type report struct {
 	began    time.Time
 	took     time.Duration
 	measured []suiteReport
+	skipped  []string // suites, and why
 }
 
 type suiteReport struct {
@@ -43,6 +44,11 @@ func (r *report) add(su suite, o outcome) {
 		sr.results = append(sr.results, row.result(o.scores))
 	}
 	r.measured = append(r.measured, sr)
+}
+
+// skip notes a suite that cannot be measured here.
+func (r *report) skip(su suite, why string) {
+	r.skipped = append(r.skipped, fmt.Sprintf("`%s`: %s", su.name, why))
 }
 
 // failure returns why rows could not be measured.
@@ -71,6 +77,9 @@ func (r *report) markdown() string {
 		r.began.UTC().Format("2006-01-02 15:04 UTC"), r.took.Round(time.Second))
 	fmt.Fprintf(&b, "- machine: %s\n- versions: %s\n", r.machine, strings.Join(versions(), ", ")+r.server)
 	fmt.Fprintf(&b, "- %d rounds of %v for each contender, in turn; seed %d\n\n", r.rounds, r.slice, r.seed)
+	for _, left := range r.skipped {
+		fmt.Fprintf(&b, "Not measured: %s.\n\n", left)
+	}
 	b.WriteString(rowHead)
 	for _, sr := range r.measured {
 		for _, res := range sr.results {

@@ -60,6 +60,16 @@ type suite struct {
 	what    string
 	rows    []row
 	measure func(ctx context.Context, e *env, s *scores) error
+	// needs returns what is not there that the suite cannot do without; nil, or "", when it can be measured.
+	needs func() string
+}
+
+// absent is why the suite is to be left out, or nothing.
+func (su suite) absent() string {
+	if su.needs == nil {
+		return ""
+	}
+	return su.needs()
 }
 
 // row is a figure of ours beside a reference, and the bar that the project set itself.
