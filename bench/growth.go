@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenement-go/tenement/backend/postgres"
@@ -24,9 +27,13 @@ import (
 // growthSizes are the numbers of tenants; quickSizes those with -quick.
 var growthSizes, quickSizes = []int{10, 100, 1000, 10000}, []int{3, 6}
 
+// growthWarm is how many reads come ahead of those that are measured.
+const growthWarm = 40_000
+
 // growthKind is one of the things that are measured at each size.
 type growthKind struct {
 	id, what   string
+	peer       string // who does it, when it is not us; it is drawn into the chart of reads
 	goroutines int
 	ops        int
 	far        bool // also at a distance
@@ -36,6 +43,8 @@ type growthKind struct {
 
 var growthKinds = []growthKind{
 	{id: "read", what: "a point read in a tenant at random, its ID resolved", goroutines: saturating, far: true, worker: (*village).reader},
+	{id: "set", what: "the same by acquire, `SET search_path`, query", peer: "SET search_path", goroutines: saturating, far: true, worker: (*village).setter},
+	{id: "rls", what: "the same from one table with row-level security, tenant and query in one batch", peer: "row-level security", goroutines: saturating, far: true, worker: (*village).secured},
 	{id: "resolve", what: "resolving a host at random, with the cache as it is shipped", worker: (*village).resolver},
 	{id: "nothing", what: "a fleet migration with nothing pending, per tenant", ops: 1, far: true, perTenant: true, worker: (*village).nothing},
 	{id: "create", what: "App.Create with a domain", ops: 5, far: true, worker: (*village).creator},
@@ -50,6 +59,13 @@ var growthSuites = func() (suites []suite) {
 				id: "growth_" + k.id + map[bool]string{true: "_1ms"}[far], what: k.what + distance(far) + ": 10,000 tenants ÷ 100",
 				ours: k.name(growthSizes[3], far), ref: k.name(growthSizes[1], far),
 			})
+			if k.peer != "" {
+				read := growthKinds[0]
+				su.rows = append(su.rows, row{
+					id: "growth_read_" + k.id + map[bool]string{true: "_1ms"}[far], what: read.what + distance(far) + ", 10,000 tenants ÷ " + k.peer,
+					ours: read.name(growthSizes[3], far), ref: k.name(growthSizes[3], far),
+				})
+			}
 		}
 	}
 	return []suite{su}
@@ -78,6 +94,7 @@ func (k growthKind) name(tenants int, far bool) string {
 type village struct {
 	be      *postgres.Backend
 	app     *tenancy.App
+	pool    *pgxpool.Pool // the peers'
 	tenants []tenancy.ID
 	version *int // of its tables, which the applications near and far have in common
 	made    int
@@ -113,6 +130,9 @@ func growth(ctx context.Context, e *env, s *scores) error {
 			}
 		}
 		c := contest{goroutines: k.goroutines, ops: k.ops}
+		if k.goroutines > 1 {
+			c.warm = e.pick(growthWarm, 10) // each store has been seen where it is at home
+		}
 		if err := e.contest(ctx, s, c, contenders...); err != nil {
 			return err
 		}
@@ -143,6 +163,9 @@ func (e *env) settle(ctx context.Context, n int) (near, far *village, err error)
 		return nil, nil, err
 	}
 	near.made, near.version = n, new(1)
+	if err := fillSecured(ctx, near.pool, n); err != nil {
+		return nil, nil, err
+	}
 	proxy, err := wireproxy.NewURL(u)
 	if err != nil {
 		return nil, nil, err
@@ -163,7 +186,38 @@ func (e *env) village(ctx context.Context, u string) (*village, error) {
 	}
 	e.cleanup(func() { _ = be.Close() })
 	app, err := e.app(ctx, be, tenancy.Config{Tenant: growthSource(1)})
-	return &village{be: be, app: app}, err
+	if err != nil {
+		return nil, err
+	}
+	pool, err := e.pool(ctx, u, "peers", "")
+	return &village{be: be, app: app, pool: pool}, err
+}
+
+// fillSecured makes the table that all tenants have in common, with a hundred rows of each.
+func fillSecured(ctx context.Context, pool *pgxpool.Pool, n int) error {
+	if _, err := pool.Exec(ctx, `
+		CREATE TABLE secured (tenant integer NOT NULL, id integer NOT NULL, question text NOT NULL, PRIMARY KEY (tenant, id));
+		CREATE POLICY own ON secured USING (tenant = nullif(current_setting('bench.tenant', true), '')::integer)`); err != nil {
+		return err
+	}
+	// Its owner is under the policy too, once it is on.
+	if _, err := pool.Exec(ctx, `INSERT INTO secured SELECT t, i, 'Which colour?' FROM generate_series(0, $1::integer - 1) t, generate_series(1, 100) i`, n); err != nil {
+		return err
+	}
+	if _, err := pool.Exec(ctx, `ALTER TABLE secured ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; ANALYZE secured`); err != nil {
+		return err
+	}
+	var seen int
+	b := new(pgx.Batch)
+	b.Queue(`SELECT set_config('bench.tenant', '0', true)`)
+	b.Queue(`SELECT count(*) FROM secured`).QueryRow(func(row pgx.Row) error { return row.Scan(&seen) })
+	if err := pool.SendBatch(ctx, b).Close(); err != nil {
+		return err
+	}
+	if seen != 100 {
+		return fmt.Errorf("a tenant sees %d rows of 100: the log-in bypasses row-level security", seen)
+	}
+	return nil
 }
 
 func spec(i int) tenancy.Spec {
@@ -188,6 +242,31 @@ func (v *village) reader(rng *rand.Rand) operation {
 			var q string
 			return v.app.DB().QueryRowContext(ctx, `SELECT question FROM polls WHERE id = $1`, 1).Scan(&q)
 		})
+	}
+}
+
+func (v *village) setter(rng *rand.Rand) operation {
+	return func(ctx context.Context) error {
+		conn, err := v.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		if _, err := conn.Exec(ctx, fmt.Sprintf(`SET search_path = "t%d", public`, rng.IntN(len(v.tenants)))); err != nil {
+			return err
+		}
+		var q string
+		return conn.QueryRow(ctx, `SELECT question FROM polls WHERE id = $1`, 1).Scan(&q)
+	}
+}
+
+func (v *village) secured(rng *rand.Rand) operation {
+	return func(ctx context.Context) error {
+		var q string
+		b := new(pgx.Batch)
+		b.Queue(`SELECT set_config('bench.tenant', $1, true)`, fmt.Sprint(rng.IntN(len(v.tenants))))
+		b.Queue(`SELECT question FROM secured WHERE id = $1`, 1).QueryRow(func(row pgx.Row) error { return row.Scan(&q) })
+		return v.pool.SendBatch(ctx, b).Close()
 	}
 }
 
@@ -231,19 +310,23 @@ func (v *village) up(ctx context.Context) error {
 func growthCharts(s *scores) map[string]chart.Chart {
 	charts := make(map[string]chart.Chart)
 	for _, k := range growthKinds {
-		c := chart.Chart{Title: k.what, X: "tenants, as a power of ten", Y: "µs"}
+		name, who := "growth-"+k.id, ""
+		if k.peer != "" {
+			name, who = "growth-read", k.peer
+		}
+		c, begun := charts[name]
+		if !begun {
+			c = chart.Chart{Title: k.what, X: "tenants, as a power of ten", Y: "µs"}
+		}
 		for _, far := range distances(k) {
-			line := chart.Line{Name: "beside the server"}
-			if far {
-				line.Name = "1 ms away"
-			}
+			line := chart.Line{Name: cmp.Or(who, "ours") + distance(far)}
 			for _, n := range growthSizes {
 				line.X = append(line.X, math.Log10(float64(n)))
 				line.Y = append(line.Y, median(s.of[k.name(n, far)][wall])/1e3)
 			}
 			c.Lines = append(c.Lines, line)
 		}
-		charts["growth-"+k.id] = c
+		charts[name] = c
 	}
 	return charts
 }
