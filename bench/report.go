@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -66,6 +67,24 @@ func (r *report) failure() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// draw writes the suites' charts into a directory.
+func (r *report) draw(dir string) error {
+	for _, sr := range r.measured {
+		if sr.charts == nil || sr.err != nil {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		for name, c := range sr.charts(sr.scores) {
+			if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(c.SVG()), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // markdown writes the rows, then everything that was measured for them.
