@@ -8,6 +8,7 @@
 # make storm   everything that can fail does, over SQLite, Postgres and PgBouncer, for 5 million operations (SEED=n: that one again)
 # make storm-short   the same for a minute; make storm-broken: it reports what builds without an invariant do wrong
 # make crash   hundreds of processes are killed in the middle of something, and others go on
+# make soak    10,000 tenants are served for 5 minutes, and what that takes is drawn; then 100,000 of which few are active
 # make fuzz    every fuzz target in turn (FUZZTIME=10s each)
 # make deps    only install what the tests need
 
@@ -62,11 +63,11 @@ SEED ?= 0
 
 .PHONY: storm
 storm: deps
-	cd storm && go run . -seed $(SEED) -for 60s -ops 1700000 -tenants 200 -actors 150
+	mkdir -p storm/results && cd storm && go run . -seed $(SEED) -for 60s -ops 1700000 -tenants 200 -actors 150 -o results/storm.md
 
 .PHONY: storm-short
 storm-short: deps
-	cd storm && go run . -seed $(SEED) -for 20s
+	cd storm && go run . -seed $(SEED) -for 10s -late 30s
 
 .PHONY: storm-broken
 storm-broken: deps
@@ -75,7 +76,11 @@ storm-broken: deps
 .PHONY: crash
 crash: deps
 	go test -count 3 -run 'Killed' ./tenancy ./migrate
-	cd storm && go run . -seed $(SEED) -on sqlite,postgres -crash 250
+	mkdir -p storm/results && cd storm && go run . crash -seed $(SEED) -kills 250 -o results/crash.md
+
+.PHONY: soak
+soak: deps
+	mkdir -p storm/results && cd storm && go run . soak -seed $(SEED) -o results/soak.md
 
 .PHONY: fuzz
 fuzz:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tenement-go/tenement/internal/machine"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
@@ -140,7 +141,7 @@ func (e *env) serverMemory(ctx context.Context, app string) (bytes float64, ok b
 			return fmt.Errorf("nobody calls himself %q", app)
 		}
 		for _, pid := range pids {
-			n, err := anonymous(pid)
+			n, err := machine.Anonymous(pid)
 			if err != nil {
 				return err
 			}

@@ -27,6 +27,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/tenement-go/tenement/internal/machine"
 )
 
 func main() {
@@ -87,7 +89,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if *rounds > 0 {
 		e.rounds = *rounds
 	}
-	rep := &report{machine: thisMachine(), began: time.Now(), args: args, rounds: e.rounds, slice: e.slice, seed: e.seed}
+	rep := &report{machine: machine.Describe(), began: time.Now(), args: args, rounds: e.rounds, slice: e.slice, seed: e.seed}
 	for _, su := range suites {
 		if !slices.ContainsFunc(su.rows, func(r row) bool { return match.MatchString(r.id) }) {
 			continue

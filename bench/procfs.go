@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"os"
@@ -85,20 +84,4 @@ func readProcess(pid int) (process, bool) {
 		cpu:    time.Duration(field(14)+field(15)) * tick,
 		ended:  time.Duration(field(16)+field(17)) * tick,
 	}, true
-}
-
-// anonymous returns the bytes of a process's memory that are no file's and shared with nobody's buffers.
-func anonymous(pid int) (float64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "Anonymous:"); ok {
-			kB, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 64)
-			return kB * 1024, err
-		}
-	}
-	return 0, fmt.Errorf("%s says nothing of anonymous memory", f.Name())
 }

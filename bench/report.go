@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tenement-go/tenement/internal/machine"
 )
 
 // report is what one run found out, and about what.
@@ -94,7 +93,7 @@ func (r *report) markdown() string {
 		"± half the distance between their quartiles.\n\n")
 	fmt.Fprintf(&b, "- command: `%s`, %s, %v\n", strings.Join(append([]string{"go run ."}, r.args...), " "),
 		r.began.UTC().Format("2006-01-02 15:04 UTC"), r.took.Round(time.Second))
-	fmt.Fprintf(&b, "- machine: %s\n- versions: %s\n", r.machine, strings.Join(versions(), ", ")+r.server)
+	fmt.Fprintf(&b, "- machine: %s\n- versions: %s\n", r.machine, strings.Join(machine.Versions(), ", ")+r.server)
 	fmt.Fprintf(&b, "- %d rounds of %v for each contender, in turn; seed %d\n\n", r.rounds, r.slice, r.seed)
 	for _, left := range r.skipped {
 		fmt.Fprintf(&b, "Not measured: %s.\n\n", left)
@@ -171,44 +170,6 @@ func (sr suiteReport) writeScores(b *strings.Builder) {
 	for _, note := range sr.scores.notes {
 		fmt.Fprintf(b, "\n%s\n", note)
 	}
-}
-
-// thisMachine describes the machine.
-func thisMachine() string {
-	model, kernel := runtime.GOARCH, runtime.GOOS
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if m := regexp.MustCompile(`(?m)^model name\s*:\s*(.+)$`).FindSubmatch(text); m != nil {
-			model = string(m[1])
-		}
-	}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		kernel = "Linux " + strings.TrimSpace(string(text))
-	}
-	return fmt.Sprintf("%d cores, %s, %s", runtime.NumCPU(), model, kernel)
-}
-
-// versions of Go and of the drivers and peers.
-func versions() []string {
-	out := []string{runtime.Version()}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return out
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			out = append(out, "tenement "+s.Value[:min(12, len(s.Value))])
-		}
-	}
-	for _, dep := range info.Deps {
-		for path, name := range map[string]string{
-			"github.com/jackc/pgx/v5": "pgx", "modernc.org/sqlite": "modernc.org/sqlite", "github.com/pressly/goose/v3": "goose",
-		} {
-			if dep.Path == path {
-				out = append(out, name+" "+dep.Version)
-			}
-		}
-	}
-	return out
 }
 
 // versions of the servers that were used.

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"math/rand/v2"
 	"os"
+
+	"github.com/tenement-go/tenement/internal/machine"
 )
 
 // The same question for SQLite: how many files are open.
@@ -59,5 +61,5 @@ func memoryOf(ctx context.Context, k contender, reads int) (grown float64, known
 
 func ownMemory() (float64, error) {
 	_ = liveHeap() // collects
-	return anonymous(os.Getpid())
+	return machine.Anonymous(os.Getpid())
 }

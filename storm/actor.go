@@ -319,7 +319,7 @@ func (v *visit) fill(ctx context.Context, tx querier, id uint64, parts int) erro
 	return nil
 }
 
-// slow keeps others waiting for longer than they may outlive their contexts by, now and then.
+// slow keeps others waiting for longer than they may outlive their contexts by (-late), now and then.
 func (v *visit) slow(ctx context.Context) error {
 	return v.writing(2, func(id uint64) error {
 		return v.within(ctx, v.db().BeginTx, func(tx *sql.Tx) error {
@@ -327,7 +327,7 @@ func (v *visit) slow(ctx context.Context) error {
 				return err
 			}
 			if v.rng.IntN(10) == 0 {
-				v.pause(ctx, late+time.Duration(v.rng.IntN(2000))*time.Millisecond)
+				v.pause(ctx, 2*time.Second+time.Duration(v.rng.IntN(2000))*time.Millisecond)
 			}
 			return v.put(ctx, tx, id, 1)
 		})
@@ -387,6 +387,9 @@ func (v *visit) held(ctx context.Context) error {
 // wrongTenant uses another tenant's context in a transaction.
 func (v *visit) wrongTenant(ctx context.Context) error {
 	crowd := *v.s.crowd.Load()
+	if len(crowd) == 0 {
+		return nil
+	}
 	other := crowd[v.rng.IntN(len(crowd))]
 	if other.Store == v.t.Store || other.ID == v.t.ID {
 		return nil

@@ -56,28 +56,19 @@ func runErrand(o order) error {
 	return errors.Join(o.Errand.do(ctx, app), closeAll())
 }
 
-// crash kills n processes in the middle of errands over one set-up. After each, the process that runs it finishes what was
+// crash kills processes in the middle of errands over one set-up. After each, the process that runs it finishes what was
 // begun, or undoes it, by itself.
-func crash(ctx context.Context, name string, seed uint64, n int) (v *verdict, err error) {
-	st, err := newStage(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if cerr := st.close(); err == nil {
-			err = cerr
-		}
-	}()
+func crash(ctx context.Context, st *stage, t terms) (*verdict, error) {
 	app, closeAll, err := open(ctx, st.direct, 1)
 	if err != nil {
 		return nil, err
 	}
-	v = &verdict{Faults: map[faultKind]int{}}
+	v := &verdict{Faults: map[faultKind]int{}}
 	h := &hospital{
 		company: company{st: st, order: order{URL: st.direct, Journal: st.dir}},
-		app:     app, v: v, rng: rand.New(rand.NewPCG(seed, 2)), usual: map[string]time.Duration{},
+		app:     app, v: v, rng: rand.New(rand.NewPCG(t.seed, 2)), usual: map[string]time.Duration{},
 	}
-	for i := 0; v.Faults[faultKill] < n && i < 3*n; i++ {
+	for i := 0; v.Faults[faultKill] < t.kills && i < 3*t.kills; i++ {
 		if err := h.accident(ctx, i); err != nil {
 			return nil, errors.Join(err, closeAll())
 		}

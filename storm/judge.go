@@ -13,6 +13,7 @@ import (
 
 // verdict is what a storm came to.
 type verdict struct {
+	over                       string
 	Ops, Writes, Rows, Tenants int
 	Faults                     map[faultKind]int
 	Errors                     map[string]int

@@ -1,7 +1,9 @@
 // Command storm proves, as far as a run can, that tenants stay apart and that nothing is lost, while everything that can
 // fail does.
 //
-//	cd storm && go run . [-seed N] [-for DURATION] [-on sqlite,postgres,pooler] [-ops N]
+//	cd storm && go run . [storm] [-seed N] [-for DURATION] [-on sqlite,postgres,pooler] [-ops N]
+//	cd storm && go run . crash [-seed N] [-kills N] [-on sqlite,postgres]
+//	cd storm && go run . soak [-seed N] [-for DURATION] [-tenants N] [-crowd N]
 //
 // Over each set-up two processes serve, with many goroutines, many tenants and small pools. They journal outside of the
 // databases what was acknowledged to them. Meanwhile tenants come, change and go, their slugs are given to others, all
@@ -10,23 +12,27 @@
 //
 //	wrong  a row, or an answer, that is another's, or that must not be there
 //	lost   something that was acknowledged and is not there, or that nobody can account for
-//	hung   an operation that outlived its context by more than two seconds, or that never ended
+//	hung   an operation that outlived its context by more than two seconds (-late), or that never ended
 //	leak   goroutines, connections or files that were left
+//	died   a process that ended by itself, of a panic or of a race
 //
 // The exit status is 1 when there was any of them. The seed is printed; the same seed makes the same faults at the same
 // moments. What goroutines do in between is theirs to race for.
+//
+// crash kills processes in the middle of one operation after another instead, and looks whether another process that runs
+// finishes them. soak has processes serve many tenants for a while, and draws what they and the server use. With -o the
+// results are written to a file, and charts beside it.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 )
@@ -40,169 +46,103 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// command is one of the things that this program does.
+type command struct {
+	title    string
+	defaults terms
+	// do says on w how it goes, and returns the text of the results and whether all held.
+	do func(ctx context.Context, t terms, w io.Writer) (results string, ok bool, err error)
+}
+
+var commands = map[string]command{
+	"storm": {title: "Storm", do: overStages(storm), defaults: terms{d: 20 * time.Second, tenants: 60, on: "sqlite,postgres,pooler"}},
+	"crash": {title: "Crash", do: overStages(crash), defaults: terms{on: "sqlite,postgres"}},
+	"soak":  {title: "Soak", do: soak, defaults: terms{d: 5 * time.Minute, tenants: 10_000}},
 }
 
 // terms are those of a run.
 type terms struct {
+	command string
+	args    []string
+
 	seed    uint64
 	d       time.Duration
+	on      string
 	ops     int
 	actors  int
 	tenants int
-	keep    bool
-	crashes int
+	errors  bool
+	late    time.Duration
+	kills   int
+	crowd   int
+	output  string
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func parse(args []string, stderr io.Writer) (terms, error) {
+	name, rest := "storm", args
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		name, rest = args[0], args[1:]
+	}
+	c, ok := commands[name]
+	if !ok {
+		return terms{}, fmt.Errorf("there is no command %q", name)
+	}
+	t := c.defaults
+	t.command, t.args = name, args
 	flags := flag.NewFlagSet("storm", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	var t terms
 	flags.Uint64Var(&t.seed, "seed", 0, "of the schedule of faults (default: a random one)")
-	flags.DurationVar(&t.d, "for", 20*time.Second, "how long the storm is over each set-up")
-	flags.IntVar(&t.ops, "ops", 0, "go on until there were so many operations over each set-up")
-	flags.IntVar(&t.actors, "actors", 100, "goroutines of each of the two processes")
-	flags.IntVar(&t.tenants, "tenants", 60, "how many tenants there are, more or less")
-	flags.BoolVar(&t.keep, "errors", false, "list the errors that operations returned, which are allowed")
-	flags.IntVar(&t.crashes, "crash", 0, "no storm: kill so many processes in the middle of something, over each set-up")
-	on := flags.String("on", "sqlite,postgres,pooler", "the set-ups")
-	if err := flags.Parse(args); err != nil {
-		return 2
+	flags.DurationVar(&t.d, "for", t.d, "how long a storm is over each set-up, or a soak")
+	flags.StringVar(&t.on, "on", t.on, "the set-ups")
+	flags.IntVar(&t.ops, "ops", 0, "storm: go on until there were so many operations over each set-up")
+	flags.IntVar(&t.actors, "actors", 100, "storm: goroutines of each of the two processes")
+	flags.IntVar(&t.tenants, "tenants", t.tenants, "how many tenants there are, in a storm more or less")
+	flags.BoolVar(&t.errors, "errors", false, "storm: list the errors that operations returned, which are allowed")
+	flags.DurationVar(&t.late, "late", 2*time.Second, "storm: by how much an operation may outlive its context")
+	flags.IntVar(&t.kills, "kills", 250, "crash: how many processes are killed over each set-up")
+	flags.IntVar(&t.crowd, "crowd", 100_000, "soak: how many tenants one SQLite directory has, of which few are active")
+	flags.StringVar(&t.output, "o", "", "write the results to this file too, and what belongs to them beside it")
+	if err := flags.Parse(rest); err != nil {
+		return t, err
+	}
+	for name := range strings.SplitSeq(t.on, ",") {
+		if t.on != "" && stages[name] == nil {
+			return t, fmt.Errorf("-on: there is no set-up %q", name)
+		}
 	}
 	if t.seed == 0 {
 		t.seed = rand.Uint64()
 	}
+	return t, nil
+}
+
+// run is main without the process: it returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	t, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, "storm:", err)
+		return 2
+	}
 	fmt.Fprintf(stdout, "seed %d\n", t.seed)
-	status := 0
-	for name := range strings.SplitSeq(*on, ",") {
-		if stages[name] == nil {
-			fmt.Fprintf(stderr, "storm: -on: there is no set-up %q\n", name)
-			return 2
-		}
-		began := time.Now()
-		var v *verdict
-		var err error
-		if t.crashes > 0 {
-			v, err = crash(ctx, name, t.seed, t.crashes)
-		} else {
-			v, err = storm(ctx, name, t)
-		}
-		if err != nil {
-			fmt.Fprintf(stdout, "%s: %v\n", name, err)
-			status = 1
-			continue
-		}
-		v.print(stdout, name, time.Since(began), t.keep)
-		if len(v.Breaches) > 0 {
-			status = 1
-		}
-	}
-	return status
-}
-
-// storm is one set-up, one storm, and what the judge says.
-func storm(ctx context.Context, name string, t terms) (v *verdict, err error) {
-	st, err := newStage(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if cerr := st.close(); err == nil {
-			err = cerr
-		}
-	}()
-	c := &company{st: st, version: 1, order: order{URL: st.url, Journal: st.dir, Seed: t.seed, Actors: t.actors, Keepers: 3, Tenants: t.tenants}}
-	defer func() {
-		for _, p := range append(c.serving, c.migrating...) {
-			p.kill()
-		}
-	}()
-	for range 2 {
-		if err := c.serve(); err != nil {
-			return nil, err
-		}
-	}
-	var breaches []string
-	done := map[faultKind]int{}
 	began := time.Now()
-	for round := uint64(0); ; round++ {
-		for _, f := range schedule(t.seed+round, t.d, st.faults) {
-			select {
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			case <-time.After(time.Until(began.Add(f.at))):
-			}
-			if err := c.inflict(ctx, f); err != nil {
-				breaches = append(breaches, fmt.Sprintf("%s: %v", f.kind, err))
-			}
-			done[f.kind]++
-		}
-		time.Sleep(time.Until(began.Add(t.d)))
-		r, err := readJournals(st.dir)
-		if err != nil {
-			return nil, err
-		}
-		if r.ops >= t.ops {
-			break
-		}
-		began = time.Now()
+	c := commands[t.command]
+	results, ok, err := c.do(ctx, t, stdout)
+	if err == nil && t.output != "" {
+		err = os.WriteFile(t.output, []byte(head(c.title, t, began)+results), 0o644)
 	}
-	for _, p := range c.serving {
-		if err := p.stop(patience + 20*time.Second); err != nil {
-			breaches = append(breaches, err.Error())
-		}
+	if err != nil {
+		fmt.Fprintln(stderr, "storm:", err)
 	}
-	c.serving = nil
-	for _, p := range c.migrating {
-		select {
-		case <-p.done:
-		case <-time.After(90 * time.Second):
-			p.kill()
-			breaches = append(breaches, "hung: a fleet migration did not end")
-		}
+	if err != nil || !ok {
+		return 1
 	}
-	if st.cluster != nil && name != "pooler" { // whose connections are its own
-		if n, err := st.connections(ctx); err != nil || n > 0 {
-			breaches = append(breaches, fmt.Sprintf("leak: %d connections are open (%v)", n, err))
-		}
-	}
-	if v, err = judge(ctx, st.direct, st.dir, c.version); err != nil {
-		return nil, err
-	}
-	v.Breaches, v.Faults = append(v.Breaches, breaches...), done
-	return v, nil
-}
-
-func (v *verdict) print(w io.Writer, name string, took time.Duration, withErrors bool) {
-	count := func(prefix string) (n int) {
-		for _, b := range v.Breaches {
-			if strings.HasPrefix(b, prefix) {
-				n++
-			}
-		}
-		return n
-	}
-	faults := 0
-	for _, n := range v.Faults {
-		faults += n
-	}
-	fmt.Fprintf(w, "%-9s %8d operations, %d writes, %d faults, %d tenants, %d rows checked: %d wrong, %d lost, %d hung, %d leaked; %v\n",
-		name, v.Ops, v.Writes, faults, v.Tenants, v.Rows, count("wrong"), count("lost"), count("hung"), count("leak"), took.Round(time.Second))
-	for _, kind := range slices.Sorted(maps.Keys(v.Faults)) {
-		fmt.Fprintf(w, "    %4d %s\n", v.Faults[kind], kind)
-	}
-	for i, b := range v.Breaches {
-		if i == 20 {
-			fmt.Fprintf(w, "    … and %d more\n", len(v.Breaches)-i)
-			break
-		}
-		fmt.Fprintf(w, "    %.400s\n", b)
-	}
-	if !withErrors {
-		return
-	}
-	for _, text := range slices.SortedFunc(maps.Keys(v.Errors), func(a, b string) int { return v.Errors[b] - v.Errors[a] }) {
-		fmt.Fprintf(w, "    %6d × %s\n", v.Errors[text], text)
-	}
+	return 0
 }

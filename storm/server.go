@@ -8,7 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,12 +35,12 @@ type order struct {
 	Actors      int
 	Keepers     int
 	Tenants     int
-	Migrate     int    // bring all stores to this version, instead of serving
-	Errand      errand // do that, instead of serving
+	Late        time.Duration // by how much an operation may outlive its context
+	Migrate     int           // bring all stores to this version, instead of serving
+	Errand      errand        // do that, instead of serving
+	Soak        time.Duration // serve for so long, and say what that takes
+	Crowd       bool          // the same of a great many tenants
 }
-
-// late is by how much an operation may outlive its context.
-const late = 2 * time.Second
 
 // serveUntil is the process: it serves until in is at its end.
 func serveUntil(text string, in io.Reader) error {
@@ -48,8 +48,13 @@ func serveUntil(text string, in io.Reader) error {
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return err
 	}
-	if o.Errand.Op != "" {
+	switch {
+	case o.Errand.Op != "":
 		return runErrand(o)
+	case o.Soak > 0:
+		return runSoak(o)
+	case o.Crowd:
+		return runCrowd(o)
 	}
 	j, err := openJournal(o.Journal, o.Incarnation)
 	if err != nil {
@@ -70,6 +75,12 @@ func serveUntil(text string, in io.Reader) error {
 	return nil
 }
 
+// The limits of what takes moments, in a storm and on a busy machine too.
+const (
+	openLimit      = 90 * time.Second
+	migrationLimit = 2 * time.Minute
+)
+
 // open opens the tenants, for as long as it takes the database to be there.
 func open(ctx context.Context, url string, version int) (app *tenancy.App, closeAll func() error, err error) {
 	cfg := tenancy.Config{PollInterval: 200 * time.Millisecond, Behind: migrate.Migrate}
@@ -89,7 +100,7 @@ func open(ctx context.Context, url string, version int) (app *tenancy.App, close
 			}
 			err = errors.Join(err, be.Close())
 		}
-		if time.Since(began) > 30*time.Second || ctx.Err() != nil {
+		if time.Since(began) > openLimit || ctx.Err() != nil {
 			return nil, nil, err
 		}
 	}
@@ -161,17 +172,25 @@ func (s *server) watch(ctx context.Context, over chan struct{}) {
 		s.look(ctx)
 		s.under.Range(func(k, _ any) bool {
 			op := k.(*operation)
-			if by := op.outlived(); by > 5*late {
+			if by := op.outlived(); by > s.Late {
 				op.reported.Do(func() {
-					stacks := make([]byte, 1<<20)
-					stacks = stacks[:runtime.Stack(stacks, true)]
-					s.breach("hung: %s goes on for %v after its context ended", op.kind, by)
-					_ = os.WriteFile(fmt.Sprintf("%s/%04d.stacks", s.Journal, s.Incarnation), stacks, 0o600)
+					s.breach("hung: %s goes on %v after its context ended; see %s", op.kind, by, stacks())
 				})
 			}
 			return true
 		})
 	}
+}
+
+// stacks writes what all goroutines are at to a file that stays, and returns its name.
+func stacks() string {
+	f, err := os.CreateTemp("", "storm-*.stacks")
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	_ = pprof.Lookup("goroutine").WriteTo(f, 2)
+	return f.Name()
 }
 
 // look reads who the tenants are.
@@ -213,7 +232,7 @@ func (s *server) do(ctx context.Context, kind string, limit time.Duration, fn fu
 	err := fn(ctx)
 	s.under.Delete(op)
 	s.ops.Add(1)
-	if by := op.outlived(); by > late {
+	if by := op.outlived(); by > s.Late {
 		s.breach("hung: %s returned %v after its context ended: %v", kind, by, err)
 	}
 	if err != nil {
@@ -256,7 +275,7 @@ func (s *server) leaks(before int) {
 		if err == nil && now <= before {
 			return
 		}
-		if time.Since(began) > 20*time.Second {
+		if time.Since(began) > time.Minute {
 			s.breach("leak: %d files are open, %d were; %v", now, before, err)
 			return
 		}
@@ -271,7 +290,7 @@ func openFiles() int {
 
 // migrateAll is a deployment: a binary of a later version migrates all stores.
 func migrateAll(o order, j *journal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), migrationLimit)
 	defer cancel()
 	app, closeAll, err := open(ctx, o.URL, o.Migrate)
 	if err != nil {

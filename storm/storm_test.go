@@ -66,7 +66,9 @@ func TestStorm(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	v, err := storm(t.Context(), "sqlite", terms{seed: 1, d: 4 * time.Second, actors: 10, tenants: 20})
+	v, err := onStage(t.Context(), "sqlite", func(st *stage) (*verdict, error) {
+		return storm(t.Context(), st, terms{seed: 1, d: 4 * time.Second, actors: 10, tenants: 20, late: time.Minute})
+	})
 	require.NoError(t, err)
 	assert.Empty(t, v.Breaches)
 	assert.Positive(t, v.Rows)

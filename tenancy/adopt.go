@@ -101,7 +101,7 @@ func (a *App) claimStore(ctx context.Context, id ID, p plan) (t *Tenant, err err
 
 // unclaim undoes claimStore.
 func (a *App) unclaim(ctx context.Context, t *Tenant) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := afterwards(ctx)
 	defer cancel()
 	return a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		return erase(ctx, tx, &run{a: a, t: t})

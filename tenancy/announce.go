@@ -4,9 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // announcement is what an App that serves says of itself in the registry: how long it may take to hear of a change.
@@ -16,8 +17,8 @@ type announcement struct {
 	id   string
 	made atomic.Bool
 
-	mu   sync.Mutex // one at a time
-	next time.Time  // when it is to be renewed
+	turn *semaphore.Weighted // one at a time; that wait ends with its context, which a mutex's does not
+	next time.Time           // when it is to be renewed
 }
 
 // minLease is how long an App that does not renew its announcement counts as serving.
@@ -30,8 +31,10 @@ func (a *App) announce(ctx context.Context) error {
 	if a.announced.made.Load() {
 		return nil
 	}
-	a.announced.mu.Lock()
-	defer a.announced.mu.Unlock()
+	if err := a.announced.turn.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("tenement: announce: %w: %w", ErrUnavailable, context.Cause(ctx))
+	}
+	defer a.announced.turn.Release(1)
 	if a.announced.made.Load() {
 		return nil
 	}
@@ -48,8 +51,10 @@ func (a *App) announce(ctx context.Context) error {
 
 // renewDue renews the announcement when a third of the lease is over.
 func (a *App) renewDue(ctx context.Context) error {
-	a.announced.mu.Lock()
-	defer a.announced.mu.Unlock()
+	if err := a.announced.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer a.announced.turn.Release(1)
 	if !a.announced.made.Load() || time.Now().Before(a.announced.next) {
 		return nil
 	}
@@ -70,14 +75,17 @@ func (a *App) renew(ctx context.Context) error {
 
 // withdraw takes the announcement back.
 func (a *App) withdraw() {
-	a.announced.mu.Lock()
-	defer a.announced.mu.Unlock()
-	if !a.announced.made.Load() {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, a.announced.id); err != nil {
+	err := a.announced.turn.Acquire(ctx, 1)
+	if err == nil {
+		defer a.announced.turn.Release(1)
+		if !a.announced.made.Load() {
+			return
+		}
+		_, err = a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, a.announced.id)
+	}
+	if err != nil {
 		a.log.Warn("tenement: who purges a tenant will wait for this App, which is closed", "error", err)
 	}
 }

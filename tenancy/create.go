@@ -238,8 +238,9 @@ func (r *run) clear(ctx context.Context) error {
 // unmake removes the store that this very run made and could not fill. The lock was held all the time, so nobody else
 // made it and nobody was served from it.
 func (r *run) unmake(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := afterwards(ctx)
 	defer cancel()
+	defer func() { r.left = ctx.Err() != nil }()
 	if err := r.lock.Check(ctx); err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (a *App) Freeze(ctx context.Context, id ID, reason string, fn func(ctx cont
 			err = a.guard(ctx, "freeze", func() error { return fn(ctx, was) })
 		}
 		a.step("freeze: done")
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		clean, cancel := afterwards(ctx)
 		defer cancel()
 		if thawed := r.commit(clean, "", thaw); err == nil {
 			err = opError("let write to", was.Slug, thawed)

@@ -98,6 +98,7 @@ type run struct {
 	known   bool    // t is what this run has just written; who changed it since is noticed by its version
 	lock    *held
 	resumed bool // somebody was at work on the operation before
+	left    bool // the time for what is done about a failure is over
 
 	made      *migrate.Unentered // create: the store, unless the ledger has it
 	approved  []string           // create: the pending domains that the hook approves of
@@ -223,15 +224,27 @@ func (tx *registryTx) advance(ctx context.Context, op *Operation, next string) e
 	return nil
 }
 
-// cleanupTimeout bounds what is done about a failure after the caller's context is over.
-const cleanupTimeout = 10 * time.Second
+const (
+	// cleanupTimeout bounds what is done about a failure while the caller waits for it,
+	cleanupTimeout = 10 * time.Second
+	// and cleanupGrace what is done after his context has ended. A server that does not answer would keep him, and what is
+	// left then is finished by those who finish operations, as if the process had died.
+	cleanupGrace = 1500 * time.Millisecond
+)
+
+// afterwards returns the context of what is done about a failure.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(cleanupGrace, cancel) })
+	return own, func() { stop(); cancel() }
+}
 
 // failed notes why an operation did not get further, and returns the error for the caller.
 func (r *run) failed(ctx context.Context, cause error) error {
-	if errors.Is(cause, backend.ErrLockLost) || r.a.ctx.Err() != nil {
+	if errors.Is(cause, backend.ErrLockLost) || r.a.ctx.Err() != nil || r.left {
 		return cause // somebody else's now, or soon
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := afterwards(ctx)
 	defer cancel()
 	var undone *abandon
 	if errors.As(cause, &undone) {

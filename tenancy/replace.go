@@ -141,7 +141,7 @@ func fillReplacement(ctx context.Context, r *run) error {
 	case err == nil, errors.Is(err, backend.ErrLockLost), r.a.ctx.Err() != nil:
 		return err
 	}
-	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	clean, cancel := afterwards(ctx)
 	defer cancel()
 	if undone := r.undoReplacement(clean, rt); undone != nil {
 		return errors.Join(err, undone)

@@ -91,6 +91,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 	a := &App{
 		be: be, cfg: cfg, log: cfg.Logger, migrator: migrator, locker: locker,
 		operations: semaphore.NewWeighted(maxOperations),
+		announced:  announcement{turn: semaphore.NewWeighted(1)},
 		reg:        registry{db: be.Shared(), d: be.Dialect(), queries: func() {}},
 		step:       func(string) {},
 	}

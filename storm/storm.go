@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// storm is one set-up, one storm, and what the judge says.
+func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
+	st.smallDisk()
+	c := &company{st: st, version: 1, order: order{URL: st.url, Journal: st.dir, Seed: t.seed, Actors: t.actors, Keepers: 3, Tenants: t.tenants, Late: t.late}}
+	defer func() {
+		for _, p := range append(c.serving, c.migrating...) {
+			p.kill()
+		}
+	}()
+	for range 2 {
+		if err := c.serve(); err != nil {
+			return nil, err
+		}
+	}
+	var breaches []string
+	done := map[faultKind]int{}
+	began := time.Now()
+	for round := uint64(0); ; round++ {
+		for _, f := range schedule(t.seed+round, t.d, st.faults) {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(time.Until(began.Add(f.at))):
+			}
+			if err := c.inflict(ctx, f); err != nil {
+				breaches = append(breaches, fmt.Sprintf("%s: %v", f.kind, err))
+			}
+			done[f.kind]++
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Until(began.Add(t.d))):
+		}
+		r, err := readJournals(st.dir)
+		if err != nil {
+			return nil, err
+		}
+		if r.ops >= t.ops {
+			break
+		}
+		began = time.Now()
+	}
+	breaches = append(breaches, c.end(t)...)
+	if st.cluster != nil && st.name != "pooler" { // whose connections are its own
+		// The server ends a process that was at work for somebody who was killed when it is done with that.
+		n, err := st.connections(ctx)
+		for began := time.Now(); (err != nil || n > 0) && time.Since(began) < time.Minute; n, err = st.connections(ctx) {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil || n > 0 {
+			breaches = append(breaches, fmt.Sprintf("leak: %d connections are open (%v)", n, err))
+		}
+	}
+	v, err := judge(ctx, st.direct, st.dir, c.version)
+	if err != nil {
+		return nil, err
+	}
+	v.Breaches, v.Faults = append(v.Breaches, breaches...), done
+	return v, nil
+}
+
+// end waits for all processes to be over, and says which of them were not as they should be.
+func (c *company) end(t terms) (breaches []string) {
+	for _, p := range c.serving {
+		if err := p.stop(patience + t.late + 20*time.Second); err != nil {
+			breaches = append(breaches, err.Error())
+		}
+	}
+	c.serving = nil
+	for _, p := range c.migrating {
+		select {
+		case <-p.done:
+		case <-time.After(migrationLimit + t.late + 20*time.Second):
+			p.kill()
+			breaches = append(breaches, "hung: a fleet migration did not end")
+		}
+		breaches = append(breaches, p.died()...)
+	}
+	return append(breaches, c.died...)
+}
