@@ -3,6 +3,7 @@
 # make lint    gofumpt, go vet for three systems, golangci-lint, what changed in the API since the last tag
 # make bench   every benchmark, then the figures beside their references (BENCHTIME=1x: a short run of all of it)
 # make scale   the figures of thousands of tenants, for most of an hour
+# make growth  the same work with 10, 100, 1,000 and 10,000 tenants, with charts
 # make matrix  the suites that use Postgres, on every version that can be had (POSTGRES="15 18": on these)
 # make storm   everything that can fail does, over SQLite, Postgres and PgBouncer, for 5 million operations (SEED=n: that one again)
 # make storm-short   the same for a minute; make storm-broken: it reports what builds without an invariant do wrong
@@ -44,11 +45,15 @@ lint: $(GOLANGCI_LINT)
 .PHONY: bench
 bench: deps bin/pgrun
 	bin/pgrun scripts/each-module.sh go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -p 1 -timeout 30m ./...
-	if [ -f bench/main.go ]; then cd bench && go run . $(if $(filter 1x,$(BENCHTIME)),-quick,-o RESULTS.md); fi
+	cd bench && go run . $(if $(filter 1x,$(BENCHTIME)),-quick && go run . -scale growth -quick,-o RESULTS.md)
 
 .PHONY: scale
 scale: deps
 	cd bench && go run . -scale 10k -o RESULTS-10k.md
+
+.PHONY: growth
+growth: deps
+	cd bench && go run . -scale growth -rounds 5 -o RESULTS-growth.md
 
 .PHONY: matrix
 matrix: deps

@@ -115,7 +115,7 @@ func TestAContestFailsLoudly(t *testing.T) {
 
 func TestNoRowIsCalledLikeAnother(t *testing.T) {
 	seen := make(map[string]bool)
-	for _, scale := range []string{"", "10k"} {
+	for _, scale := range []string{"", "10k", "growth"} {
 		suites, err := suitesOf(scale)
 		if err != nil {
 			t.Fatal(err)

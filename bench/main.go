@@ -1,7 +1,7 @@
 // Command bench prints the project's figures: ours beside a reference that does the same with the bare driver, a
 // hand-written client, a script or a peer, measured in turn in one run.
 //
-//	cd bench && go run . [-quick] [-rows REGEXP] [-rounds N] [-scale 10k] [-o RESULTS.md]
+//	cd bench && go run . [-quick] [-rows REGEXP] [-rounds N] [-scale 10k|growth] [-o RESULTS.md]
 //	cd bench && go run . -quote ../README.md
 //
 // A row is a ratio, ours ÷ reference, beside the bar that the project set itself. Each round runs all contenders in turn
@@ -12,7 +12,7 @@
 //
 // It starts a Postgres cluster of its own from the installed binaries, or uses the one that TENEMENT_TEST_POSTGRES names.
 // -quick is for seeing that all rows can be measured: it takes about a minute, and its figures mean little. With -o the
-// same is written to a file, and -quote puts the figures of RESULTS*.md into the marked lines of another file.
+// same is written to a file, with charts beside it where a suite has some, and -quote puts the figures of RESULTS*.md into the marked lines of another file.
 package main
 
 import (
@@ -23,6 +23,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
@@ -61,7 +62,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	quick := flags.Bool("quick", false, "smaller sizes and shorter rounds, to see that all rows can be measured")
 	only := flags.String("rows", "", "measure only the suites with a row whose name matches this regular expression")
 	rounds := flags.Int("rounds", 0, "rounds (default 9, with -quick 3)")
-	scale := flags.String("scale", "", `"10k" measures thousands of stores instead; it takes much longer`)
+	scale := flags.String("scale", "", `"10k" measures thousands of stores instead, which takes much longer; "growth" the same work with 10 to 10,000 tenants`)
 	seed := flags.Uint64("seed", 1, "of the random choices")
 	output := flags.String("o", "", "write the results to this file too")
 	quoteIn := flags.String("quote", "", "measure nothing: put the figures of RESULTS*.md into the marked lines of this file")
@@ -93,6 +94,11 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if !slices.ContainsFunc(su.rows, func(r row) bool { return match.MatchString(r.id) }) {
 			continue
 		}
+		if why := su.absent(); why != "" {
+			rep.skip(su, why)
+			fmt.Fprintf(stderr, "skipped %s: %s\n", su.name, why)
+			continue
+		}
 		began := time.Now()
 		rep.add(su, e.measure(ctx, su))
 		fmt.Fprintf(stderr, "%v %s\n", time.Since(began).Round(time.Millisecond), su.name)
@@ -108,6 +114,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if err := os.WriteFile(*output, []byte(text), 0o644); err != nil {
 			return err
 		}
+		if err := rep.draw(filepath.Join(filepath.Dir(*output), "charts")); err != nil {
+			return err
+		}
 	}
 	return rep.failure()
 }
@@ -116,11 +125,13 @@ func suitesOf(scale string) ([]suite, error) {
 	switch scale {
 	case "":
 		return slices.Concat(postgresReadSuites, postgresRandomSuites, postgresTripSuites,
-			sqliteSuites, resolverSuites, provisionSuites, fleetSuites), nil
+			sqliteSuites, resolverSuites, provisionSuites, fleetSuites, citusSuites), nil
 	case "10k":
 		return scaleSuites, nil
+	case "growth":
+		return growthSuites, nil
 	}
-	return nil, fmt.Errorf(`-scale: %q is not "10k"`, scale)
+	return nil, fmt.Errorf(`-scale: %q is neither "10k" nor "growth"`, scale)
 }
 
 // outcome is what a suite came to.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -23,6 +25,7 @@ type report struct {
 	began    time.Time
 	took     time.Duration
 	measured []suiteReport
+	skipped  []string // suites, and why
 }
 
 type suiteReport struct {
@@ -43,6 +46,11 @@ func (r *report) add(su suite, o outcome) {
 	r.measured = append(r.measured, sr)
 }
 
+// skip notes a suite that cannot be measured here.
+func (r *report) skip(su suite, why string) {
+	r.skipped = append(r.skipped, fmt.Sprintf("`%s`: %s", su.name, why))
+}
+
 // failure returns why rows could not be measured.
 func (r *report) failure() error {
 	var errs []error
@@ -60,6 +68,24 @@ func (r *report) failure() error {
 	return errors.Join(errs...)
 }
 
+// draw writes the suites' charts into a directory.
+func (r *report) draw(dir string) error {
+	for _, sr := range r.measured {
+		if sr.charts == nil || sr.err != nil {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		for name, c := range sr.charts(sr.scores) {
+			if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(c.SVG()), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // markdown writes the rows, then everything that was measured for them.
 func (r *report) markdown() string {
 	var b strings.Builder
@@ -69,6 +95,9 @@ func (r *report) markdown() string {
 		r.began.UTC().Format("2006-01-02 15:04 UTC"), r.took.Round(time.Second))
 	fmt.Fprintf(&b, "- machine: %s\n- versions: %s\n", r.machine, strings.Join(machine.Versions(), ", ")+r.server)
 	fmt.Fprintf(&b, "- %d rounds of %v for each contender, in turn; seed %d\n\n", r.rounds, r.slice, r.seed)
+	for _, left := range r.skipped {
+		fmt.Fprintf(&b, "Not measured: %s.\n\n", left)
+	}
 	b.WriteString(rowHead)
 	for _, sr := range r.measured {
 		for _, res := range sr.results {

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/tenement-go/tenement/internal/chart"
 )
 
 // metric is a kind of figure.
@@ -60,6 +62,17 @@ type suite struct {
 	what    string
 	rows    []row
 	measure func(ctx context.Context, e *env, s *scores) error
+	charts  func(s *scores) map[string]chart.Chart // by file name; nil: none
+	// needs returns what is not there that the suite cannot do without; nil, or "", when it can be measured.
+	needs func() string
+}
+
+// absent is why the suite is to be left out, or nothing.
+func (su suite) absent() string {
+	if su.needs == nil {
+		return ""
+	}
+	return su.needs()
 }
 
 // row is a figure of ours beside a reference, and the bar that the project set itself.

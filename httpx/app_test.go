@@ -242,7 +242,7 @@ func TestBehind(t *testing.T) {
 		}
 		_, err := app.Migrator().Up(t.Context(), migrate.UpOptions{})
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return get(h, "thor.polls.local").Code == http.StatusOK }, 30*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return get(h, "thor.polls.local").Code == http.StatusOK }, time.Minute, 20*time.Millisecond)
 		assert.Equal(t, "new motto of thor", get(h, "thor.polls.local").Body.String())
 	})
 }
@@ -265,7 +265,7 @@ func TestRegistryUnavailable(t *testing.T) {
 		}
 		if mend != nil {
 			mend(be)
-			require.Eventually(t, func() bool { return get(h, "loki.polls.local").Code == http.StatusNotFound }, 30*time.Second, 20*time.Millisecond)
+			require.Eventually(t, func() bool { return get(h, "loki.polls.local").Code == http.StatusNotFound }, time.Minute, 20*time.Millisecond)
 		}
 	}
 	t.Run("sqlite", func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -59,6 +60,13 @@ func (t *tree) doctorCommand() *cobra.Command {
 			if !list[i].Repaired {
 				left++
 			}
+		}
+		nodes, err := backend.NodesOf(cmd.Context(), app.Backend())
+		if err != nil && !errors.Is(err, backend.ErrNoNodes) {
+			return err
+		}
+		if !asJSON && len(nodes) > 0 {
+			fmt.Fprintln(cmd.OutOrStdout(), spread(nodes))
 		}
 		if asJSON {
 			err = writeJSON(cmd.OutOrStdout(), map[string]any{"findings": list, "operations": append([]tenancy.Operation{}, under...)})

@@ -13,18 +13,18 @@ import (
 	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	_ "github.com/tenement-go/tenement/backend/postgres"
 	_ "github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/manage"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // files makes migrations from pairs of name and text.
 func files(nameAndText ...string) fs.FS {

@@ -1,7 +1,9 @@
 package manage
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,29 +21,86 @@ func (t *tree) citusCommand() *cobra.Command {
 	return cmd
 }
 
-// placement tells on which node a store is, where there are nodes.
-type placement map[backend.Store]string
-
-func placementOf(ctx context.Context, app *tenancy.App) (placement, error) {
-	nodes, err := backend.NodesOf(ctx, app.Backend())
-	if errors.Is(err, backend.ErrNoNodes) {
-		return nil, nil
-	}
-	at := placement{}
-	for _, n := range nodes {
-		for _, s := range n.Stores {
-			at[s] = n.Name
-		}
-	}
-	return at, err
+// placement tells where stores are: on which node of a Citus cluster, and in which place, where there are several.
+type placement struct {
+	nodes  map[backend.Store]string // nil: there are none
+	placer backend.Placer           // nil: there is one place
 }
 
-// column adds what p has to say about a store to a row, and nothing where there are no nodes.
-func (p placement) column(row []string, s backend.Store) []string {
-	if p == nil {
-		return row
+// whereabouts is what it says of one store.
+type whereabouts struct {
+	Node  string `json:"node,omitempty"`
+	Place string `json:"place,omitempty"`
+}
+
+func placementOf(ctx context.Context, app *tenancy.App) (p placement, err error) {
+	if len(app.Places()) > 1 {
+		p.placer = app.Backend().(backend.Placer)
 	}
-	return append(row, dash(p[s]))
+	nodes, err := backend.NodesOf(ctx, app.Backend())
+	if errors.Is(err, backend.ErrNoNodes) {
+		return p, nil
+	}
+	p.nodes = map[backend.Store]string{}
+	for _, n := range nodes {
+		for _, s := range n.Stores {
+			p.nodes[s] = n.Name
+		}
+	}
+	return p, err
+}
+
+// of says where a store is, as far as is known: a place need not be asked, nor be up.
+func (p placement) of(ctx context.Context, s backend.Store) (w whereabouts, err error) {
+	w.Node = p.nodes[s]
+	if p.placer != nil {
+		w.Place, err = p.placer.PlaceOf(ctx, s)
+	}
+	return w, err
+}
+
+// columns adds to a row what there is to be said: all of a table's rows are alike.
+func (p placement) columns(row []string, node, place string) []string {
+	if p.placer != nil {
+		row = append(row, dash(place))
+	}
+	if p.nodes != nil {
+		row = append(row, dash(node))
+	}
+	return row
+}
+
+// with adds the members to an object of JSON.
+func (w whereabouts) with(object []byte) ([]byte, error) {
+	more, err := json.Marshal(w)
+	if err != nil || len(more) == len("{}") {
+		return object, err
+	}
+	return append(append(bytes.TrimSuffix(object, []byte("}")), ','), more[1:]...), nil
+}
+
+// located is a tenant and where it is, as JSON has it.
+type located struct {
+	tenancy.Tenant
+	at whereabouts
+}
+
+// MarshalJSON adds to the tenant's own members.
+func (l located) MarshalJSON() ([]byte, error) {
+	text, err := json.Marshal(l.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	return l.at.with(text)
+}
+
+// spread says in a line how many stores are on each node.
+func spread(nodes []backend.Node) string {
+	var parts []string
+	for _, n := range nodes {
+		parts = append(parts, fmt.Sprintf("%s: %s", n.Name, plural(len(n.Stores), "store", "stores")))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // moveToNode moves a tenant's store to another node.

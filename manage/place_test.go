@@ -30,6 +30,12 @@ func TestPlaceCommands(t *testing.T) {
 	require.Contains(t, two.must(t, "tenant", "move", "thor", "--place", "eu"), "thor is in eu; its old store is set aside as aside_thor_")
 	require.JSONEq(t, `[{"place":"home","stores":1},{"place":"eu","stores":2}]`, two.must(t, "place", "list", "--json"))
 	require.Equal(t, "Hammer?\n", two.must(t, "exec", "thor", "--", "questions"))
+	list := two.must(t, "tenant", "list")
+	require.Regexp(t, `(?m)^SLUG .* PLACE$`, list)
+	require.Regexp(t, `(?m)^thor .* eu$`, list)
+	require.Contains(t, two.must(t, "tenant", "list", "--json"), `"place"`)
+	require.Regexp(t, `(?m)^place +eu$`, two.must(t, "tenant", "show", "thor"))
+	require.Regexp(t, `"place": ?"eu"`, two.must(t, "tenant", "show", "thor", "--json"))
 	two.must(t, "doctor")
 	for _, args := range [][]string{
 		{"tenant", "move", "thor", "--place", "eu"},

@@ -1,6 +1,7 @@
 package manage
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -20,16 +21,17 @@ func (t *tree) statusCommand() *cobra.Command {
 		Long:  "Shows what is applied, pending and failed, and where stores and binary disagree. Reads the ledger alone.",
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
-		st, err := app.Migrator().Status(cmd.Context())
-		if err != nil {
-			return err
+		st, down := app.Migrator().Status(cmd.Context())
+		if st == nil {
+			return down
 		}
+		var err error
 		if asJSON {
 			err = writeJSON(cmd.OutOrStdout(), st)
 		} else {
 			err = printStatus(cmd.OutOrStdout(), st)
 		}
-		if err != nil || !check {
+		if err = errors.Join(down, err); err != nil || !check {
 			return err
 		}
 		switch {

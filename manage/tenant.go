@@ -171,17 +171,18 @@ func (t *tree) tenantList() *cobra.Command {
 			return err
 		}
 		header := []string{"SLUG", "NAME", "STATUS", "DOMAIN", "CREATED"}
-		if at != nil {
-			header = append(header, "NODE")
-		}
-		tab := newTable(cmd.OutOrStdout(), header...)
+		tab := newTable(cmd.OutOrStdout(), at.columns(header, "NODE", "PLACE")...)
 		array := newList(cmd.OutOrStdout())
 		for tenant, err := range app.Tenants(cmd.Context(), filter) {
 			if err != nil {
 				return err
 			}
+			where, err := at.of(cmd.Context(), tenant.Store)
+			if err != nil {
+				return err
+			}
 			if asJSON {
-				if err := array.add(tenant); err != nil {
+				if err := array.add(located{tenant, where}); err != nil {
 					return err
 				}
 				continue
@@ -190,7 +191,8 @@ func (t *tree) tenantList() *cobra.Command {
 			if more := len(tenant.Domains) - 1; more > 0 {
 				domain += fmt.Sprintf(" +%d", more)
 			}
-			tab.add(at.column([]string{tenant.Slug, tenant.Name, string(tenant.Status), domain, tenant.Created.Format(time.DateOnly)}, tenant.Store)...)
+			row := []string{tenant.Slug, tenant.Name, string(tenant.Status), domain, tenant.Created.Format(time.DateOnly)}
+			tab.add(at.columns(row, where.Node, where.Place)...)
 		}
 		switch {
 		case asJSON:
@@ -214,17 +216,13 @@ type shown struct {
 	tenancy.Tenant
 	Operations []tenancy.Operation
 	Pending    []tenancy.PendingDomain
-	Node       string // "" where there are none
+	at         whereabouts
 }
 
 // MarshalJSON adds to the tenant's own members.
 func (s shown) MarshalJSON() ([]byte, error) {
-	text, err := json.Marshal(s.Tenant)
+	text, err := json.Marshal(located{s.Tenant, s.at})
 	if err != nil {
-		return nil, err
-	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(text, &members); err != nil {
 		return nil, err
 	}
 	more, err := json.Marshal(map[string]any{
@@ -255,7 +253,9 @@ func look(ctx context.Context, app *tenancy.App, slug string) (s shown, err erro
 		return s, err
 	}
 	at, err := placementOf(ctx, app)
-	s.Node = at[s.Store]
+	if err == nil {
+		s.at, err = at.of(ctx, s.Store)
+	}
 	return s, err
 }
 
@@ -289,8 +289,11 @@ func (s shown) print(w io.Writer) error {
 		tab.add("under way", underWay(op))
 	}
 	tab.add("store", s.Store.String())
-	if s.Node != "" {
-		tab.add("node", s.Node)
+	if s.at.Place != "" {
+		tab.add("place", s.at.Place)
+	}
+	if s.at.Node != "" {
+		tab.add("node", s.at.Node)
 	}
 	for _, d := range s.Domains {
 		if d.Primary {

@@ -3,7 +3,6 @@ package migrate
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -234,31 +233,6 @@ func reason(err error) string {
 		}
 		err = inner
 	}
-}
-
-// parse has goose read the migration, by applying it to a database that only takes notes.
-func (m *migration) parse(text []byte) error {
-	rec := &recorder{}
-	db := rec.open()
-	defer func() { _ = db.Close() }()
-	src, file := &series{}, fileSet{m.file: text}
-	p, err := src.provider(db, providerOptions{store: &scriptedStore{}, files: file})
-	if err != nil {
-		return err
-	}
-	if _, err := p.ApplyVersion(context.Background(), m.version, true); err != nil {
-		return err
-	}
-	m.up, m.tx = rec.statements, rec.began
-	rec.statements = nil
-	if p, err = src.provider(db, providerOptions{store: &scriptedStore{applied: true}, files: file}); err != nil {
-		return err
-	}
-	if _, err := p.ApplyVersion(context.Background(), m.version, false); err != nil {
-		return err
-	}
-	m.down = rec.statements
-	return nil
 }
 
 // faultyLine finds the first line from which on goose has the complaint that it has about the whole file.

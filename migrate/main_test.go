@@ -12,11 +12,11 @@ import (
 	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	_ "github.com/tenement-go/tenement/backend/postgres"
 	_ "github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/migrate"
 )
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv("MIGRATE_TEST_ROLE"); role != "" {
 		os.Exit(asChild(role))
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 // site is a backend and how another process opens it.

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,22 +179,25 @@ func (r *Result) plusShared(o *Result) *Result {
 	return r
 }
 
-// statusOfPlaces adds up the status of all places. The shared set is current when it is everywhere.
+// statusOfPlaces adds up the status of all places that answer; the error names the others. The shared set is current when it
+// is everywhere.
 func (m *Migrator) statusOfPlaces(ctx context.Context) (*Status, error) {
 	var sum *Status
+	var faults []error
 	for _, p := range m.parts {
 		st, err := p.m.Status(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("place %s: %w", p.place, err)
+			faults = append(faults, fmt.Errorf("place %s: %w", p.place, err))
+			continue
 		}
 		sum = sum.plus(st)
 	}
-	return sum, nil
+	return sum, errors.Join(faults...)
 }
 
 func (st *Status) plus(o *Status) *Status {
-	if st == nil {
-		return o
+	if st == nil || o == nil {
+		return cmp.Or(st, o)
 	}
 	if st.Shared.Current {
 		st.Shared = o.Shared

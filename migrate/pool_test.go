@@ -65,7 +65,7 @@ func TestPoolsOfAnySize(t *testing.T) {
 			t.Parallel()
 			be := openSite(t, withParam(t, pgtest.Shared(t).Database(t), "pool_max_conns", fmt.Sprint(size)))
 			// Far more than it takes: it is reached only where something waits in a circle.
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			const stores = 6
 			old := migrator(t, be, tenants(throughGoose(2)))
@@ -158,7 +158,7 @@ func TestTwoMigratorsAndConcurrently(t *testing.T) {
 	const stores = 12
 	be := openSite(t, database)
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), stores)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // reached only where they wait in a circle
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // reached only where they wait in a circle
 	defer cancel()
 	var wg sync.WaitGroup
 	results := make([]*migrate.Result, 3)

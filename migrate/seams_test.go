@@ -39,7 +39,7 @@ func TestConcurrentlyInANewStore(t *testing.T) {
 	_, err = report.ExecContext(t.Context(), "SELECT * FROM a")
 	require.NoError(t, err)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // reached only where it waits for the report
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // reached only where it waits for the report
 	defer cancel()
 	before := be.ran
 	require.NoError(t, m.Provision(ctx, route(1)))
@@ -267,7 +267,7 @@ func TestConnectionLostInTheSlowPath(t *testing.T) {
 				return err
 			}
 			once.Do(func() {
-				_, err := be.Shared().ExecContext(ctx, "SELECT pg_terminate_backend($1)", pid)
+				_, err := be.Shared().ExecContext(ctx, "SELECT pg_terminate_backend($1, 60000)", pid)
 				assert.NoError(t, err)
 			})
 			return nil

@@ -81,7 +81,8 @@ type Drift struct {
 	First   string    `json:"first"`  // the first of them by name; empty for the shared store
 }
 
-// Status reads the ledger. Its cost does not depend on the number of stores.
+// Status reads the ledger. Its cost does not depend on the number of stores. Where there are several places and one cannot be
+// asked, it returns what the others say, and an error that names that place.
 func (m *Migrator) Status(ctx context.Context) (*Status, error) {
 	if m.parts != nil {
 		return m.statusOfPlaces(ctx)

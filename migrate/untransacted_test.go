@@ -54,7 +54,9 @@ func TestUnrecordedVersion(t *testing.T) {
 		check(backend.Route{})
 		_, err = m.Up(t.Context(), migrate.UpOptions{Scope: migrate.SharedOnly})
 		require.NoError(t, err)
-		check(route(1))
+		if nodes, _ := backend.NodesOf(t.Context(), be.Backend); len(nodes) == 0 { // Citus asks no rule of a table on a node
+			check(route(1))
+		}
 		_, err = m.Up(t.Context(), migrate.UpOptions{})
 		require.NoError(t, err)
 		for i := range 2 {
@@ -190,7 +192,7 @@ func TestRecordedOnceByTwo(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return len(second) > 0 || query(t, be, backend.Route{}, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted`+
 			` AND relation = 't0000.goose_db_version'::regclass`) == "1"
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	require.NoError(t, first.Commit())
 	require.NoError(t, <-second)
 	assert.Equal(t, "0,1,2", versions(t, be, route(0), "goose_db_version"))

@@ -82,8 +82,11 @@ func (t *versionTable) Insert(ctx context.Context, db database.DBTxConn, req dat
 func (t *versionTable) insertOnce(ctx context.Context, db database.DBTxConn, version int64) error {
 	text := fmt.Sprintf("INSERT INTO %[1]s (version_id, is_applied) SELECT %[2]d, %[3]s WHERE NOT EXISTS (SELECT 1 FROM %[1]s WHERE version_id = %[2]d)",
 		t.Tablename(), version, t.dialect.yes())
-	if t.dialect.name == backend.Postgres { // a text of two statements is one transaction
-		text = "LOCK TABLE " + t.Tablename() + " IN SHARE ROW EXCLUSIVE MODE;\n" + text
+	if t.dialect.name == backend.Postgres {
+		// One statement, and so one transaction. (Citus would have the node compute the SELECT, and with it the ID: nodes
+		// have no values left of an integer's sequence, see AlterSequenceMinMax.)
+		text = fmt.Sprintf("DO $do$ BEGIN LOCK TABLE %[1]s IN SHARE ROW EXCLUSIVE MODE; IF NOT EXISTS (SELECT FROM %[1]s WHERE version_id = %[2]d) "+
+			"THEN INSERT INTO %[1]s (version_id, is_applied) VALUES (%[2]d, true); END IF; END $do$", t.Tablename(), version)
 	}
 	_, err := db.ExecContext(ctx, text)
 	return err

@@ -94,7 +94,7 @@ func TestKilledCreateBy(t *testing.T) {
 			require.Eventually(t, func() bool {
 				_, err := a.BySlug(t.Context(), e.Slug)
 				return errors.Is(err, ErrNotFound)
-			}, 20*time.Second, time.Millisecond, step)
+			}, time.Minute, time.Millisecond, step)
 			entries, err := os.ReadDir(e.Files)
 			require.NoError(t, err)
 			require.Empty(t, entries, step)

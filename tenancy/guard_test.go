@@ -48,7 +48,7 @@ func TestPanicOfAHook(t *testing.T) {
 		require.Eventually(t, func() bool {
 			ops, err := b.Operations(t.Context())
 			return err == nil && len(ops) == 1 && ops[0].Stopped
-		}, 20*time.Second, 5*time.Millisecond)
+		}, time.Minute, 5*time.Millisecond)
 		_, err = a.Suspend(t.Context(), id(t, a, "thor"), "unpaid")
 		require.NoError(t, err)
 		require.NoError(t, b.Refresh(t.Context()))

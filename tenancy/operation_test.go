@@ -160,7 +160,7 @@ func TestSmallPools(t *testing.T) {
 			q.Set("pool_max_conns", size)
 			u.RawQuery = q.Encode()
 			p := newPlace(t, u.String())
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			var a *App
 			a = open(t, p.be, func(c *Config) {

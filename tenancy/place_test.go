@@ -156,7 +156,7 @@ func TestKilledMove(t *testing.T) {
 				now, err := a.ByID(t.Context(), tenant.ID)
 				require.NoError(t, err)
 				return len(ops) == 0 && now.Status == Active
-			}, 20*time.Second, 5*time.Millisecond, step)
+			}, time.Minute, 5*time.Millisecond, step)
 			where, err := a.PlaceOf(t.Context(), tenant)
 			require.NoError(t, err)
 			require.Equal(t, want, where, step)

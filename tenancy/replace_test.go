@@ -86,7 +86,7 @@ func TestKilledReplace(t *testing.T) {
 				ops, err := a.Operations(t.Context())
 				require.NoError(t, err)
 				return len(ops) == 0
-			}, 20*time.Second, time.Millisecond, step)
+			}, time.Minute, time.Millisecond, step)
 			require.Equal(t, []string{want}, questions(t, a, enter(t, thor)), step)
 			requireHealthy(t, a)
 			stores, err := a.AsideStores(t.Context())

@@ -231,7 +231,7 @@ func TestKilledMigrationIsFinished(t *testing.T) {
 			st, err := a.Migrator().Status(t.Context())
 			require.NoError(t, err)
 			return st.Tenants.Current == 3
-		}, 20*time.Second, time.Millisecond)
+		}, time.Minute, time.Millisecond)
 	})
 }
 

@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	_ "github.com/tenement-go/tenement/backend/postgres"
 	_ "github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envVictim) != "" {
 		os.Exit(victim())
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 // files makes migrations from text.

@@ -26,7 +26,7 @@ func TestPoolOfOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			a := openPlace(t, url, backend.Postgres, blog)
 			thor := a.create(t, "thor", blogRows...)

@@ -30,7 +30,7 @@ func TestImportLeavesSharedTables(t *testing.T) {
 	moved, err := transfer.Import(t.Context(), p.App, path, transfer.ImportOptions{
 		Spec: tenancy.Spec{Slug: "loki"}, NoDomains: true,
 		OnTable: func(transfer.Progress) {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			_, err := p.Shared().ExecContext(ctx, `INSERT INTO plans VALUES ('pro') ON CONFLICT DO NOTHING`)
 			assert.NoError(t, err)

@@ -8,18 +8,18 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/backendtest"
 	"github.com/tenement-go/tenement/backend/placed"
 	"github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 
 	_ "github.com/tenement-go/tenement/backend/postgres"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // open opens a backend of two places.
 func open(t testing.TB, home, there placed.Place) *placed.Backend {

@@ -1,7 +1,6 @@
 package placed_test
 
 import (
-	"net"
 	"path/filepath"
 	"testing"
 
@@ -17,12 +16,7 @@ import (
 func TestPlaceThatIsDown(t *testing.T) {
 	t.Parallel()
 	home := pgtest.Shared(t).Database(t)
-	// A port that nobody listens on.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	gone := "postgres://nobody@" + l.Addr().String() + "/app?sslmode=disable"
-	require.NoError(t, l.Close())
-
+	const gone = "postgres://nobody@127.0.0.1:1/app?sslmode=disable" // where nobody listens
 	eu := pgtest.Shared(t).Database(t)
 	be := open(t, placed.Place{Name: "home", URL: home}, placed.Place{Name: "eu", URL: eu})
 	a, b := route("a"), route("b")
@@ -32,7 +26,7 @@ func TestPlaceThatIsDown(t *testing.T) {
 
 	be = open(t, placed.Place{Name: "home", URL: home}, placed.Place{Name: "eu", URL: gone})
 	ctx := t.Context()
-	_, err = be.DB().ExecContext(backend.WithRoute(ctx, a), "CREATE TABLE notes (id int)")
+	_, err := be.DB().ExecContext(backend.WithRoute(ctx, a), "CREATE TABLE notes (id int)")
 	require.NoError(t, err)
 	_, err = be.DB().ExecContext(backend.WithRoute(ctx, b), "CREATE TABLE notes (id int)")
 	require.ErrorIs(t, err, backend.ErrUnreachable)

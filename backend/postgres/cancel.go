@@ -41,6 +41,7 @@ const (
 type canceller struct {
 	pc     *pgconn.PgConn
 	pooled *atomic.Bool
+	wait   time.Duration // cancelWait, unless a test says otherwise
 	over   chan struct{} // closed when the statement is
 	done   chan struct{} // gets a value when every request has been seen to end; nil: none was made
 }
@@ -55,7 +56,7 @@ func (be *Backend) watcherOf(cc *pgx.ConnConfig) func(*pgconn.PgConn) ctxwatch.H
 		if d, usual := h.(*pgconn.DeadlineContextWatcherHandler); !usual || d.DeadlineDelay != 0 {
 			return h
 		}
-		return &canceller{pc: pc, pooled: &be.pooled}
+		return &canceller{pc: pc, pooled: &be.pooled, wait: cancelWait}
 	}
 }
 
@@ -65,7 +66,7 @@ func (h *canceller) HandleCancel(context.Context) {
 		_ = h.pc.Conn().SetDeadline(time.Now())
 		return
 	}
-	deadline := time.Now().Add(cancelWait)
+	deadline := time.Now().Add(h.wait)
 	_ = h.pc.Conn().SetDeadline(deadline)
 	over, done := make(chan struct{}), make(chan struct{}, 1)
 	h.over, h.done = over, done

@@ -20,17 +20,18 @@ import (
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
+// newCanceller makes one that waits for a server that is busy with other tests.
 func newCanceller(pc *pgconn.PgConn) ctxwatch.Handler {
-	return &canceller{pc: pc, pooled: new(atomic.Bool)}
+	return &canceller{pc: pc, pooled: new(atomic.Bool), wait: time.Minute}
 }
 
-// cancellable connects with a canceller; dial, if not nil, is how.
-func cancellable(t *testing.T, dial pgconn.DialFunc) *pgx.Conn {
-	cc, err := pgx.ParseConfig(pgtest.Shared(t).Database(t))
+// cancellable connects with a canceller.
+func cancellable(t *testing.T, databaseURL string, change ...func(*pgx.ConnConfig)) *pgx.Conn {
+	cc, err := pgx.ParseConfig(databaseURL)
 	require.NoError(t, err)
 	cc.BuildContextWatcherHandler = newCanceller
-	if dial != nil {
-		cc.DialFunc = dial
+	for _, f := range change {
+		f(cc)
 	}
 	c, err := pgx.ConnectConfig(t.Context(), cc)
 	require.NoError(t, err)
@@ -51,7 +52,7 @@ func TestLateCancelReachesNobody(t *testing.T) {
 	for g := range 3 {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(g), 3))
-			c := cancellable(t, nil)
+			c := cancellable(t, pgtest.Shared(t).Database(t))
 			pid := c.PgConn().PID()
 			for range rounds {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(int(2*time.Millisecond))))
@@ -86,25 +87,49 @@ func TestCancelWithoutAnswer(t *testing.T) {
 	for name, swallow := range map[string]bool{"the request is refused": false, "the request is swallowed": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			databaseURL := pgtest.Shared(t).Database(t)
+			lock, err := pgx.Connect(t.Context(), databaseURL)
+			require.NoError(t, err)
+			defer closeConn(lock)
+			_, err = lock.Exec(t.Context(), "select pg_advisory_lock(1)")
+			require.NoError(t, err)
+
 			over, end := context.WithCancel(t.Context())
 			defer end()
-			var first atomic.Bool
-			c := cancellable(t, func(ctx context.Context, network, address string) (net.Conn, error) {
-				switch {
-				case first.CompareAndSwap(false, true):
-					var d net.Dialer
-					return d.DialContext(ctx, network, address)
-				case !swallow || over.Err() != nil:
-					return nil, errors.New("refused")
-				}
-				ours, theirs := net.Pipe()
-				context.AfterFunc(over, func() { _ = theirs.Close() })
-				go func() { _, _ = io.Copy(io.Discard, theirs) }()
-				return ours, nil
-			})
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			_, err := c.Exec(ctx, "select pg_sleep(0.1)")
+			asked := make(chan struct{})
+			var dials atomic.Int64
+			c := cancellable(t, databaseURL, func(cc *pgx.ConnConfig) {
+				cc.BuildContextWatcherHandler = func(pc *pgconn.PgConn) ctxwatch.Handler {
+					return &canceller{pc: pc, pooled: new(atomic.Bool), wait: cancelWait}
+				}
+				cc.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) { cancel() } // the statement has begun
+				cc.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+					n := dials.Add(1)
+					if n == 1 {
+						return new(net.Dialer).DialContext(ctx, network, address)
+					}
+					if n == 2 {
+						close(asked)
+					}
+					if !swallow || over.Err() != nil {
+						return nil, errors.New("refused")
+					}
+					ours, theirs := net.Pipe()
+					context.AfterFunc(over, func() { _ = theirs.Close() })
+					go func() { _, _ = io.Copy(io.Discard, theirs) }()
+					return ours, nil
+				}
+			})
+			freed := make(chan error, 1)
+			go func() {
+				<-asked
+				_, err := lock.Exec(context.WithoutCancel(t.Context()), "select pg_advisory_unlock(1)")
+				freed <- err
+			}()
+			_, err = c.Exec(ctx, "do $$ begin raise notice 'here'; perform pg_advisory_xact_lock(1); end $$")
+			require.NoError(t, <-freed)
 			if err == nil {
 				// It was over before the request was given up on. What may still be on its way must not meet another.
 				_, err = c.Exec(t.Context(), "select 1")
@@ -118,7 +143,7 @@ func TestCancelWithoutAnswer(t *testing.T) {
 // S11: the server is asked again when the first request has overtaken the statement.
 func TestCancelIsRepeated(t *testing.T) {
 	t.Parallel()
-	c := cancellable(t, nil)
+	c := cancellable(t, pgtest.Shared(t).Database(t))
 	h := newCanceller(c.PgConn())
 	h.HandleCancel(t.Context()) // nothing is running yet
 	_, err := c.Exec(t.Context(), "select pg_sleep(60)")

@@ -12,15 +12,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/backendtest"
 	"github.com/tenement-go/tenement/backend/postgres"
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // with returns a database URL with more parameters.
 func with(t testing.TB, databaseURL string, params map[string]string) string {
@@ -170,7 +170,7 @@ func empty(databaseURL string) error {
 	_, err = conn.Exec(ctx, `DO $$
 		DECLARE name text;
 		BEGIN
-			PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+			PERFORM pg_terminate_backend(pid, 60000) FROM pg_stat_activity
 				WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = current_user;
 			FOR name IN SELECT nspname FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\_%' AND pg_has_role(nspowner, 'usage') LOOP
 				EXECUTE format('DROP SCHEMA %I CASCADE', name);

@@ -59,13 +59,13 @@
 // for each table and index), and never lets go of it. If any connection served any store, each would read and keep all of
 // them. So each store has a home among the connections, where it is warm, and is worth a short wait:
 //
-//	store a ─┐                      ┌─ connection 1: a, c, … and up to 96 guests
-//	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, … and up to 96 guests
+//	store a ─┐                      ┌─ connection 1: a, c, … and some guests
+//	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, … and some guests
 //	store c ─┘                      └─ connection 3: …
 //
 //	all know the store, with few there are:           take the one that was used last
 //	the home is idle:                                 take it
-//	another is, that has the store as a guest:        take that; with few stores all are guests everywhere
+//	another is, that has the store as a guest:        take that; there are 96 at most, or 8 once there were more
 //	the store keeps its home busy itself:             take any, which has it as a guest from then on
 //	the home has only just become busy:               wait for it, up to [Config.AffinityWait]
 //	it has been busy for longer, or a transaction

@@ -29,7 +29,7 @@ func terminator(t testing.TB, databaseURL string) func() {
 	t.Cleanup(func() { _ = admin.Close(context.Background()) })
 	return func() {
 		t.Helper()
-		_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+		_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
 			WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 		require.NoError(t, err)
 	}
@@ -46,7 +46,7 @@ func TestEveryConnectionIsLost(t *testing.T) {
 			be := open(t, databaseURL, map[string]string{"pool_max_conns": size})
 			rt, a := tenant(t, be, "a")
 			terminate := terminator(t, databaseURL)
-			ctx, cancel := context.WithTimeout(a, 20*time.Second)
+			ctx, cancel := context.WithTimeout(a, time.Minute)
 			defer cancel()
 			n := int(size[0] - '0')
 			for round := range 3 {
@@ -128,7 +128,7 @@ func TestPingOfAHeldConnection(t *testing.T) {
 	t.Parallel()
 	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1"})
 	_, a := tenant(t, be, "a")
-	ctx, cancel := context.WithTimeout(a, 10*time.Second)
+	ctx, cancel := context.WithTimeout(a, time.Minute)
 	defer cancel()
 	conn, err := be.DB().Conn(ctx)
 	require.NoError(t, err)
@@ -414,7 +414,7 @@ func TestCopyFromStdinIsRefused(t *testing.T) {
 			t.Parallel()
 			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "default_query_exec_mode": mode})
 			rt, a := tenant(t, be, "a")
-			ctx, cancel := context.WithTimeout(a, 20*time.Second)
+			ctx, cancel := context.WithTimeout(a, time.Minute)
 			defer cancel()
 			const text = `COPY notes FROM STDIN`
 			var b pgx.Batch
@@ -596,12 +596,11 @@ func TestWhatErrorsAndColumnsSay(t *testing.T) {
 			_, err = be.DB().ExecContext(a, `SELEC 'é'`)
 			assert.EqualValues(t, 1, position(err), "one that cannot be parsed")
 
-			ctx, cancel := context.WithTimeout(a, 50*time.Millisecond)
-			defer cancel()
-			_, err = be.DB().ExecContext(ctx, `SELECT pg_sleep(10)`)
-			require.ErrorIs(t, err, context.DeadlineExceeded)
-			assert.True(t, pgconn.Timeout(err), "%v", err)
-			assert.False(t, pgconn.SafeToRetry(err))
+			cutShort(t, a, text, func(ctx context.Context) error {
+				_, err := be.DB().ExecContext(ctx, `SELECT pg_sleep(60)`)
+				assert.False(t, pgconn.SafeToRetry(err), "%v", err)
+				return err
+			})
 
 			rows, err := be.DB().QueryContext(a, `SELECT 'x'::varchar, 'x'::varchar(7), 1::numeric, 1::numeric(5,2)`)
 			require.NoError(t, err)

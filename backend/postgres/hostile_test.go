@@ -141,7 +141,7 @@ func TestHostileSQL(t *testing.T) {
 			}
 			brow.Close()
 			// COPY
-			c2, cc := context.WithTimeout(a, 5*time.Second)
+			c2, cc := context.WithTimeout(a, 60*time.Second)
 			_, err = db.ExecContext(c2, "COPY notes FROM STDIN")
 			require.Error(t, err)
 			_, err = db.ExecContext(c2, "COPY notes TO STDOUT")

@@ -64,7 +64,7 @@ func TestLockLost(t *testing.T) {
 			lose := func() {
 				t.Helper()
 				var n int
-				require.NoError(t, admin.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_locks
+				require.NoError(t, admin.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_locks
 					WHERE locktype = 'advisory' AND classid = 1953394288 AND granted
 					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&n))
 				require.Equal(t, 1, n, "the connection that holds the lock")

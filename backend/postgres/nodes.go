@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +51,33 @@ func (be *Backend) Nodes(ctx context.Context) (nodes []backend.Node, err error) 
 	return nodes, err
 }
 
+// unevenFrom is how many stores one node may have more than another, whatever their share.
+const unevenFrom = 10
+
+// adviseNodes says when one node has many more stores than another: more than a tenth above an even share.
+func adviseNodes(nodes []backend.Node) []backend.Advice {
+	if len(nodes) < 2 {
+		return nil
+	}
+	byCount := func(a, b backend.Node) int { return len(a.Stores) - len(b.Stores) }
+	least, most, total := slices.MinFunc(nodes, byCount), slices.MaxFunc(nodes, byCount), 0
+	for _, n := range nodes {
+		total += len(n.Stores)
+	}
+	if len(most.Stores)-len(least.Stores) <= unevenFrom || 10*len(most.Stores)*len(nodes) <= 11*total {
+		return nil
+	}
+	return []backend.Advice{{Text: fmt.Sprintf("node %s has %d of %d stores, and %s has %d; citus rebalance spreads them",
+		most.Name, len(most.Stores), total, least.Name, len(least.Stores))}}
+}
+
+// onNodeSQL asks for a table of a schema's on a node d.
+func onNodeSQL(schema, node string) string {
+	return "select from pg_catalog.pg_dist_schema s join pg_catalog.pg_dist_partition p on p.colocationid=s.colocationid " +
+		"join pg_catalog.pg_dist_shard h on h.logicalrelid=p.logicalrelid join pg_catalog.pg_dist_placement a on a.shardid=h.shardid " +
+		"join pg_catalog.pg_dist_node d on d.groupid=a.groupid where s.schemaid=" + schema + "::oid and " + node
+}
+
 // MoveStore implements [backend.Noder] by citus_schema_move: the rows are copied while they are written, by logical
 // replication, for which each table needs a primary key; the last of them while writers wait for a moment. The nodes run with
 // wal_level=logical. The store is neither renamed nor dropped meanwhile.
@@ -62,7 +90,8 @@ func (be *Backend) MoveStore(ctx context.Context, rt backend.Route, node string)
 		return &backend.Error{Op: "move", Store: rt.Store, Err: fmt.Errorf("%q is no HOST:PORT", node)}
 	}
 	sql := "begin;set local search_path=pg_catalog,pg_temp;" + be.roles.resetSQL() + shareSQL(rt.Store) + guardSQL(rt) +
-		"select pg_catalog.citus_schema_move(" + literal(quote(rt.Store.String())) + "::pg_catalog.regnamespace," + literal(host) + "," + port + ");commit"
+		"select pg_catalog.citus_schema_move(n," + literal(host) + "," + port + ") from (select " + literal(quote(rt.Store.String())) + "::pg_catalog.regnamespace n) x " +
+		"where not exists (" + onNodeSQL("n", "d.nodename="+literal(host)+" and d.nodeport="+port) + ");commit"
 	return be.lend(ctx, "move", rt, func(c *conn) error {
 		err := c.texts(ctx, sql, nil)
 		if err != nil && !c.idle() && !c.pc.IsClosed() {

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"database/sql"
 	"testing"
 	"time"
 
@@ -24,21 +25,32 @@ func TestNotAgainBehindACleaning(t *testing.T) {
 			_, err := be.DB().ExecContext(a, `SET app.who = 'a'`) // is cleaned away ahead of what comes next
 			require.NoError(t, err)
 
-			proxy.SetLatency(time.Second)
+			tx, err := watch.DB().BeginTx(a, nil)
+			require.NoError(t, err)
+			defer func() { _ = tx.Rollback() }()
+			const text = `INSERT INTO notes (id, mark) VALUES (1, $1)`
+			_, err = tx.ExecContext(a, text, "first")
+			require.NoError(t, err)
 			insert := make(chan error, 1)
 			go func() {
-				_, err := be.DB().ExecContext(a, `INSERT INTO notes (mark) VALUES ($1)`, "once")
+				_, err := be.DB().ExecContext(a, text, "once")
 				insert <- err
 			}()
-			rows := func() (n int) {
-				require.NoError(t, watch.DB().QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&n))
+			count := func(db *sql.DB, query string) (n int) {
+				require.NoError(t, db.QueryRowContext(a, query).Scan(&n))
 				return n
 			}
-			require.Eventually(t, func() bool { return rows() == 1 }, 20*time.Second, 5*time.Millisecond)
-			proxy.SetLatency(0)
+			require.Eventually(t, func() bool { // it waits for what becomes of the first of that number
+				return count(watch.Shared(), `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+					WHERE NOT l.granted AND a.datname = current_database()`) == 1
+			}, time.Minute, 5*time.Millisecond)
+			proxy.SetLatency(time.Hour)
+			require.NoError(t, tx.Rollback())
+			const rows = `SELECT count(*) FROM notes WHERE mark = 'once'`
+			require.Eventually(t, func() bool { return count(watch.DB(), rows) == 1 }, time.Minute, 5*time.Millisecond)
 			proxy.CutAll() // with the answer under way
 			require.Error(t, <-insert)
-			require.Equal(t, 1, rows())
+			require.Equal(t, 1, count(watch.DB(), rows))
 		})
 	}
 }

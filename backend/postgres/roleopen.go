@@ -186,8 +186,17 @@ const notHandedOver = "(not pg_catalog.has_schema_privilege($1,n.oid,'usage') or
 	"where c.relnamespace=n.oid and c.relkind in ('r','p','v','m','f') and c.relowner<>$1::pg_catalog.text::pg_catalog.regrole " +
 	"and not exists (select from pg_catalog.pg_depend e where e.classid='pg_catalog.pg_class'::pg_catalog.regclass and e.objid=c.oid and e.deptype='e')))"
 
-// Advise implements [backend.Advisor]: what should be different about roles.
+// Advise implements [backend.Advisor]: what should be different about roles, and where Citus has the stores.
 func (be *Backend) Advise(ctx context.Context) ([]backend.Advice, error) {
+	advice, err := be.adviseRoles(ctx)
+	if err != nil {
+		return advice, err
+	}
+	nodes, err := be.Nodes(ctx)
+	return append(advice, adviseNodes(nodes)...), err
+}
+
+func (be *Backend) adviseRoles(ctx context.Context) ([]backend.Advice, error) {
 	var advice []backend.Advice
 	for _, text := range be.roles.advice {
 		advice = append(advice, backend.Advice{Text: text})

@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	// brief is for how long, at least, a store's home may have been busy and still be waited for.
-	brief = 700 * time.Microsecond
+	// brief is for how long, at least, a store's home may have been busy and still be waited for: a server's process that
+	// others keep from the processor for a turn of the system's, and one that sees a store for the first time, are there
+	// again sooner than another connection has the store in its caches.
+	brief = 4 * time.Millisecond
 	// keepIdleLent is for how long an idle connection is kept from a pool that has other users.
 	keepIdleLent = time.Second
 	// keepApart is for how long a connection of a fleet run is kept for its next script.

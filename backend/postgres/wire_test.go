@@ -240,7 +240,7 @@ func TestRetriesWhatNeverRan(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, admin.Close(context.WithoutCancel(t.Context()))) }()
 	for i := range 10 {
-		_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+		_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
 			WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 		require.NoError(t, err)
 		_, err = be.DB().ExecContext(a, `INSERT INTO notes (mark) VALUES ($1)`, "m")

@@ -360,12 +360,14 @@ func (c *conn) usable(op string) error {
 	return nil
 }
 
-// unlock ends a call on the connection. Whoever lost the store meanwhile waits for it to be closed.
+// unlock ends a call on the connection. Whoever lost the store meanwhile waits for it to be closed: also one who came
+// between a look at the store's fate and the end of the lock, so that the look comes after it.
 func (c *conn) unlock() {
-	if c.st.fate() != nil {
-		_ = c.close()
-	}
 	c.mu.Unlock()
+	if c.st.fate() != nil && c.mu.TryLock() { // or somebody else has it, who ends here too
+		_ = c.close()
+		c.mu.Unlock()
+	}
 }
 
 // close closes the connection and all that it holds, and empties the rows that are open on it. The caller holds c.mu.

@@ -19,11 +19,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/sqlite"
+	"github.com/tenement-go/tenement/internal/leak"
 )
 
 // childEnv has this test program run as another process over a directory: "MODE: DIR".
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 const marks = `CREATE TABLE marks (mark TEXT NOT NULL);

@@ -387,3 +387,27 @@ func TestStatementCacheIsBounded(t *testing.T) {
 		require.LessOrEqual(t, c.stmts.Len(), 4)
 	}
 }
+
+// noRaw is a connection that knows no more than whether it was closed.
+type noRaw struct{ raw }
+
+func (noRaw) Close() error { return nil }
+
+// Whoever loses a store at the moment at which a call on a connection ends has it closed all the same: nobody else would,
+// and a rename waits for it.
+func TestLostAsACallEnds(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	for range 20_000 {
+		st := &store{b: b}
+		c := &conn{st: st, raw: noRaw{}, stmts: newStatements(1)}
+		st.conns = []*conn{c}
+		b.descriptors.conns.Add(1)
+		c.mu.Lock()
+		var wg sync.WaitGroup
+		wg.Go(c.unlock)
+		st.lose(backend.ErrStoreMissing)
+		wg.Wait()
+		require.Nil(t, c.raw)
+	}
+}

@@ -50,11 +50,10 @@ func StartBouncer(ctx context.Context, databaseURL string, config BouncerConfig)
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	port, err := freePort()
-	if err != nil {
-		return nil, fmt.Errorf("pgtest: %w", err)
-	}
+	return onFreePort(ctx, func(port int) (*PgBouncer, error) { return startBouncer(ctx, program, server, config, port) })
+}
 
+func startBouncer(ctx context.Context, program bouncerProgram, server *url.URL, config BouncerConfig, port int) (*PgBouncer, error) {
 	password, _ := server.User.Password()
 	var ini strings.Builder
 	fmt.Fprintf(&ini, "[databases]\n* = host=%s port=%s\n[pgbouncer]\n", server.Hostname(), portOf(server))

@@ -39,10 +39,13 @@ func Citus(t testing.TB) *Cluster {
 	if !HasCitus() {
 		t.Skipf("%s names no Citus cluster", EnvCitus)
 	}
-	c, err := sharedCitus()
+	c, err := AttachCitus()
 	check(t, err)
 	return c
 }
+
+// AttachCitus is Citus outside of tests, where there is a cluster: HasCitus.
+func AttachCitus() (*Cluster, error) { return sharedCitus() }
 
 // node is a server of a Citus cluster that holds stores.
 type node struct {

@@ -90,23 +90,10 @@ func startAny(ctx context.Context, bin string, primary *Cluster, settings []stri
 		configuration[strings.TrimSpace(name)] = strings.TrimSpace(value)
 	}
 
-	// A port that was free may be taken by the time the server binds it: try another.
-	for attempt := 1; ; attempt++ {
-		c, err := start(ctx, bin, primary, configuration)
-		if err == nil {
-			return c, nil
-		}
-		if attempt == 3 || ctx.Err() != nil || errors.Is(err, ErrNotInstalled) {
-			return nil, err
-		}
-	}
+	return onFreePort(ctx, func(port int) (*Cluster, error) { return start(ctx, bin, primary, configuration, port) })
 }
 
-func start(ctx context.Context, bin string, primary *Cluster, configuration map[string]string) (*Cluster, error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, fmt.Errorf("pgtest: %w", err)
-	}
+func start(ctx context.Context, bin string, primary *Cluster, configuration map[string]string, port int) (*Cluster, error) {
 	configuration = maps.Clone(configuration)
 	collation := ""
 	if locale := configuration["icu_locale"]; locale != "" {
@@ -322,6 +309,20 @@ func freePort() (int, error) {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	return port, l.Close()
+}
+
+// onFreePort starts a server. A port that was free may be taken by the time the server binds it: then it tries another.
+func onFreePort[T any](ctx context.Context, start func(port int) (*T, error)) (*T, error) {
+	for attempt := 1; ; attempt++ {
+		port, err := freePort()
+		if err != nil {
+			return nil, fmt.Errorf("pgtest: %w", err)
+		}
+		s, err := start(port)
+		if err == nil || attempt == 3 || ctx.Err() != nil || errors.Is(err, ErrNotInstalled) {
+			return s, err
+		}
+	}
 }
 
 func portOf(u *url.URL) string {

@@ -16,7 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"github.com/tenement-go/tenement/internal/leak"
 )
 
 // The test binary, run with this variable set, starts a cluster, prints its URL and directory, and waits to be killed.
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		fmt.Printf("%s %s\n", c.AdminURL(), c.socketDir)
 		select {}
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 func connect(t *testing.T, databaseURL string) *pgx.Conn {

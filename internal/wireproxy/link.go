@@ -45,11 +45,17 @@ func (l *link) cut() {
 	}
 }
 
+func (l *link) isGone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gone
+}
+
 // run forwards both directions until one side has closed.
 func (l *link) run() {
 	counter := newCounter(&l.proxy.roundTrips)
-	toServer := newWire(l.proxy, l.server)
-	toClient := newWire(l.proxy, l.client)
+	toServer := newWire(l, l.server)
+	toClient := newWire(l, l.client)
 
 	var directions sync.WaitGroup
 	directions.Go(func() {
@@ -96,8 +102,8 @@ func (l *link) run() {
 // wire is one direction of a link: it delivers what is sent in order, each piece after the latency in force when it
 // was sent.
 type wire struct {
-	proxy *Proxy
-	to    net.Conn
+	link *link
+	to   net.Conn
 
 	sending  sync.Mutex // the answer to an encryption request comes from the other direction's reader
 	waiting  atomic.Int64
@@ -111,8 +117,8 @@ type piece struct {
 	due  time.Time
 }
 
-func newWire(p *Proxy, to net.Conn) *wire {
-	return &wire{proxy: p, to: to}
+func newWire(l *link, to net.Conn) *wire {
+	return &wire{link: l, to: to}
 }
 
 // send takes a copy when it has to wait. It returns false once the far side is gone.
@@ -122,7 +128,7 @@ func (w *wire) send(data []byte) bool {
 	if w.failed.Load() {
 		return false
 	}
-	latency := time.Duration(w.proxy.latency.Load())
+	latency := time.Duration(w.link.proxy.latency.Load())
 	if latency == 0 && w.waiting.Load() == 0 {
 		if _, err := w.to.Write(data); err != nil {
 			w.failed.Store(true)
@@ -144,12 +150,19 @@ func (w *wire) deliver() {
 	defer close(w.finished)
 	for p := range w.queue {
 		if !w.failed.Load() {
-			sleepUntil(p.due)
+			w.await(p.due)
 			if _, err := w.to.Write(p.data); err != nil {
 				w.failed.Store(true)
 			}
 		}
 		w.waiting.Add(-1)
+	}
+}
+
+// await sleeps until then, or until the link is cut.
+func (w *wire) await(due time.Time) {
+	for left := time.Until(due); left > 0 && !w.link.isGone(); left = time.Until(due) {
+		sleep(min(left, 20*time.Millisecond))
 	}
 }
 

@@ -4,4 +4,4 @@ package wireproxy
 
 import "time"
 
-func sleepUntil(due time.Time) { time.Sleep(time.Until(due)) }
+func sleep(d time.Duration) { time.Sleep(d) }

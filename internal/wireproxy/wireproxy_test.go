@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,12 +16,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // proxied returns a proxy in front of a database of the test's own, and a connection through it.
 func proxied(t *testing.T) (*Proxy, *pgx.Conn) {
@@ -186,6 +187,22 @@ func TestLatencyDelaysAndKeepsTheOrder(t *testing.T) {
 	var again string
 	require.NoError(t, conn.QueryRow(t.Context(), `SELECT string_agg(n::text, ',') FROM generate_series(1, 200000) n`).Scan(&again))
 	assert.Equal(t, text, again)
+}
+
+// What is under way for long is dropped, and nobody waits for it: this test ends within the hour.
+func TestCutWhileSomethingIsUnderWay(t *testing.T) {
+	t.Parallel()
+	p, conn := proxied(t)
+	p.SetLatency(time.Hour)
+	failed := make(chan error)
+	go func() {
+		_, err := conn.Exec(context.Background(), `SELECT 1`)
+		failed <- err
+	}()
+	runtime.Gosched()
+	p.CutAll()
+	require.Error(t, <-failed)
+	require.NoError(t, p.Close())
 }
 
 func TestURL(t *testing.T) {

@@ -124,12 +124,11 @@ func TestKeepsWhatFails(t *testing.T) {
 // committed yet, nor before somebody who could still add one.
 func TestMarks(t *testing.T) {
 	onBoth(t, func(t *testing.T, tt *tenancytest.Tenants) {
-		const grace = 300 * time.Millisecond
-		box := outbox.New(tt.App, outbox.Config{Grace: grace})
+		box := outbox.New(tt.App, outbox.Config{Grace: time.Hour})
 		thor := tt.Tenant(t)
 		var in inbox
 		age := func() { // as if the mark had been made long ago
-			_, err := tt.Shared().ExecContext(t.Context(), "UPDATE tenement_outbox_work SET marked = marked - 10000")
+			_, err := tt.Shared().ExecContext(t.Context(), "UPDATE tenement_outbox_work SET marked = marked - 10000000")
 			require.NoError(t, err)
 		}
 		add(t, box, thor.Context(), "a")

@@ -12,17 +12,17 @@ import (
 	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/httpx"
+	"github.com/tenement-go/tenement/internal/leak"
 	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 	"github.com/tenement-go/tenement/tenancy/tenancytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func config(tables int) tenancy.Config {
 	var text strings.Builder

@@ -1,6 +1,10 @@
 package warm
 
-import "math/bits"
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+)
 
 const (
 	// ranks is how many homes a store has.
@@ -9,6 +13,10 @@ const (
 	// their homes were busy. With few stores that is all of them. It is bounded because what is served once would be sent
 	// there again: little by little every connection would have everything in its caches.
 	guestRoom = 96
+	// crowdedRoom is for how many there is room once there were more than that: those that their homes cannot serve alone.
+	// More would each be served too seldom to be worth the memory (with 1,000 stores of ten texts through eight
+	// connections, half of what the server kept, and two thirds of the first sights, were guests').
+	crowdedRoom = 8
 	// guestTries is among how many guests the one that goes is chosen.
 	guestTries = 4
 )
@@ -146,22 +154,36 @@ func (p *policy) receive(i int, g *guest, key string) {
 	g.used = p.clock
 	g.at[i/64] |= 1 << (i % 64)
 	s := &p.slots[i]
-	if len(s.guests) < guestRoom {
-		if s.guests = append(s.guests, g); len(s.guests) == guestRoom {
+	if len(s.guests) < s.room {
+		if s.guests = append(s.guests, g); len(s.guests) == s.room {
 			p.roomy[i/64] &^= 1 << (i % 64)
 		}
 		return
 	}
+	if s.room > crowdedRoom {
+		p.crowd(i)
+	}
 	// Near enough to the least recently used.
 	goes := s.hand
 	for n := range guestTries {
-		if at := (s.hand + n) % guestRoom; s.guests[at].used < s.guests[goes].used {
+		if at := (s.hand + n) % s.room; s.guests[at].used < s.guests[goes].used {
 			goes = at
 		}
 	}
-	s.hand = (s.hand + guestTries) % guestRoom
+	s.hand = (s.hand + guestTries) % s.room
 	p.dismissGuest(i, s.guests[goes])
 	s.guests[goes] = g
+}
+
+// crowd says that there are more stores than a slot has room for. Those that it served last stay.
+func (p *policy) crowd(i int) {
+	s := &p.slots[i]
+	slices.SortFunc(s.guests, func(a, b *guest) int { return cmp.Compare(b.used, a.used) })
+	for _, g := range s.guests[crowdedRoom:] {
+		p.dismissGuest(i, g)
+	}
+	clear(s.guests[crowdedRoom:])
+	s.guests, s.hand, s.room = s.guests[:crowdedRoom], 0, crowdedRoom
 }
 
 func (p *policy) dismissGuest(i int, g *guest) {
@@ -180,7 +202,7 @@ func (p *policy) forget(i int) {
 	for _, g := range s.guests {
 		p.dismissGuest(i, g)
 	}
-	s.guests, s.hand = s.guests[:0], 0
+	s.guests, s.hand, s.room = s.guests[:0], 0, guestRoom
 	if i < p.keep {
 		p.roomy[i/64] |= 1 << (i % 64)
 	}

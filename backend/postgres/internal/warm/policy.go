@@ -65,6 +65,7 @@ type slot struct {
 	passed int
 	own    [ranks]list // who waits for it as their first, second or third home
 	guests []*guest
+	room   int // for so many
 	hand   int // where to look for one that goes
 }
 
@@ -89,6 +90,7 @@ func newPolicy(slots, keep int, wait, brief time.Duration) *policy {
 		guests: make(map[string]*guest), idlers: make([]uint64, (slots+63)/64), roomy: make([]uint64, (slots+63)/64),
 	}
 	for i := range keep {
+		p.slots[i].room = guestRoom
 		p.roomy[i/64] |= 1 << (i % 64)
 	}
 	return p

@@ -424,14 +424,17 @@ func TestPolicyGuests(t *testing.T) {
 		p.receive(0, p.guests[key], key)
 		p.receive(0, p.guests["hot"], "hot")
 	}
-	require.Len(t, p.slots[0].guests, guestRoom)
+	require.Len(t, p.slots[0].guests, crowdedRoom, "there are many")
 	require.True(t, p.guests["hot"].has(0))
 	require.True(t, p.guests["late9999"].has(0))
-	require.LessOrEqual(t, len(p.guests), 2*guestRoom)
+	require.Len(t, p.slots[1].guests, guestRoom)
+	require.LessOrEqual(t, len(p.guests), guestRoom+crowdedRoom)
 	for i := range 2 {
 		p.vacate(0, i)
 	}
 	require.Empty(t, p.guests)
+	require.True(t, p.hasRoom(0))
+	require.Equal(t, guestRoom, p.slots[0].room, "the next connection has seen nobody")
 }
 
 // TestPolicyFew: with few stores every connection has soon seen them all, and nobody waits for a home.

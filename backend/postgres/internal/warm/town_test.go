@@ -191,6 +191,7 @@ func (m town) simulate(warmup, ops int) outcome {
 	m.rnd = rand.New(rand.NewPCG(1, 2))
 	m.z = rand.NewZipf(m.rnd, 1.1, 1, uint64(m.stores-1))
 	m.p = filled(m.slots, m.wait)
+	m.p.brief = int64(4 * time.Millisecond)
 	m.conn = make([]*simConn, m.slots)
 	if m.limit == 0 {
 		m.limit = 1 << 30
@@ -226,11 +227,11 @@ func TestTown(t *testing.T) {
 		town
 		time, tail, pairs float64 // at most, of what it is with any connection for any store
 	}{
-		{town{stores: 3000, texts: 1, goroutines: 8, slots: 8}, 0.6, 1.1, 0.3},
-		{town{stores: 3000, texts: 1, goroutines: 32, slots: 8}, 0.6, 1.1, 0.5},
-		{town{stores: 1000, texts: 5, goroutines: 8, slots: 8}, 0.6, 1.1, 0.5},
-		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8}, 0.6, 1.1, 0.6},
-		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8, zipf: true}, 0.8, 1.2, 0.8},
+		{town{stores: 3000, texts: 1, goroutines: 8, slots: 8}, 0.6, 1.1, 0.25},
+		{town{stores: 3000, texts: 1, goroutines: 32, slots: 8}, 0.6, 1.1, 0.25},
+		{town{stores: 1000, texts: 5, goroutines: 8, slots: 8}, 0.4, 1.1, 0.3},
+		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8}, 0.4, 1.1, 0.35},
+		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8, zipf: true}, 0.7, 1.3, 0.5},
 		{town{stores: 3000, texts: 1, goroutines: 32, slots: 16, slow: 0.005}, 0.9, 1.3, 0.8},
 		{town{stores: 100, texts: 10, goroutines: 8, slots: 8}, 1.01, 1.01, 1},
 		{town{stores: 1, texts: 10, goroutines: 32, slots: 8}, 1.01, 1.3, 1},
