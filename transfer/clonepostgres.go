@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // onServer makes the store by its migrations, and has the server copy the rows. The role that owns all tenants' tables may
@@ -71,7 +72,9 @@ func (c *cloning) unmoved(ctx context.Context, tx *sql.Tx) error {
 	return nil
 }
 
-func (c *cloning) from(name string) string { return quote(c.t.Store.String()) + "." + quote(name) }
+func (c *cloning) from(name string) string {
+	return sqltext.Quote(c.t.Store.String()) + "." + sqltext.Quote(name)
+}
 
 // insertSelect is the statement that copies a table.
 func (c *cloning) insertSelect(p *tablePlan) string {
@@ -80,7 +83,7 @@ func (c *cloning) insertSelect(p *tablePlan) string {
 	for _, own := range p.columns {
 		columns = append(columns, own.to)
 		name := p.source[own.at].Name
-		expr := "t." + quote(name)
+		expr := "t." + sqltext.Quote(name)
 		masked, is := c.masks[p.from.Name][name]
 		if is {
 			expr = masked
@@ -97,7 +100,7 @@ func (c *cloning) insertSelect(p *tablePlan) string {
 	if p.from.partitioned {
 		only = ""
 	}
-	return "INSERT INTO " + quote(p.to.Name) + " (" + quoted(columns, "") + ") OVERRIDING SYSTEM VALUE SELECT " + strings.Join(values, ", ") +
+	return "INSERT INTO " + sqltext.Quote(p.to.Name) + " (" + quoted(columns, "") + ") OVERRIDING SYSTEM VALUE SELECT " + strings.Join(values, ", ") +
 		" FROM " + only + c.from(p.from.Name) + " t"
 }
 

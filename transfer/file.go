@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // applicationID is in the header of the files, where the program file(1) finds it: "Tnmt".
@@ -141,7 +143,7 @@ func (w *fileWriter) publish() error {
 func (w *fileWriter) table(ctx context.Context, t Table) (name string, columns []Column, err error) {
 	name, columns = t.stored()
 	if len(columns) > 0 {
-		_, err = w.tx.ExecContext(ctx, "CREATE TABLE "+quote(name)+" ("+quoted(columns, "")+")")
+		_, err = w.tx.ExecContext(ctx, "CREATE TABLE "+sqltext.Quote(name)+" ("+quoted(columns, "")+")")
 	}
 	return name, columns, err
 }

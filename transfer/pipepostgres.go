@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // unchanged reports whether the rows are what the target takes: the types are the same, in the same places.
@@ -56,7 +57,7 @@ func pipe(ctx context.Context, from *postgresReader, to *postgresWriter, p *tabl
 		pw.CloseWithError(mine)
 	}()
 	err = withCopier(to.conn, func(c driver.Copier) (err error) {
-		rows, err = c.CopyIn(ctx, pr, "COPY "+quote(p.to.Name)+" ("+quoted(target, "")+") FROM STDIN"+with)
+		rows, err = c.CopyIn(ctx, pr, "COPY "+sqltext.Quote(p.to.Name)+" ("+quoted(target, "")+") FROM STDIN"+with)
 		return err
 	})
 	pr.CloseWithError(errStopped)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // postgresReader reads a store of Postgres in one transaction, by COPY.
@@ -48,7 +49,7 @@ func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) e
 		if expr != "" {
 			return expr + "::" + c.Declared
 		}
-		return quote(c.Name)
+		return sqltext.Quote(c.Name)
 	})
 	lines := &copyLines{types: types(columns), row: make([]any, len(columns)), fn: fn}
 	err := withCopier(r.conn, func(c driver.Copier) error {
@@ -70,9 +71,9 @@ func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) e
 // its partitions, which are not.
 func only(t Table) string {
 	if t.partitioned {
-		return quote(t.Name)
+		return sqltext.Quote(t.Name)
 	}
-	return "ONLY " + quote(t.Name)
+	return "ONLY " + sqltext.Quote(t.Name)
 }
 
 // withCopier lends the connection on which conn's transaction is.

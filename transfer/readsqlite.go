@@ -3,6 +3,8 @@ package transfer
 import (
 	"context"
 	"database/sql"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // sqliteReader reads a store of SQLite in one read transaction, or a file.
@@ -37,9 +39,9 @@ func (r *sqliteReader) rows(ctx context.Context, t Table, fn func(row []any) err
 		if expr != "" {
 			return expr
 		}
-		return "+" + quote(c.Name)
+		return "+" + sqltext.Quote(c.Name)
 	})
-	rows, err := r.q.QueryContext(ctx, "SELECT "+list+" FROM "+r.schema+quote(name))
+	rows, err := r.q.QueryContext(ctx, "SELECT "+list+" FROM "+r.schema+sqltext.Quote(name))
 	if err != nil {
 		return &readError{err}
 	}

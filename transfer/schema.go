@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"strings"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // Table describes a table of a tenant.
@@ -105,8 +107,6 @@ func types(columns []Column) []Type {
 	return list
 }
 
-func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
-
 // selected is a list of columns, as rows are asked for, with expressions in the place of some. render says how a column
 // is asked for.
 func selected(columns []Column, masks map[string]string, render func(c Column, expr string) string) string {
@@ -120,7 +120,7 @@ func selected(columns []Column, masks map[string]string, render func(c Column, e
 func quoted(columns []Column, prefix string) string {
 	names := make([]string, len(columns))
 	for i, c := range columns {
-		names[i] = prefix + quote(c.Name)
+		names[i] = prefix + sqltext.Quote(c.Name)
 	}
 	return strings.Join(names, ", ")
 }

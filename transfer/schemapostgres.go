@@ -3,6 +3,8 @@ package transfer
 import (
 	"context"
 	"errors"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // postgresSchema reads the tables of the schema that comes first in the path, but for those in leave. Partitions are part
@@ -201,7 +203,7 @@ func postgresSequences(ctx context.Context, q querier) (list []Sequence, err err
 		})
 	for i := range list {
 		if err == nil {
-			err = q.QueryRowContext(ctx, `SELECT last_value, is_called FROM `+quote(list[i].Name)).Scan(&list[i].Last, &list[i].Called)
+			err = q.QueryRowContext(ctx, `SELECT last_value, is_called FROM `+sqltext.Quote(list[i].Name)).Scan(&list[i].Last, &list[i].Called)
 		}
 	}
 	return list, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // postgresWriter writes into a store of Postgres in one transaction, by COPY.
@@ -71,7 +72,7 @@ func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []
 	if len(list) > 0 {
 		names := make([]string, len(list))
 		for i, t := range list {
-			names[i] = quote(t.Name)
+			names[i] = sqltext.Quote(t.Name)
 		}
 		do = append(do, "TRUNCATE "+strings.Join(names, ", "))
 	}
@@ -135,7 +136,7 @@ func (w *postgresWriter) fill(ctx context.Context, table string, columns []Colum
 		pw.CloseWithError(mine)
 	}()
 	err := withCopier(w.conn, func(c driver.Copier) error {
-		_, err := c.CopyIn(ctx, pr, "COPY "+quote(table)+" ("+quoted(columns, "")+") FROM STDIN")
+		_, err := c.CopyIn(ctx, pr, "COPY "+sqltext.Quote(table)+" ("+quoted(columns, "")+") FROM STDIN")
 		return err
 	})
 	pr.CloseWithError(errStopped)
@@ -158,7 +159,7 @@ func (w *postgresWriter) sequence(ctx context.Context, s Sequence) error {
 	if !ok {
 		return nil
 	}
-	_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, $2, $3)`, quote(to.Name), s.Last, s.Called)
+	_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, $2, $3)`, sqltext.Quote(to.Name), s.Last, s.Called)
 	return err
 }
 
@@ -187,8 +188,8 @@ func (w *postgresWriter) catchUp(ctx context.Context) error {
 		if s.Table == "" {
 			continue
 		}
-		_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, m.top) FROM (SELECT max(`+quote(s.Column)+`) AS top FROM `+quote(s.Table)+`) m, `+
-			quote(s.Name)+` s WHERE m.top > 0 AND m.top > CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END`, quote(s.Name))
+		_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, m.top) FROM (SELECT max(`+sqltext.Quote(s.Column)+`) AS top FROM `+sqltext.Quote(s.Table)+`) m, `+
+			sqltext.Quote(s.Name)+` s WHERE m.top > 0 AND m.top > CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END`, sqltext.Quote(s.Name))
 		if err != nil {
 			return err
 		}

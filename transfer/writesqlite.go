@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"strings"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // sqliteWriter writes into a store of SQLite, or into a file, in one transaction. In a store it keeps foreign keys and
@@ -36,12 +38,12 @@ func openSQLiteWriter(ctx context.Context, tx *sql.Tx, list []Table, shared bool
 		return nil, err
 	}
 	for _, name := range names {
-		if _, err := tx.ExecContext(ctx, `DROP TRIGGER main.`+quote(name)); err != nil {
+		if _, err := tx.ExecContext(ctx, `DROP TRIGGER main.`+sqltext.Quote(name)); err != nil {
 			return nil, err
 		}
 	}
 	for _, t := range list {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM main.`+quote(t.Name)); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM main.`+sqltext.Quote(t.Name)); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +67,7 @@ const (
 
 func (w *sqliteWriter) fill(ctx context.Context, table string, columns []Column, produce func(put func(row []any) error) error) error {
 	b := &sqliteBatch{tx: w.tx, most: max(1, min(maxBatch, maxVariables/len(columns)))}
-	b.head = "INSERT INTO main." + quote(table) + " (" + quoted(columns, "") + ") VALUES "
+	b.head = "INSERT INTO main." + sqltext.Quote(table) + " (" + quoted(columns, "") + ") VALUES "
 	b.tuple = "(?" + strings.Repeat(",?", len(columns)-1) + ")"
 	defer b.close()
 	err := produce(func(row []any) error { return b.put(ctx, row) })

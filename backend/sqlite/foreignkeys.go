@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql/driver"
 	"strings"
+
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // What a migration made of the store's foreign keys is told by counting, before and after, the faults of each: which row is
@@ -101,7 +103,7 @@ func survey(ctx context.Context, r raw) (orphans, unsound tally, err error) {
 		table := rows[start].as.table
 		state := &faults{table: table}
 		unsound[keyName{table: rows[start].name.table}] = state
-		err := each(ctx, r, "PRAGMA main.foreign_key_check("+quote(table)+")", func(row []driver.Value) {
+		err := each(ctx, r, "PRAGMA main.foreign_key_check("+sqltext.Quote(table)+")", func(row []driver.Value) {
 			id, _ := row[3].(int64)
 			if f := byID[id]; f != nil {
 				f.n++
@@ -120,8 +122,6 @@ func survey(ctx context.Context, r raw) (orphans, unsound tally, err error) {
 	}
 	return orphans, unsound, nil
 }
-
-func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // checkKeys looks, before the transaction that is open on r is committed, whether all foreign keys hold that held before.
 // defined says that the transaction made or altered tables.

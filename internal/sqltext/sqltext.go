@@ -18,6 +18,9 @@ const (
 	SQLite
 )
 
+// Quote returns a name in quotes, as both dialects take it. Postgres can have no name with a NUL in it.
+func Quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
 // Kind is what a token is.
 type Kind uint8
 
