@@ -117,6 +117,8 @@ const (
 	backsUpAny    fault = "a backup replaces what is there"
 	adoptsEmpty   fault = "what is adopted is empty"
 	adoptsAll     fault = "what is a store is adopted again"
+	copyLoses     fault = "what is copied in is counted and not kept"
+	copyTorn      fault = "a reader that fails is one that has ended"
 	stampUnfenced fault = "a fence keeps no stamp out"
 )
 
@@ -970,6 +972,47 @@ func (s *modelSession) QueryContext(ctx context.Context, query string, args []sq
 	return rows, nil
 }
 
+var _ driver.Copier = (*modelSession)(nil)
+
+// CopyIn knows no COPY: each line is a note.
+func (s *modelSession) CopyIn(ctx context.Context, r io.Reader, _ string) (rows int64, err error) {
+	text, err := io.ReadAll(r)
+	if err != nil && !s.m.faults[copyTorn] {
+		return 0, err
+	}
+	for mark := range strings.Lines(string(text)) {
+		rows++
+		if s.m.faults[copyLoses] {
+			continue
+		}
+		args := []sqldriver.NamedValue{{Ordinal: 1, Value: strings.TrimSuffix(mark, "\n")}}
+		if _, err := s.ExecContext(ctx, insertNote, args); err != nil {
+			return 0, err
+		}
+	}
+	return rows, nil
+}
+
+// CopyOut writes the notes.
+func (s *modelSession) CopyOut(ctx context.Context, w io.Writer, _ string) (n int64, err error) {
+	rows, err := s.QueryContext(ctx, selectMarks, nil)
+	if err != nil {
+		return 0, err
+	}
+	for row := make([]sqldriver.Value, 1); ; n++ {
+		if err = rows.Next(row); err != nil {
+			break
+		}
+		if _, err = fmt.Fprintln(w, row[0]); err != nil {
+			break
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, errors.Join(err, rows.Close())
+}
+
 func (s *modelSession) BeginTx(ctx context.Context, opts sqldriver.TxOptions) (sqldriver.Tx, error) {
 	if err := s.check(ctx, ""); err != nil {
 		return nil, err
@@ -1193,6 +1236,23 @@ func (c *looseConn) bind(ctx context.Context) (driver.Session, error) {
 		c.bound = rt
 	}
 	return c.sess, nil
+}
+
+// CopyOut and CopyIn are as loose as the rest.
+func (c *looseConn) CopyOut(ctx context.Context, w io.Writer, query string) (int64, error) {
+	sess, err := c.bind(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return sess.(*modelSession).CopyOut(ctx, w, query)
+}
+
+func (c *looseConn) CopyIn(ctx context.Context, r io.Reader, query string) (int64, error) {
+	sess, err := c.bind(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return sess.(*modelSession).CopyIn(ctx, r, query)
 }
 
 func (c *looseConn) release() {
