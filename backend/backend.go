@@ -28,7 +28,7 @@ const (
 // when the statement is.
 //
 // Optional abilities are interfaces of their own, found by assertion: [ScriptRunner], [Templater], [Locker], [Sweeper],
-// [Backuper], [Copier], [Bounded], [Adopter], [ClientCommander], [Nowherer], [Replicator].
+// [Backuper], [Copier], [Bounded], [Adopter], [Stamper], [ClientCommander], [Nowherer], [Replicator].
 type Backend interface {
 	// Dialect names the SQL that the stores speak.
 	Dialect() Dialect
@@ -91,6 +91,10 @@ type Script struct {
 	// Create makes the store first, in the same transaction where the backend can. The script fails with
 	// ErrStoreExists, and changes nothing, when it is there already.
 	Create bool
+	// Also, with Create and without a Head, are further stores that are made with SQL in the same transaction: all of them, or
+	// none. Only Postgres takes any, where each transaction that makes a schema has every connection plan its statements anew;
+	// it fails with an error that wraps [errors.ErrUnsupported] where the text's effects have to be looked at store by store.
+	Also []Route
 	// Head is text of the library's own that runs ahead of SQL in the same transaction, with the rights of the backend's
 	// log-in: it may write to the shared store where one transaction can span both (Postgres). It may be empty.
 	Head string
@@ -190,6 +194,17 @@ type Adopter interface {
 	// Restamp makes the store of rt another owner's, such as a copy of a tenant's store that is to be a tenant of its
 	// own. It returns ErrStoreMissing as Drop does. Nobody may be using the store.
 	Restamp(ctx context.Context, rt Route, owner string) error
+}
+
+// Stamper is the ability to give a store to another owner within a transaction on the shared store, where that is in the same
+// database. Both are SQL for the handle [Backend.Shared].
+type Stamper interface {
+	// OwnerSQL returns the expression for the owner of the store whose name is the value of the expression store; NULL when
+	// there is none.
+	OwnerSQL(store string) string
+	// StampSQL returns the statement that makes the store another owner's. Nobody may be using it, and whose it was is for
+	// the transaction to know.
+	StampSQL(s Store, owner string) string
 }
 
 // Nowherer is the ability to answer what a tool asks before there is a tenant: on Postgres a SELECT, VALUES or SHOW that

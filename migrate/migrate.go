@@ -36,6 +36,10 @@ type Config struct {
 	// them, no status counts them, nothing undoes them.
 	System []Source
 
+	// Ahead reports whether a store of that owner is nobody's yet: made by [Migrator.ProvisionAhead], and not for
+	// [Migrator.Verify] to enter. Defaults to nil: none is.
+	Ahead func(owner string) bool
+
 	// AllowOutOfOrder applies a migration whose version is lower than one that the store has already. By default a run
 	// that would do so is refused with ErrOutOfOrder.
 	AllowOutOfOrder bool
@@ -85,6 +89,7 @@ type Migrator struct {
 	locks     backend.Locker
 
 	births births
+	ahead  ahead
 }
 
 // New checks the sources and returns a Migrator over be, which stays the caller's. No store is touched. It returns an

@@ -192,7 +192,7 @@ func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !known[info.Store] {
+			if !known[info.Store] && (m.cfg.Ahead == nil || !m.cfg.Ahead(info.Owner)) {
 				others = append(others, entry{store: info.Store, owner: info.Owner})
 			}
 		}

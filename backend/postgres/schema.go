@@ -74,6 +74,19 @@ func (be *Backend) Restamp(ctx context.Context, rt backend.Route, owner string) 
 	return be.turn(ctx, "restamp", rt, guardSQL(rt)+stampSQL(rt.Store, owner))
 }
 
+var _ backend.Stamper = (*Backend)(nil)
+
+// OwnerSQL implements [backend.Stamper].
+func (be *Backend) OwnerSQL(store string) string {
+	return "(select case when stamp like '" + stampText + "%' then substr(stamp," + strconv.Itoa(len(stampText)+1) + ") end from (select " +
+		"pg_catalog.obj_description(pg_catalog.to_regnamespace(pg_catalog.quote_ident(" + store + "))::pg_catalog.oid,'pg_namespace')) s (stamp))"
+}
+
+// StampSQL implements [backend.Stamper]. A comment is nothing that has other connections plan anew.
+func (be *Backend) StampSQL(s backend.Store, owner string) string {
+	return strings.TrimSuffix(stampSQL(s, owner), ";")
+}
+
 // turn runs statements in a transaction that has the store to itself, and fails when the lock that fences ctx was lost.
 func (be *Backend) turn(ctx context.Context, op string, rt backend.Route, sql string) error {
 	err := be.upkeep(ctx, op, rt, claimSQL(rt.Store)+fenceSQL(ctx)+sql)

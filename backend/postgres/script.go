@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,12 +34,24 @@ func formatKey(k int64) string { return strconv.FormatInt(k, 10) }
 // A script that contains a COMMIT or ROLLBACK is refused: what came after it would not be bound to its store.
 func (be *Backend) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
 	switch {
+	case !be.makesMany(scripts):
+		faults := make([]error, len(scripts))
+		for i := range scripts {
+			faults[i] = &backend.Error{Op: "run script in", Store: scripts[i].Route.Store, Err: errors.ErrUnsupported}
+		}
+		return faults
 	case be.makesFirst(scripts):
 		return be.makeFirst(ctx, scripts, opt)
 	case len(scripts) > 1: // one is a tenant that is made
 		ctx = backend.Apart(ctx)
 	}
 	return be.runScripts(ctx, scripts, opt, false)
+}
+
+// makesMany reports whether scripts may make several stores in a transaction, if they do. Not where a schema is made by
+// itself (Citus), nor where it is looked at what the transaction did outside of the one store.
+func (be *Backend) makesMany(scripts []backend.Script) bool {
+	return !be.citus.on && be.roles.mode != rolesOff || !slices.ContainsFunc(scripts, func(s backend.Script) bool { return len(s.Also) > 0 })
 }
 
 // runScripts runs scripts. made says that they are for stores that were made for them just now.
@@ -56,7 +69,9 @@ func (be *Backend) runScripts(ctx context.Context, scripts []backend.Script, opt
 	}
 	for i, s := range scripts {
 		if s.Create && faults[i] == nil {
-			be.forgetStore(s.Route.Store)
+			for _, rt := range append([]backend.Route{s.Route}, s.Also...) {
+				be.forgetStore(rt.Store)
+			}
 		}
 	}
 	return faults

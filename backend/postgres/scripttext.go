@@ -124,6 +124,11 @@ func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *back
 	if watched {
 		b.WriteString(lookSQL(s.Route.Store))
 	}
+	for _, also := range s.Also {
+		b.WriteString(be.roles.resetSQL() + shareSQL(also.Store) + joined(be.createSQL(also)))
+		b.WriteString("set local search_path=" + quote(also.Store.String()) + ",public,pg_temp;")
+		b.WriteString(be.roles.assumeSQL(also.Store) + s.SQL + "\n;")
+	}
 	if !s.Create && !r.made && (makes(s.Head) && r.hides(s.Head) || r.hides(s.SQL)) {
 		b.WriteString("set constraints all immediate;" + be.renewSQL(s.Route.Store))
 	}
