@@ -12,7 +12,7 @@ import (
 
 func (t *tree) storeCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "store", Short: "Deal with stores that belong to no tenant"})
-	cmd.AddCommand(t.storeAside(), t.storeList(), t.storePurge())
+	cmd.AddCommand(t.storeAside(), t.storeList(), t.storePurge(), t.storeSpares())
 	return cmd
 }
 

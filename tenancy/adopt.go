@@ -19,7 +19,7 @@ import (
 // defaults to the store's name. A store that carries the ID of a tenant that the registry does not know keeps that ID.
 // OnCreate is not called. The tenant is active; whether its store is behind is for the migrator to say.
 //
-// It returns backend.ErrStoreMissing when there is no such store, a [*ConflictError] when it is a tenant's, or when
+// It returns backend.ErrStoreMissing when there is no such store, a [*FieldError] when spec.Place is not where it is, a [*ConflictError] when it is a tenant's, or when
 // slug or a domain is taken, and an error that wraps [errors.ErrUnsupported] when the store would have to be stamped
 // and the backend is no [backend.Adopter].
 func (a *App) Adopt(ctx context.Context, spec Spec) (Tenant, error) {
@@ -37,6 +37,9 @@ func (a *App) adopt(ctx context.Context, spec Spec, status Status, reason string
 	err = a.withStore(ctx, "adopt", p.store, func(ctx context.Context, lock backend.Lock) error {
 		info, err := a.be.Stat(ctx, p.store)
 		if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+			return err
+		}
+		if err := a.isAt(ctx, p); err != nil {
 			return err
 		}
 		id, err := a.adoptedID(ctx, ID(info.Owner))
@@ -66,6 +69,19 @@ func (a *App) adopt(ctx context.Context, spec Spec, status Status, reason string
 		return Tenant{}, opError("adopt", p.slug, err)
 	}
 	return *t, nil
+}
+
+// isAt returns a *FieldError for a place where the store is not.
+func (a *App) isAt(ctx context.Context, p plan) error {
+	placer, ok := a.be.(backend.Placer)
+	if !ok || p.place == "" {
+		return nil
+	}
+	at, err := placer.PlaceOf(ctx, p.store)
+	if err == nil && at != p.place {
+		err = &FieldError{Field: "place", Value: p.place, Rule: "the store is at " + at + ", and stays there; a tenant can be moved"}
+	}
+	return err
 }
 
 // claimStore enters the tenant that is to have the store, before that is touched: of two who adopt it one is refused

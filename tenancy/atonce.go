@@ -32,19 +32,20 @@ func (s *atOnce) with(name, query string) { s.parts = append(s.parts, name+" AS 
 
 // count adds the parts that count the revision up (r) and list what was touched, once the condition holds. It comes last:
 // what it depends on is done before it, so that nobody waits for anything while holding the revision's row.
-func (s *atOnce) count(ctx context.Context, condition string, t touch) {
+// The tenant's ID is the value of the expression id.
+func (s *atOnce) count(ctx context.Context, condition string, t touch, id string) {
 	t.actor = actorOf(ctx)
 	s.touched = []touch{t}
 	s.with("r", `UPDATE tenement_revision SET revision = revision + 1, nonce = `+s.arg(t.nonce)+` WHERE id = 1 AND `+condition+` RETURNING revision`)
 	s.with("c", `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) SELECT r.revision, `+strings.Join([]string{
-		s.arg(string(t.id)), s.arg(string(t.kind)), s.arg(t.nonce), s.arg(t.actor), s.arg(t.detail), s.reg.now(),
+		id, s.arg(string(t.kind)), s.arg(t.nonce), s.arg(t.actor), s.arg(t.detail), s.reg.now(),
 	}, ", ")+` FROM r`)
 }
 
 // run runs the statement and scans the one row of the last query, whose first column is the revision. done is false when
 // there was none, or when something was in the way: nothing was changed then.
 func (s *atOnce) run(ctx context.Context, query string, into ...any) (done bool, err error) {
-	err = s.reg.db.QueryRowContext(ctx, `WITH `+strings.Join(s.parts, ",\n")+"\n"+query, s.args...).Scan(append([]any{&s.touched[0].revision}, into...)...)
+	err = s.row(ctx, s.reg.db, query, into...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows), inTheWay(err):
 		return false, nil
@@ -53,6 +54,14 @@ func (s *atOnce) run(ctx context.Context, query string, into ...any) (done bool,
 	}
 	_ = prune(ctx, s.reg.db, s.touched) // it is tried again with other changes
 	return true, nil
+}
+
+// row runs the statement and scans the one row of the last query, whose first column is the revision.
+func (s *atOnce) row(ctx context.Context, q interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}, query string, into ...any,
+) error {
+	return q.QueryRowContext(ctx, `WITH `+strings.Join(s.parts, ",\n")+"\n"+query, s.args...).Scan(append([]any{&s.touched[0].revision}, into...)...)
 }
 
 // inTheWay reports whether a statement met what it must not: a row that is another's (23505), or a check of its own
@@ -73,16 +82,7 @@ func (s *atOnce) insert(t *Tenant, hosts []string) (entered string) {
 	s.with("t", `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
 		SELECT `+strings.Join([]string{id, slug, s.arg(t.Name), s.arg(string(t.Status)), s.arg(t.Reason), store, s.arg(string(t.Meta)), s.reg.now(), s.reg.now()}, ", ")+
 		` WHERE NOT EXISTS (`+takenBy(id, slug, store)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
-	if len(hosts) == 0 {
-		return `EXISTS (SELECT FROM t)`
-	}
-	values := make([]string, len(hosts))
-	for i, d := range sortedDomains(hosts) { // in one order, whoever claims them: nobody waits in a circle
-		values[i] = `(` + s.arg(d.Host) + `::text, ` + strconv.FormatBool(d.Primary) + `)`
-	}
-	s.with("d", `INSERT INTO tenement_domains (host, tenant_id, is_primary)
-		SELECT v.host, t.id, v.is_primary FROM t, (VALUES `+strings.Join(values, ", ")+`) v (host, is_primary) RETURNING host`)
-	return `(SELECT count(*) FROM d) = ` + strconv.Itoa(len(hosts))
+	return s.domains(hosts)
 }
 
 // claimAtOnce is claim of a tenant that nobody knows yet. It returns nil when something is in the way.
@@ -98,7 +98,7 @@ func (a *App) claimAtOnce(ctx context.Context, h *held, p plan, args opArgs) (*r
 	entered := s.insert(t, p.domains)
 	s.with("o", `INSERT INTO tenement_operations (tenant, kind, step, args, started_at)
 		SELECT t.id, `+strings.Join([]string{s.arg(string(op.Kind)), s.arg(op.Step), s.arg(text), a.reg.now()}, ", ")+` FROM t RETURNING id, started_at`)
-	s.count(ctx, entered+` AND EXISTS (SELECT FROM o)`, newTouch(t.ID, p.event, t.Slug, ""))
+	s.count(ctx, entered+` AND EXISTS (SELECT FROM o)`, newTouch(t.ID, p.event, t.Slug, ""), s.arg(string(t.ID)))
 	var created, updated, started string
 	done, err := s.run(ctx, `SELECT r.revision, t.created_at, t.updated_at, o.id, o.started_at FROM r, t, o, (SELECT `+relaxed+`) relaxed`,
 		&created, &updated, &op.ID, &started)
@@ -125,7 +125,7 @@ func activateAtOnce(ctx context.Context, r *run) (done bool, err error) {
 	s.with("o", `DELETE FROM tenement_operations WHERE id = `+s.arg(r.op.ID)+` AND fence = `+s.arg(r.op.fence)+` RETURNING id`)
 	s.with("t", `UPDATE tenement_tenants SET version = version + 1, updated_at = `+r.a.reg.now()+`, status = `+s.arg(string(Active))+
 		`, reason = '' WHERE id = `+s.arg(string(r.t.ID))+` AND version = `+s.arg(r.t.Version)+` AND EXISTS (SELECT FROM o) RETURNING updated_at`)
-	s.count(ctx, `EXISTS (SELECT FROM t)`, newTouch(r.t.ID, EventCreated, "", ""))
+	s.count(ctx, `EXISTS (SELECT FROM t)`, newTouch(r.t.ID, EventCreated, "", ""), s.arg(string(r.t.ID)))
 	var one int
 	var updated string
 	// An operation without its tenant, which somebody changed meanwhile, is undone.

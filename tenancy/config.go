@@ -62,6 +62,13 @@ type Config struct {
 	// that there are none. It is made when it is not there.
 	FilesDir string
 
+	// Spares is how many stores are kept made and migrated ahead, so that [App.Create] has to claim one and no more. It is
+	// used for a Spec that names neither store nor place. A tenant that was made of a spare has a store that is named
+	// after its ID, and a rename of its slug leaves that as it is. All processes over one registry should have the same
+	// number; where it is 0 none is used, and nobody but [App.FillSpares] looks after them. Several places are not
+	// supported with it. Defaults to 0.
+	Spares int
+
 	// Logger gets what is not worth an error: polls that failed, hooks that did. Defaults to discarding it.
 	Logger *slog.Logger
 }
@@ -77,6 +84,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"LockTimeout", int64(c.LockTimeout)},
 		{"LookupTimeout", int64(c.LookupTimeout)},
 		{"PollInterval", int64(c.PollInterval)},
+		{"Spares", int64(c.Spares)},
 		{"UnknownTTL", int64(c.UnknownTTL)},
 	} {
 		if f.value < 0 {

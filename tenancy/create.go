@@ -15,6 +15,8 @@ import (
 // Create makes a tenant: it claims slug, store and domains, makes the store, brings it to the newest version, calls
 // OnCreate in the tenant's context, and only then is the tenant active and served.
 //
+// With [Config.Spares] it takes a store that was made ahead, when there is one and the spec names neither store nor place.
+//
 // It is an [Operation]: when the process dies, another goes on. Called again for a tenant whose creation failed or was
 // interrupted, it starts over, with the new spec and the ID it had, in an empty store: what a process that died left of
 // the store is set aside (see [App.AsideStores]). It returns a
@@ -32,6 +34,12 @@ func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 
 // createPlanned makes a tenant, or goes on with one of that slug whose creation is not over.
 func (a *App) createPlanned(ctx context.Context, p plan) (Tenant, error) {
+	switch t, err := a.createFromSpare(Leave(ctx), p); {
+	case err == nil:
+		return *t, nil
+	case !errors.Is(err, errNoSpare):
+		return tenantOf(t), opError(string(p.kind()), p.slug, err)
+	}
 	id, err := newID()
 	if err != nil {
 		return Tenant{}, err
@@ -71,16 +79,19 @@ func (a *App) create(ctx context.Context, id ID, p plan) (t Tenant, err error) {
 	return t, err
 }
 
+// createArgs is what the operation of a creation is told. live are the domains that lead to the tenant at once.
+func (a *App) createArgs(p plan) (args opArgs, live []string) {
+	args = opArgs{Place: p.place, Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil && p.fill == nil}
+	if a.cfg.Hooks.ApproveDomain != nil {
+		args.Domains = p.domains
+		return args, nil
+	}
+	return args, p.domains
+}
+
 // claim enters the tenant into the registry, or takes up one whose creation was not finished.
 func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
-	args := opArgs{Place: p.place, Seed: p.seed, Hook: a.cfg.Hooks.OnCreate != nil && p.fill == nil}
-	live, primary := p.domains, ""
-	if a.cfg.Hooks.ApproveDomain != nil {
-		live, args.Domains = nil, p.domains
-	}
-	if len(live) > 0 {
-		primary = live[0]
-	}
+	args, live := a.createArgs(p)
 	if a.reg.d == backend.Postgres && len(args.Domains) == 0 && len(live) <= maxIn {
 		if r, err = a.claimAtOnce(ctx, h, p, args); err != nil || r != nil {
 			return r, err
@@ -98,22 +109,39 @@ func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
 				return nil, err
 			}
 		}
-		if r.op, err = tx.begin(ctx, t.ID, p.kind(), "", args); err != nil {
-			return nil, err
-		}
-		if err := tx.setDomains(ctx, t.ID, live, primary); err != nil {
-			return nil, err
-		}
-		for _, host := range args.Domains {
-			if _, err := tx.insertPending(ctx, t.ID, host, "not looked at yet"); err != nil {
-				return nil, err
-			}
-		}
-		t.Domains = sortedDomains(live)
-		r.t = t
-		return []*Tenant{t}, nil
+		return tx.beginCreation(ctx, r, t, p, args, live)
 	})
 	return r, err
+}
+
+// beginCreation enters the operation and the domains of a tenant that was entered.
+func (tx *registryTx) beginCreation(ctx context.Context, r *run, t *Tenant, p plan, args opArgs, live []string) (after []*Tenant, err error) {
+	if r.op, err = tx.begin(ctx, t.ID, p.kind(), "", args); err != nil {
+		return nil, err
+	}
+	primary := ""
+	if len(live) > 0 {
+		primary = live[0]
+	}
+	if err := tx.setDomains(ctx, t.ID, live, primary); err != nil {
+		return nil, err
+	}
+	for _, host := range args.Domains {
+		if _, err := tx.insertPending(ctx, t.ID, host, "not looked at yet"); err != nil {
+			return nil, err
+		}
+	}
+	t.Domains = sortedDomains(live)
+	r.t = t
+	return []*Tenant{t}, nil
+}
+
+// tenantOf is the tenant as far as it is known.
+func tenantOf(t *Tenant) Tenant {
+	if t == nil {
+		return Tenant{}
+	}
+	return *t
 }
 
 // sortedDomains is how the registry returns hosts of which the first is primary.
@@ -172,11 +200,11 @@ func (tx *registryTx) reclaim(ctx context.Context, id ID, p plan) (*Tenant, erro
 		return nil, &ConflictError{Field: "slug", Value: p.slug, By: t.Slug}
 	case t.ID != id:
 		return nil, &unfinished{t.ID}
-	case p.store != t.Store:
+	case p.store != t.Store && (p.named || t.Store.String() != string(t.ID)): // a spare is what it got the last time
 		// The other store is this tenant's own and never was served; whoever finishes the creation removes it.
 		return nil, &ConflictError{Field: "slug", Value: p.slug, By: t.Slug}
 	}
-	if err := tx.conflict(ctx, t.ID, p.slug, p.store, p.domains); err != nil {
+	if err := tx.conflict(ctx, t.ID, p.slug, t.Store, p.domains); err != nil {
 		return nil, err
 	}
 	for _, query := range []string{
@@ -198,12 +226,19 @@ var createSteps = []step{{name: "make", do: makeStore, commit: activate, atOnce:
 // makeStore makes the store of a claimed tenant and fills it.
 func makeStore(ctx context.Context, r *run) error {
 	ctx = backend.WithPlace(ctx, r.op.args.Place)
-	if r.resumed {
+	pristine := false
+	if r.op.args.Spare {
+		var err error
+		if pristine, err = r.stampSpare(ctx); err != nil {
+			return err
+		}
+	}
+	if r.resumed && !pristine {
 		if err := r.clear(ctx); err != nil {
 			return err
 		}
 	}
-	if err := r.fill(ctx); err != nil {
+	if err := r.fill(ctx, pristine); err != nil {
 		var foreign *abandon
 		if errors.As(err, &foreign) || errors.Is(err, backend.ErrLockLost) {
 			return err
@@ -250,20 +285,12 @@ func (r *run) unmake(ctx context.Context) error {
 	return r.a.migrator.Forget(ctx, r.t.Store)
 }
 
-// fill makes the store and has the application fill it.
-func (r *run) fill(ctx context.Context) error {
-	a, t := r.a, r.t
-	// OnCreate may do what a failure of the server does not undo, of a store that must be there then.
-	later := a.cfg.Hooks.OnCreate == nil && len(r.op.args.Domains) == 0
-	made, err := a.migrator.ProvisionUnentered(ctx, t.route(), migrate.ProvisionOptions{Async: later})
-	switch {
-	case errors.Is(err, backend.ErrStoreExists):
-		// Another owner's: the claim was wrong, nothing of it may stay.
-		return &abandon{&ConflictError{Field: "store", Value: t.Store.String()}, erase}
-	case err != nil:
+// fill makes the store, unless it is a spare that is as it was made for today, and has the application fill it.
+func (r *run) fill(ctx context.Context, pristine bool) error {
+	if err := r.provision(ctx, pristine && !r.resumed); err != nil {
 		return err
 	}
-	r.made = made
+	a, t := r.a, r.t
 	a.step("create: provisioned")
 	if a.cfg.Hooks.OnCreate != nil {
 		inside := backend.WithRouter(ctx, &operated{t})
@@ -278,6 +305,26 @@ func (r *run) fill(ctx context.Context) error {
 		}
 	}
 	return a.approvePending(ctx, r)
+}
+
+func (r *run) provision(ctx context.Context, given bool) error {
+	a, t := r.a, r.t
+	if given {
+		r.made = a.migrator.Made(t.route())
+		return nil
+	}
+	// OnCreate may do what a failure of the server does not undo, of a store that must be there then.
+	later := a.cfg.Hooks.OnCreate == nil && len(r.op.args.Domains) == 0
+	made, err := a.migrator.ProvisionUnentered(ctx, t.route(), migrate.ProvisionOptions{Async: later})
+	switch {
+	case errors.Is(err, backend.ErrStoreExists):
+		// Another owner's: the claim was wrong, nothing of it may stay.
+		return &abandon{&ConflictError{Field: "store", Value: t.Store.String()}, erase}
+	case err != nil:
+		return err
+	}
+	r.made = made
+	return nil
 }
 
 // activate ends a creation. The seed goes with the operation. The ledger has its row from now on, too.

@@ -38,6 +38,8 @@ const (
 	FindingLeftover FindingCode = "leftover"
 	// FindingAdvice: the backend works, and something about it should be different. Repair does what can be done.
 	FindingAdvice FindingCode = "advice"
+	// FindingSpare: a store that was made ahead is unfinished, kept by nobody or not there. Repair removes what is left of it.
+	FindingSpare FindingCode = "spare"
 	// FindingFilesOrphan: a directory in FilesDir belongs to no tenant. Repair sets it aside.
 	FindingFilesOrphan FindingCode = "files-orphan"
 )
@@ -68,6 +70,7 @@ type checkup struct {
 	stores   map[string]backend.StoreInfo
 	tenants  map[ID]bool
 	claimed  map[string]bool // stores that the registry says are a tenant's
+	made     map[ID]bool     // stores made ahead, those that the registry does not know among them
 	findings []Finding
 }
 
@@ -83,6 +86,9 @@ func (c *checkup) run(ctx context.Context) error {
 	}
 	suspects, err := c.readTenants(ctx)
 	if err != nil {
+		return err
+	}
+	if err := c.setSparesApart(ctx); err != nil {
 		return err
 	}
 	orphans, err := c.orphans(ctx)
@@ -103,7 +109,7 @@ func (c *checkup) run(ctx context.Context) error {
 		}
 	}
 	c.findings = append(c.findings, orphans...)
-	for _, examine := range []func(context.Context) error{c.ledger, c.leftovers, c.files, c.advice} {
+	for _, examine := range []func(context.Context) error{c.spares, c.ledger, c.leftovers, c.files, c.advice} {
 		if err := examine(ctx); err != nil {
 			return err
 		}
@@ -290,10 +296,10 @@ func (a *App) isLost(ctx context.Context, id ID) (bool, error) {
 	return info.Owner != string(id), nil
 }
 
-// isClaimed reports whether the registry says that the store is a tenant's, or is to be.
+// isClaimed reports whether the registry says that the store is a tenant's, or is to be, or a spare.
 func (a *App) isClaimed(ctx context.Context, s backend.Store) (claimed bool, err error) {
 	err = a.reg.db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM tenement_tenants WHERE store = $1)
-		OR EXISTS (SELECT 1 FROM tenement_operations WHERE slug = $1)`, s.String()).Scan(&claimed)
+		OR EXISTS (SELECT 1 FROM tenement_operations WHERE slug = $1) OR EXISTS (SELECT 1 FROM tenement_spares WHERE id = $1)`, s.String()).Scan(&claimed)
 	return claimed, err
 }
 

@@ -10,11 +10,11 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-// Elsewhere opens the registry of another backend with this App's Config, less the hooks and the directory of files: for
+// Elsewhere opens the registry of another backend with this App's Config, less the hooks, the directory of files and the spares: for
 // what takes tenants from the one to the other. The caller closes the App, and then the backend.
 func (a *App) Elsewhere(ctx context.Context, be backend.Backend) (*App, error) {
 	cfg := a.cfg
-	cfg.Hooks, cfg.FilesDir = Hooks{}, ""
+	cfg.Hooks, cfg.FilesDir, cfg.Spares = Hooks{}, "", 0
 	return Open(ctx, be, cfg)
 }
 

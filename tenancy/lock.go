@@ -64,13 +64,19 @@ func (a *App) withLock(ctx context.Context, op, kind, name string, fn func(ctx c
 
 // tryTenant is withTenant for those who do not want to wait. busy says that somebody else has the lock.
 func (a *App) tryTenant(ctx context.Context, op string, id ID, fn func(ctx context.Context, h *held) error) (busy bool, err error) {
+	return a.tryLock(ctx, op, "tenant", string(id), func(ctx context.Context, lock backend.Lock) error {
+		return fn(ctx, &held{Lock: lock, id: id})
+	})
+}
+
+func (a *App) tryLock(ctx context.Context, op, kind, name string, fn func(ctx context.Context, lock backend.Lock) error) (busy bool, err error) {
 	short, cancel := context.WithTimeoutCause(ctx, busyAfter, errBusy)
 	defer cancel()
 	got := false
-	err = a.withTenant(short, op, id, func(inside context.Context, h *held) error {
+	err = a.withLock(short, op, kind, name, func(inside context.Context, lock backend.Lock) error {
 		got = true
 		// The deadline was for the lock, not for what is done with it.
-		return fn(detach{inside, ctx}, h)
+		return fn(detach{inside, ctx}, lock)
 	})
 	if !got && short.Err() != nil && ctx.Err() == nil {
 		return true, nil

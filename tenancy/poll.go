@@ -43,6 +43,7 @@ func (a *App) pollLoop() {
 		failed = err != nil
 		a.known.forget(false)
 		a.settle()
+		a.spares.wake(a)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 var migrations embed.FS
 
 // registryVersion is the newest of the migrations.
-const registryVersion = 2
+const registryVersion = 3
 
 // registrySource is the migrations of the registry's own tables.
 func registrySource() migrate.Source {

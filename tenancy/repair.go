@@ -39,6 +39,8 @@ func (a *App) repair(ctx context.Context, f Finding) error {
 			return err
 		}
 		return a.migrator.Forget(ctx, s)
+	case FindingSpare:
+		return a.repairSpare(ctx, ID(f.Subject))
 	case FindingLeftover:
 		return a.repairLeftover(ctx, f)
 	case FindingFilesOrphan:
@@ -205,7 +207,11 @@ func (a *App) repairOrphan(ctx context.Context, f Finding) error {
 	if orphan, err := a.isOrphan(ctx, s); err != nil || !orphan {
 		return err
 	}
-	_, err = a.adopt(ctx, Spec{Store: f.Subject}, Suspended, "found without a tenant, and adopted by a repair")
+	spec := Spec{Store: f.Subject}
+	if _, err := ParseID(f.Subject); err == nil {
+		spec.Slug = "found-" + f.Subject[len(f.Subject)-12:] // it was made of a spare, and no slug looks like an ID
+	}
+	_, err = a.adopt(ctx, spec, Suspended, "found without a tenant, and adopted by a repair")
 	switch {
 	case err == nil:
 		return nil

@@ -3,6 +3,7 @@ package tenancy
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -55,6 +56,7 @@ type App struct {
 	own      ownChanges
 	settling atomic.Bool // a round of settle is going on
 	resumer  resumer
+	spares   spares
 
 	files *os.Root // FilesDir; nil without
 
@@ -80,10 +82,13 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 	if !ok {
 		return nil, fmt.Errorf("tenement: open: %T is no backend.Locker, which takes tenants through their lives one process at a time", be)
 	}
+	if p, ok := be.(backend.Placer); ok && cfg.Spares > 0 && len(p.Places()) > 1 {
+		return nil, fmt.Errorf("tenement: open: Spares over several places: %w; leave it 0", errors.ErrUnsupported)
+	}
 	migrator, err := migrate.New(be, migrate.Config{
 		Shared: cfg.Shared, Tenant: cfg.Tenant, System: []migrate.Source{registrySource()},
 		Behind: cfg.Behind, BehindWait: cfg.BehindWait, LockTimeout: cfg.LockTimeout, AllowOutOfOrder: cfg.AllowOutOfOrder,
-		Logger: cfg.Logger,
+		Ahead: isSpare, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -95,6 +100,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 		reg:        registry{db: be.Shared(), d: be.Dialect(), queries: func() {}},
 		step:       func(string) {},
 	}
+	a.spares.fingerprint = migrator.Fingerprint()
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.hosts = newTable("host", selectByHost, cfg.CacheSize, ErrUnknownHost, (*Tenant).hasDomain)
 	a.slugs = newTable("slug", selectBySlug, cfg.CacheSize, ErrNotFound, func(t *Tenant, slug string) bool { return t.Slug == slug })

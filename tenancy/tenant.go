@@ -286,6 +286,7 @@ type plan struct {
 	seed       json.RawMessage
 	fill       Filler // of CreateBy; nil for Create
 	place      string
+	named      bool // the store, by the caller
 
 	// What the tenant is when it is entered into the registry.
 	status Status
@@ -316,6 +317,7 @@ func (a *App) plan(s Spec) (plan, error) {
 		return p, err
 	}
 	storeName := s.Store
+	p.named = storeName != ""
 	if storeName == "" {
 		storeName = s.Slug
 	}

@@ -25,6 +25,8 @@ type errand struct {
 	Op, Slug   string
 	Step       string        // the step to die at
 	After      time.Duration // or the time to be killed after
+	Spares     int
+	Bare       bool // without OnCreate
 }
 
 func isVictim() bool { return os.Getenv(envVictim) != "" }
@@ -48,9 +50,11 @@ func victim() int {
 		return 2
 	}
 	fill := fillOnCreate(a)
-	a.cfg.Hooks.OnCreate = func(ctx context.Context, t Tenant, seed Seed) error {
-		a.step("create: unfilled")
-		return fill(ctx, t, seed)
+	if !e.Bare {
+		a.cfg.Hooks.OnCreate = func(ctx context.Context, t Tenant, seed Seed) error {
+			a.step("create: unfilled")
+			return fill(ctx, t, seed)
+		}
 	}
 	a.step = func(name string) {
 		if name == e.Step {
@@ -77,7 +81,7 @@ func killed() {
 
 func errandConfig(e errand) Config {
 	cfg := config()
-	cfg.FilesDir = e.Files
+	cfg.FilesDir, cfg.Spares = e.Files, e.Spares
 	if e.Op == "migrate" {
 		cfg.Tenant = []migrate.Source{longerPolls()}
 	}
@@ -106,6 +110,8 @@ func (e errand) run(ctx context.Context, a *App) error {
 	case "create":
 		_, err := a.Create(ctx, e.spec())
 		return err
+	case "spares":
+		return a.FillSpares(ctx)
 	case "import":
 		_, err := a.CreateBy(ctx, e.spec(), fillBy(a))
 		return err
@@ -202,18 +208,32 @@ func TestKilledAtEveryStep(t *testing.T) {
 					<-over
 				}
 				require.True(t, e.send(t), step)
-				select {
-				case <-over:
-				case <-time.After(20 * time.Second):
-					ops, err := a.Operations(t.Context())
-					require.NoError(t, err)
-					require.Fail(t, "nobody goes on", "after %s: %+v", step, ops)
+				for ended, late := false, time.After(20*time.Second); !ended; {
+					select {
+					case event := <-over: // which may be one that was told before
+						ended = e.ends(event, before)
+					case <-late:
+						ops, err := a.Operations(t.Context())
+						require.NoError(t, err)
+						require.Fail(t, "nobody goes on", "after %s: %+v", step, ops)
+					}
 				}
 				requireHealthy(t, a)
 				e.verify(t, a, before)
 			}
 		}
 	})
+}
+
+// ends reports whether an event is the end of the errand.
+func (e errand) ends(event Event, before Tenant) bool {
+	switch e.Op {
+	case "create":
+		return event.Kind == EventCreated && event.Tenant.Slug == e.Slug
+	case "rename":
+		return event.Kind == EventRenamed && event.Tenant.ID == before.ID
+	}
+	return event.Kind == EventPurged && event.Tenant.ID == before.ID
 }
 
 // S65: a migration of the tenants whose process died is finished by whoever runs, without a call.

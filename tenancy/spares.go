@@ -1,0 +1,214 @@
+package tenancy
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// A spare is a store that is made, with all of its tables, before there is a tenant: a sign-up then costs what it writes
+// into the registry. It is named after the ID of the tenant to come, because on Postgres each rename of a schema has every
+// connection plan all of its statements anew. Its stamp says that it is a spare until it is given away, and never after: a
+// registry that is older than its stores, and takes for spares what have become customers' stores since, neither gives
+// those away nor removes them.
+
+const spareStamp = "spare:"
+
+// spareOwner is the stamp of a spare.
+func spareOwner(id ID) string { return spareStamp + string(id) }
+
+func isSpare(owner string) bool { return strings.HasPrefix(owner, spareStamp) }
+
+// spareStore is the name of a spare. No slug looks like an ID.
+func spareStore(id ID) (backend.Store, error) { return backend.ParseStore(string(id)) }
+
+func spareRoute(id ID) (backend.Route, error) {
+	s, err := spareStore(id)
+	return backend.Route{Store: s, Owner: spareOwner(id)}, err
+}
+
+// The states of a spare.
+const (
+	spareMaking   = "making"   // its store may be there, or a part of it
+	spareReady    = "ready"    // at the fingerprint that its row has
+	spareDropping = "dropping" // its store may be there still
+)
+
+// errNoSpare: there is none, or what the tenant is to have is another's. The ordinary way is the one that says which.
+var errNoSpare = errors.New("there is no spare for it")
+
+// createFromSpare makes a tenant of a spare. It returns errNoSpare, having changed nothing, when that cannot be.
+func (a *App) createFromSpare(ctx context.Context, p plan) (*Tenant, error) {
+	if a.cfg.Spares == 0 || p.fill != nil || p.named || p.place != "" {
+		return nil, errNoSpare
+	}
+	args, live := a.createArgs(p)
+	args.Spare = true
+	if stamper, ok := a.be.(backend.Stamper); ok && !args.Hook && len(args.Domains) == 0 && len(live) <= maxIn {
+		return a.giveAtOnce(ctx, stamper, p)
+	}
+	r, err := a.claimSpare(ctx, p, args, live)
+	if err != nil {
+		return nil, err
+	}
+	a.step("create: claimed")
+	t := r.t
+	err = a.withTenant(ctx, "create", t.ID, func(ctx context.Context, h *held) error {
+		r.lock = h
+		// Others could have gone on with it before the lock was had.
+		op, err := operation(ctx, a.reg.db, t.ID)
+		switch {
+		case err != nil:
+			return err
+		case op == nil || op.fence != r.op.fence:
+			if _, err := a.goOn(ctx, h, false); err != nil {
+				return err
+			}
+			t, err = one(ctx, a.reg.db, selectByID, string(t.ID))
+			return err
+		}
+		made, err := r.finish(ctx)
+		if made != nil {
+			t = made
+		}
+		return err
+	})
+	if err != nil && r.lock == nil {
+		err = r.failed(ctx, err)
+		t = r.t
+	}
+	return t, err
+}
+
+// giveAtOnce claims a spare, stamps it and enters the tenant, active, in one transaction of two statements. There is nothing to
+// be done afterwards, and so nothing that somebody would have to go on with.
+func (a *App) giveAtOnce(ctx context.Context, stamper backend.Stamper, p plan) (*Tenant, error) {
+	p.status, p.event = Active, EventCreated
+	t := p.tenant("")
+	t.Domains = sortedDomains(p.domains)
+	s := &atOnce{reg: &a.reg}
+	s.with("s", `DELETE FROM tenement_spares WHERE id = (SELECT id FROM tenement_spares WHERE state = `+s.arg(spareReady)+` AND fingerprint = `+
+		s.arg(a.spares.fingerprint)+` AND `+stamper.OwnerSQL("id")+` = `+s.arg(spareStamp)+` || id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id`)
+	slug := s.arg(t.Slug)
+	s.with("t", `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at) SELECT s.id, `+strings.Join([]string{
+		slug, s.arg(t.Name), s.arg(string(t.Status)), s.arg(t.Reason), `s.id`, s.arg(string(t.Meta)) + `::jsonb`, a.reg.now(), a.reg.now(),
+	}, ", ")+` FROM s WHERE NOT EXISTS (`+takenBy(`s.id`, slug, `s.id`)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
+	s.with("l", a.migrator.EnterSQL(s.arg, `SELECT id, id FROM t`))
+	s.count(ctx, s.domains(p.domains), newTouch("", p.event, "", ""), `(SELECT id FROM t)`)
+	tx, err := a.reg.db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback() //nolint:errcheck // it was committed, or failed for a reason that is returned
+	var created, updated string
+	err = s.row(ctx, tx, `SELECT r.revision, t.id, t.created_at, t.updated_at FROM r, t`, &t.ID, &created, &updated)
+	switch {
+	case errors.Is(err, sql.ErrNoRows), inTheWay(err):
+		return nil, errNoSpare
+	case err != nil:
+		return nil, err
+	}
+	a.step("spare: claimed")
+	if t.Store, err = spareStore(t.ID); err != nil {
+		return nil, err
+	}
+	if t.Created, t.Updated, err = parseTimes(created, updated); err != nil {
+		return nil, err
+	}
+	if _, err := tx.ExecContext(ctx, stamper.StampSQL(t.Store, string(t.ID))); err != nil {
+		return nil, err
+	}
+	a.step("spare: stamped")
+	if err := tx.Commit(); err != nil {
+		return nil, err
+	}
+	s.touched[0].id = t.ID
+	_ = prune(ctx, a.reg.db, s.touched) // it is tried again with other changes
+	a.migrator.Given(t.Store)
+	a.noted(ctx, s.touched, []*Tenant{t})
+	return t, nil
+}
+
+// claimSpare enters a tenant whose store is a spare, and the operation that creates it.
+func (a *App) claimSpare(ctx context.Context, p plan, args opArgs, live []string) (r *run, err error) {
+	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+		r = &run{a: a, known: true}
+		id, err := tx.takeSpare(ctx, a.spares.fingerprint)
+		if err != nil {
+			return nil, err
+		}
+		if p.store, err = spareStore(id); err != nil {
+			return nil, err
+		}
+		t, err := tx.insertTenant(ctx, id, p, args.Domains)
+		switch {
+		case errors.Is(err, ErrConflict), err == nil && t == nil:
+			return nil, errNoSpare
+		case err != nil:
+			return nil, err
+		}
+		return tx.beginCreation(ctx, r, t, p, args, live)
+	})
+	if errors.Is(err, ErrConflict) { // a domain
+		err = errNoSpare
+	}
+	return r, err
+}
+
+// takeSpare removes a spare from the list, and returns errNoSpare when there is none.
+func (tx *registryTx) takeSpare(ctx context.Context, fingerprint string) (id ID, err error) {
+	skip := "" // SQLite has one writer
+	if tx.reg.d == backend.Postgres {
+		skip = ` FOR UPDATE SKIP LOCKED`
+	}
+	err = tx.QueryRowContext(ctx, `DELETE FROM tenement_spares WHERE id = (SELECT id FROM tenement_spares
+		WHERE state = $1 AND fingerprint = $2 LIMIT 1`+skip+`) RETURNING id`, spareReady, fingerprint).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = errNoSpare
+	}
+	return id, err
+}
+
+// stampSpare makes the spare that a creation claimed the tenant's store, and reports whether it is that, and as it was made. A
+// creation that claimed what is no spare is undone.
+func (r *run) stampSpare(ctx context.Context) (pristine bool, err error) {
+	rt, err := spareRoute(r.t.ID)
+	if err != nil {
+		return false, err
+	}
+	adopter, ok := r.a.be.(backend.Adopter)
+	if !ok {
+		return false, errors.ErrUnsupported
+	}
+	err = adopter.Restamp(ctx, rt, string(r.t.ID))
+	switch {
+	case err == nil:
+		r.a.step("create: stamped")
+		return true, nil
+	case !errors.Is(err, backend.ErrStoreMissing):
+		return false, err
+	case r.resumed:
+		return false, nil // it may be half filled
+	}
+	// The registry is older than the store, which has been a customer's since; or it is gone.
+	return false, &abandon{errNoSpare, erase}
+}
+
+// domains adds the part that enters the domains (d) of the tenant that the part t enters. It returns the condition under which
+// that was done.
+func (s *atOnce) domains(hosts []string) (entered string) {
+	if len(hosts) == 0 {
+		return `EXISTS (SELECT FROM t)`
+	}
+	values := make([]string, len(hosts))
+	for i, d := range sortedDomains(hosts) { // in one order, whoever claims them: nobody waits in a circle
+		values[i] = `(` + s.arg(d.Host) + `::text, ` + strconv.FormatBool(d.Primary) + `)`
+	}
+	s.with("d", `INSERT INTO tenement_domains (host, tenant_id, is_primary)
+		SELECT v.host, t.id, v.is_primary FROM t, (VALUES `+strings.Join(values, ", ")+`) v (host, is_primary) RETURNING host`)
+	return `(SELECT count(*) FROM d) = ` + strconv.Itoa(len(hosts))
+}
