@@ -19,7 +19,8 @@ var spareSuites = []suite{
 		name: "create_spare", what: "App.Create with a spare of 20 tables and 40 indexes, one domain",
 		rows: []row{
 			{id: "create_spare", what: "÷ one durable insert of a row", ours: "create", ref: "insert", bar: 3},
-			{id: "create_spare_burst", what: "the 99th percentile, 8 at once, ÷ the median of the insert", metric: count, ours: "burst", limit: 1, bar: 10},
+			{id: "create_spare_burst", what: "the 99th percentile of 1,000 in a row ÷ the median of the insert", metric: count, ours: "burst", limit: 1, bar: 10},
+			{id: "create_spare_crowd", what: "the 99th percentile of 1,000, 8 at once, ÷ the median of the insert", metric: count, ours: "crowd", limit: 1},
 		},
 		measure: createSpare,
 	},
@@ -57,8 +58,8 @@ func signUp(app *tenancy.App) operation {
 
 func createSpare(ctx context.Context, e *env, s *scores) error {
 	one := contest{ops: e.pick(200, 4), warm: 8}
-	many := contest{ops: e.pick(1000, 8), warm: 8, goroutines: 8, rounds: 1}
-	app, err := e.spareApp(ctx, one.warm+one.ops*e.rounds+many.warm+many.ops, time.Hour)
+	many := contest{ops: e.pick(1000, 8), warm: e.pick(200, 8), rounds: 1} // warm: each connection knows the statement
+	app, err := e.spareApp(ctx, one.warm+one.ops*e.rounds+2*(many.warm+many.ops), time.Hour)
 	if err != nil {
 		return err
 	}
@@ -85,16 +86,19 @@ func createSpare(ctx context.Context, e *env, s *scores) error {
 			}
 		}
 	}()
-	burst := newScores()
-	err = e.contest(ctx, burst, many, contender{name: "burst", worker: alike(func(ctx context.Context) error {
+	next := func(ctx context.Context) error {
 		n := <-numbers
 		_, err := app.Create(ctx, tenancy.Spec{Slug: fmt.Sprintf("b%d", n), Domains: []string{fmt.Sprintf("b%d.bench.example", n)}})
 		return err
-	})})
-	if err != nil {
-		return err
 	}
-	s.add("burst", measured{count: burst.of["burst"][p99][0] / median(s.of["insert"][p50])})
+	for name, goroutines := range map[string]int{"burst": 1, "crowd": 8} {
+		many.goroutines = goroutines
+		own := newScores()
+		if err := e.contest(ctx, own, many, contender{name: name, worker: alike(next)}); err != nil {
+			return err
+		}
+		s.add(name, measured{count: own.of[name][p99][0] / median(s.of["insert"][p50])})
+	}
 	left, err := app.Spares(ctx)
 	if err == nil && len(left) > 0 {
 		s.note("%d spares were left", len(left))

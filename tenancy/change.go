@@ -186,8 +186,10 @@ func (tx *registryTx) update(ctx context.Context, t *Tenant, kind EventKind, det
 var selectTaken = takenBy("$1", "$2", "$3")
 
 func takenBy(self, slug, store string) string {
-	return strings.NewReplacer("$1", self, "$2", slug, "$3", store).Replace(`SELECT CASE WHEN slug = $2 THEN 'slug' ELSE 'store' END, slug FROM tenement_tenants
-		WHERE id <> $1 AND (slug = $2 OR store = $3 OR slug = $3)
+	// One index each: of a condition with OR Postgres makes a scan of all tenants, until it has statistics of them.
+	return strings.NewReplacer("$1", self, "$2", slug, "$3", store).Replace(`SELECT 'slug', slug FROM tenement_tenants WHERE slug = $2 AND id <> $1
+		UNION ALL SELECT 'store', slug FROM tenement_tenants WHERE store = $3 AND id <> $1
+		UNION ALL SELECT 'store', slug FROM tenement_tenants WHERE slug = $3 AND slug <> $2 AND id <> $1
 		UNION ALL SELECT CASE WHEN o.slug = $2 THEN 'slug' ELSE 'store' END, t.slug FROM tenement_operations o
 		JOIN tenement_tenants t ON t.id = o.tenant WHERE o.tenant <> $1 AND (o.slug = $2 OR o.slug = $3)`)
 }

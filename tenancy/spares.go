@@ -91,7 +91,8 @@ func (a *App) giveAtOnce(ctx context.Context, stamper backend.Stamper, p plan) (
 	t := p.tenant("")
 	t.Domains = sortedDomains(p.domains)
 	s := &atOnce{reg: &a.reg}
-	s.with("s", `DELETE FROM tenement_spares WHERE id = (SELECT id FROM tenement_spares WHERE state = `+s.arg(spareReady)+` AND fingerprint = `+
+	// By ctid, which the lock holds still: a plan that was made when there were few spares goes through all of them for an ID.
+	s.with("s", `DELETE FROM tenement_spares WHERE ctid = (SELECT ctid FROM tenement_spares WHERE state = `+s.arg(spareReady)+` AND fingerprint = `+
 		s.arg(a.spares.fingerprint)+` AND `+stamper.OwnerSQL("id")+` = `+s.arg(spareStamp)+` || id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id`)
 	slug := s.arg(t.Slug)
 	s.with("t", `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at) SELECT s.id, `+strings.Join([]string{

@@ -78,8 +78,10 @@ var _ backend.Stamper = (*Backend)(nil)
 
 // OwnerSQL implements [backend.Stamper].
 func (be *Backend) OwnerSQL(store string) string {
-	return "(select case when stamp like '" + stampText + "%' then substr(stamp," + strconv.Itoa(len(stampText)+1) + ") end from (select " +
-		"pg_catalog.obj_description(pg_catalog.to_regnamespace(pg_catalog.quote_ident(" + store + "))::pg_catalog.oid,'pg_namespace')) s (stamp))"
+	// Not obj_description, which is parsed and planned anew in each statement that calls it (0.15 ms).
+	return "(select substr(d.description," + strconv.Itoa(len(stampText)+1) + ") from pg_catalog.pg_description d where " +
+		"d.objoid=pg_catalog.to_regnamespace(pg_catalog.quote_ident(" + store + "))::pg_catalog.oid and " +
+		"d.classoid='pg_catalog.pg_namespace'::pg_catalog.regclass and d.objsubid=0 and d.description like '" + stampText + "%')"
 }
 
 // StampSQL implements [backend.Stamper]. A comment is nothing that has other connections plan anew.
