@@ -202,18 +202,32 @@ func TestKilledAtEveryStep(t *testing.T) {
 					<-over
 				}
 				require.True(t, e.send(t), step)
-				select {
-				case <-over:
-				case <-time.After(20 * time.Second):
-					ops, err := a.Operations(t.Context())
-					require.NoError(t, err)
-					require.Fail(t, "nobody goes on", "after %s: %+v", step, ops)
+				for ended, late := false, time.After(20*time.Second); !ended; {
+					select {
+					case event := <-over: // which may be one that was told before
+						ended = e.ends(event, before)
+					case <-late:
+						ops, err := a.Operations(t.Context())
+						require.NoError(t, err)
+						require.Fail(t, "nobody goes on", "after %s: %+v", step, ops)
+					}
 				}
 				requireHealthy(t, a)
 				e.verify(t, a, before)
 			}
 		}
 	})
+}
+
+// ends reports whether an event is the end of the errand.
+func (e errand) ends(event Event, before Tenant) bool {
+	switch e.Op {
+	case "create":
+		return event.Kind == EventCreated && event.Tenant.Slug == e.Slug
+	case "rename":
+		return event.Kind == EventRenamed && event.Tenant.ID == before.ID
+	}
+	return event.Kind == EventPurged && event.Tenant.ID == before.ID
 }
 
 // S65: a migration of the tenants whose process died is finished by whoever runs, without a call.
