@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"testing/fstest"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -67,7 +66,7 @@ func (e *env) citusDatabase(ctx context.Context) (string, error) {
 const citusTables = "CREATE TABLE polls (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, question TEXT NOT NULL);\n" +
 	"CREATE TABLE choices (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, poll BIGINT NOT NULL REFERENCES polls, text TEXT NOT NULL);\n" +
 	"CREATE INDEX choices_poll ON choices (poll);\n" +
-	"CREATE TABLE votes (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, choice BIGINT NOT NULL REFERENCES choices);\n"
+	"CREATE TABLE votes (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, choice BIGINT NOT NULL REFERENCES choices)"
 
 // citusChanges are what a round migrates, a version each.
 var citusChanges = []struct{ name, sql string }{
@@ -78,12 +77,10 @@ var citusChanges = []struct{ name, sql string }{
 
 // citusVersion returns the migrations up to one: the tables, and so many changes.
 func citusVersion(changes int) fs.FS {
-	files := fstest.MapFS{"00001_tables.sql": {Data: []byte("-- +goose Up\n" + citusTables)}}
-	for i := range changes {
-		sql := fmt.Sprintf(citusChanges[i%len(citusChanges)].sql, i/len(citusChanges))
-		files[fmt.Sprintf("%05d_change.sql", i+2)] = &fstest.MapFile{Data: []byte("-- +goose Up\n" + sql + ";\n")}
-	}
-	return files
+	return versions(citusTables, changes+1, func(version int) string {
+		i := version - 2
+		return fmt.Sprintf(citusChanges[i%len(citusChanges)].sql, i/len(citusChanges))
+	})
 }
 
 // citusSide is one of the two that are compared.
@@ -113,7 +110,7 @@ func (s *citusSide) create(ctx context.Context) error {
 
 // migrate brings the tenants to so many changes, and returns how long that took for each.
 func (s *citusSide) migrate(ctx context.Context, changes int) (time.Duration, error) {
-	m, err := migrate.New(s.be, migrate.Config{Tenant: []migrate.Source{{Name: "polls", FS: citusVersion(changes)}}})
+	m, err := migrator(s.be, citusVersion(changes))
 	if err != nil {
 		return 0, err
 	}

@@ -149,21 +149,28 @@ func (b bare) readPool() contender {
 func setThenQuery(pool *pgxpool.Pool, v visits) contender {
 	set := make([]string, v.stores)
 	for i := range set {
-		set[i] = `SET search_path = "` + numbered(i).String() + `", public`
+		set[i] = setSearchPath(numbered(i).String())
 	}
 	return contender{name: "SET + query", app: "SET + query", worker: func(rng *rand.Rand) operation {
 		next := v.draw(rng)
 		return func(ctx context.Context) error {
 			store, text := next()
-			conn, err := pool.Acquire(ctx)
-			if err != nil {
-				return err
-			}
-			defer conn.Release()
-			if _, err := conn.Exec(ctx, set[store]); err != nil {
-				return err
-			}
-			return readPGX(ctx, conn, text)
+			return afterSet(ctx, pool, set[store], func(conn *pgxpool.Conn) error { return readPGX(ctx, conn, text) })
 		}
 	}}
+}
+
+func setSearchPath(schema string) string { return `SET search_path = "` + schema + `", public` }
+
+// afterSet takes a connection, sets its search_path and reads.
+func afterSet(ctx context.Context, pool *pgxpool.Pool, set string, read func(conn *pgxpool.Conn) error) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(ctx, set); err != nil {
+		return err
+	}
+	return read(conn)
 }

@@ -53,14 +53,17 @@ var fleetSuites = []suite{
 	},
 }
 
-// columns returns goose migrations: version 1 makes a table, each later one up to last adds a column.
-func columns(last int) fs.FS {
-	files := fstest.MapFS{"00001_polls.sql": {Data: []byte("-- +goose Up\n" + pointTable + ";\n")}}
+// versions returns goose migrations: the first is given, and change says what each later one up to last does.
+func versions(first string, last int, change func(version int) string) fs.FS {
+	files := fstest.MapFS{"00001_tables.sql": {Data: []byte("-- +goose Up\n" + first + ";\n")}}
 	for v := 2; v <= last; v++ {
-		files[fmt.Sprintf("%05d_add.sql", v)] = &fstest.MapFile{Data: []byte("-- +goose Up\n" + addColumn(v) + ";\n")}
+		files[fmt.Sprintf("%05d_change.sql", v)] = &fstest.MapFile{Data: []byte("-- +goose Up\n" + change(v) + ";\n")}
 	}
 	return files
 }
+
+// columns returns goose migrations: version 1 makes a table, each later one up to last adds a column.
+func columns(last int) fs.FS { return versions(pointTable, last, addColumn) }
 
 func addColumn(v int) string { return fmt.Sprintf("ALTER TABLE polls ADD COLUMN c%d TEXT", v) }
 
@@ -93,7 +96,12 @@ func provisioned(ctx context.Context, be backend.Backend, stores int) error {
 
 // migrateFleet brings the fleet to a version.
 func migrateFleet(ctx context.Context, be backend.Backend, version int) error {
-	m, err := migrator(be, columns(version))
+	return migrateTo(ctx, be, columns(version))
+}
+
+// migrateTo brings all stores to the newest of the versions.
+func migrateTo(ctx context.Context, be backend.Backend, source fs.FS) error {
+	m, err := migrator(be, source)
 	if err != nil {
 		return err
 	}

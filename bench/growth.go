@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math"
 	"math/rand/v2"
-	"testing/fstest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -185,7 +184,7 @@ func (e *env) village(ctx context.Context, u string) (*village, error) {
 		return nil, err
 	}
 	e.cleanup(func() { _ = be.Close() })
-	app, err := e.app(ctx, be, tenancy.Config{Tenant: growthSource(1)})
+	app, err := e.app(ctx, be, tenancy.Config{Tenant: []migrate.Source{{Name: "polls", FS: growthVersions(1)}}})
 	if err != nil {
 		return nil, err
 	}
@@ -208,10 +207,7 @@ func fillSecured(ctx context.Context, pool *pgxpool.Pool, n int) error {
 		return err
 	}
 	var seen int
-	b := new(pgx.Batch)
-	b.Queue(`SELECT set_config('bench.tenant', '0', true)`)
-	b.Queue(`SELECT count(*) FROM secured`).QueryRow(func(row pgx.Row) error { return row.Scan(&seen) })
-	if err := pool.SendBatch(ctx, b).Close(); err != nil {
+	if err := queryAs(ctx, pool, 0, &seen, `SELECT count(*) FROM secured`); err != nil {
 		return err
 	}
 	if seen != 100 {
@@ -226,14 +222,8 @@ func spec(i int) tenancy.Spec {
 
 func growthHost(i int) string { return fmt.Sprintf("t%d.bench.example", i) }
 
-// growthSource makes a table with a row, and adds columns in later versions.
-func growthSource(last int) []migrate.Source {
-	files := fstest.MapFS{"00001_polls.sql": {Data: []byte("-- +goose Up\n" + pointTable + ";\n" + pointRow + ";\n")}}
-	for v := 2; v <= last; v++ {
-		files[fmt.Sprintf("%05d_add.sql", v)] = &fstest.MapFile{Data: []byte("-- +goose Up\n" + addColumn(v) + ";\n")}
-	}
-	return []migrate.Source{{Name: "polls", FS: fs.FS(files)}}
-}
+// growthVersions makes a table with a row, and adds columns in later versions.
+func growthVersions(last int) fs.FS { return versions(pointTable+";\n"+pointRow, last, addColumn) }
 
 func (v *village) reader(rng *rand.Rand) operation {
 	return func(ctx context.Context) error {
@@ -247,27 +237,26 @@ func (v *village) reader(rng *rand.Rand) operation {
 
 func (v *village) setter(rng *rand.Rand) operation {
 	return func(ctx context.Context) error {
-		conn, err := v.pool.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		defer conn.Release()
-		if _, err := conn.Exec(ctx, fmt.Sprintf(`SET search_path = "t%d", public`, rng.IntN(len(v.tenants)))); err != nil {
-			return err
-		}
-		var q string
-		return conn.QueryRow(ctx, `SELECT question FROM polls WHERE id = $1`, 1).Scan(&q)
+		return afterSet(ctx, v.pool, setSearchPath(fmt.Sprintf("t%d", rng.IntN(len(v.tenants)))), func(conn *pgxpool.Conn) error {
+			var q string
+			return conn.QueryRow(ctx, `SELECT question FROM polls WHERE id = $1`, 1).Scan(&q)
+		})
 	}
 }
 
 func (v *village) secured(rng *rand.Rand) operation {
 	return func(ctx context.Context) error {
 		var q string
-		b := new(pgx.Batch)
-		b.Queue(`SELECT set_config('bench.tenant', $1, true)`, fmt.Sprint(rng.IntN(len(v.tenants))))
-		b.Queue(`SELECT question FROM secured WHERE id = $1`, 1).QueryRow(func(row pgx.Row) error { return row.Scan(&q) })
-		return v.pool.SendBatch(ctx, b).Close()
+		return queryAs(ctx, v.pool, rng.IntN(len(v.tenants)), &q, `SELECT question FROM secured WHERE id = $1`, 1)
 	}
+}
+
+// queryAs sends the tenant and a query as one batch, which is one transaction.
+func queryAs(ctx context.Context, pool *pgxpool.Pool, tenant int, dest any, sql string, args ...any) error {
+	b := new(pgx.Batch)
+	b.Queue(`SELECT set_config('bench.tenant', $1, true)`, fmt.Sprint(tenant))
+	b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(dest) })
+	return pool.SendBatch(ctx, b).Close()
 }
 
 func (v *village) resolver(rng *rand.Rand) operation {
@@ -297,13 +286,7 @@ func (v *village) upgrader(*rand.Rand) operation {
 }
 
 func (v *village) up(ctx context.Context) error {
-	m, err := migrate.New(v.be, migrate.Config{Tenant: growthSource(*v.version)})
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	_, err = m.Up(ctx, migrate.UpOptions{})
-	return err
+	return migrateTo(ctx, v.be, growthVersions(*v.version))
 }
 
 // growthCharts draws each kind over the number of tenants.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -61,16 +60,9 @@ func (t *tree) doctorCommand() *cobra.Command {
 				left++
 			}
 		}
-		nodes, err := backend.NodesOf(cmd.Context(), app.Backend())
-		if err != nil && !errors.Is(err, backend.ErrNoNodes) {
-			return err
-		}
-		if !asJSON && len(nodes) > 0 {
-			fmt.Fprintln(cmd.OutOrStdout(), spread(nodes))
-		}
 		if asJSON {
 			err = writeJSON(cmd.OutOrStdout(), map[string]any{"findings": list, "operations": append([]tenancy.Operation{}, under...)})
-		} else {
+		} else if err = printSpread(cmd, app); err == nil {
 			err = t.printCheckup(cmd, list, under, repair)
 		}
 		if err != nil || left == 0 {

@@ -94,13 +94,21 @@ func (l located) MarshalJSON() ([]byte, error) {
 	return l.at.with(text)
 }
 
-// spread says in a line how many stores are on each node.
-func spread(nodes []backend.Node) string {
+// printSpread says in a line how many stores are on each node, where there are nodes.
+func printSpread(cmd *cobra.Command, app *tenancy.App) error {
+	nodes, err := backend.NodesOf(cmd.Context(), app.Backend())
+	if errors.Is(err, backend.ErrNoNodes) || err == nil && len(nodes) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	var parts []string
 	for _, n := range nodes {
 		parts = append(parts, fmt.Sprintf("%s: %s", n.Name, plural(len(n.Stores), "store", "stores")))
 	}
-	return strings.Join(parts, ", ")
+	fmt.Fprintln(cmd.OutOrStdout(), strings.Join(parts, ", "))
+	return nil
 }
 
 // moveToNode moves a tenant's store to another node.

@@ -23,31 +23,36 @@ var parsedTexts struct {
 // maxParsedTexts is after how many texts all are forgotten.
 const maxParsedTexts = 2000
 
-// parse has goose read the migration, unless it has read the same text before.
+// parse has the migration's text read.
 func (m *migration) parse(text []byte) error {
+	p, err := m.parseOnce(text)
+	m.up, m.down, m.tx = p.up, p.down, p.tx // which nobody changes
+	return err
+}
+
+// parseOnce has goose read a text, unless it has read the same before.
+func (m *migration) parseOnce(text []byte) (parsed, error) {
 	if substitutes(text) { // what it means depends on the environment
-		p, err := m.parseByGoose(text)
-		m.up, m.down, m.tx = p.up, p.down, p.tx
-		return err
+		return m.parseByGoose(text)
 	}
 	sum := sha256.Sum256(text)
 	parsedTexts.mu.Lock()
 	p, known := parsedTexts.by[sum]
 	parsedTexts.mu.Unlock()
-	if !known {
-		var err error
-		if p, err = m.parseByGoose(text); err != nil {
-			return err
-		}
-		parsedTexts.mu.Lock()
-		if parsedTexts.by == nil || len(parsedTexts.by) >= maxParsedTexts {
-			parsedTexts.by = map[[sha256.Size]byte]parsed{}
-		}
-		parsedTexts.by[sum] = p
-		parsedTexts.mu.Unlock()
+	if known {
+		return p, nil
 	}
-	m.up, m.down, m.tx = p.up, p.down, p.tx // which nobody changes
-	return nil
+	p, err := m.parseByGoose(text)
+	if err != nil {
+		return p, err
+	}
+	parsedTexts.mu.Lock()
+	defer parsedTexts.mu.Unlock()
+	if parsedTexts.by == nil || len(parsedTexts.by) >= maxParsedTexts {
+		parsedTexts.by = map[[sha256.Size]byte]parsed{}
+	}
+	parsedTexts.by[sum] = p
+	return p, nil
 }
 
 // parseByGoose has goose apply and undo the migration in a database that only takes notes.

@@ -25,7 +25,8 @@ import (
 // arm is one of the processes of a soak, and what was seen of it.
 type arm struct {
 	name, url string
-	warmed    bool // it is told when it grows after the first third of the run
+	app       string // application_name on Postgres
+	warmed    bool   // it is told when it grows after the first third of the run
 
 	samples []sample
 	conns   []connSample // on Postgres
@@ -80,11 +81,11 @@ func soakOver(ctx context.Context, t terms, w io.Writer, lite, pg *stage) (strin
 		}
 		fmt.Fprintf(w, "%s: %d tenants of %d tables in %v\n", st.what, t.tenants, soakTables, time.Since(began).Round(time.Second))
 	}
-	own := pg.direct + "&pool_max_conns=8&application_name="
+	own := pg.direct + "&pool_max_conns=8"
 	arms := []*arm{
 		{name: "SQLite", url: lite.direct, warmed: true},
-		{name: "Postgres", url: own + "soak_own", warmed: true},
-		{name: "Postgres, connections kept", url: own + "soak_kept&first_sights=1000000000"},
+		{name: "Postgres", url: own + "&application_name=soak_own", app: "soak_own", warmed: true},
+		{name: "Postgres, connections kept", url: own + "&application_name=soak_kept&first_sights=1000000000", app: "soak_kept"},
 	}
 	group, inside := errgroup.WithContext(ctx)
 	for i, a := range arms {
@@ -137,9 +138,7 @@ func observe(ctx context.Context, admin string, arms []*arm) error {
 	defer conn.Close(context.WithoutCancel(ctx))
 	for began := time.Now(); ; {
 		for _, a := range arms {
-			_, name, _ := strings.Cut(a.url, "application_name=")
-			name, _, _ = strings.Cut(name, "&")
-			rows, _ := conn.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE application_name = $1`, name)
+			rows, _ := conn.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE application_name = $1`, a.app)
 			pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
 			if ctx.Err() != nil {
 				return nil

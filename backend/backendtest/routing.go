@@ -307,8 +307,9 @@ var routingCases = []testCase{
 				require.NoError(e, err)
 				require.True(e, rows.Next(), "%v", rows.Err())
 				cancel()
-				e.holds(b, "b1")                     // with one connection this waits until database/sql has closed the rows
-				if err := rows.Close(); err != nil { // it had not: both stores are not at the same server
+				// With one connection this waits until database/sql has closed the rows; not where the stores are in two places.
+				e.holds(b, "b1")
+				if err := rows.Close(); err != nil {
 					require.ErrorIs(e, err, context.Canceled)
 				}
 				e.holds(a, "a1", "a2", "a3")

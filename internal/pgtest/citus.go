@@ -22,7 +22,8 @@ const EnvCitus = "TENEMENT_TEST_CITUS"
 // HasCitus reports whether there is a Citus cluster to test on.
 func HasCitus() bool { return os.Getenv(EnvCitus) != "" }
 
-var sharedCitus = sync.OnceValues(func() (*Cluster, error) {
+// AttachCitus is Citus outside of tests, where there is a cluster.
+var AttachCitus = sync.OnceValues(func() (*Cluster, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
 	c, err := Attach(ctx, os.Getenv(EnvCitus))
@@ -43,9 +44,6 @@ func Citus(t testing.TB) *Cluster {
 	check(t, err)
 	return c
 }
-
-// AttachCitus is Citus outside of tests, where there is a cluster: HasCitus.
-func AttachCitus() (*Cluster, error) { return sharedCitus() }
 
 // node is a server of a Citus cluster that holds stores.
 type node struct {

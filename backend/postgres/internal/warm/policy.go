@@ -90,8 +90,7 @@ func newPolicy(slots, keep int, wait, brief time.Duration) *policy {
 		guests: make(map[string]*guest), idlers: make([]uint64, (slots+63)/64), roomy: make([]uint64, (slots+63)/64),
 	}
 	for i := range keep {
-		p.slots[i].room = guestRoom
-		p.roomy[i/64] |= 1 << (i % 64)
+		p.forget(i)
 	}
 	return p
 }
