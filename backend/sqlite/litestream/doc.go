@@ -1,0 +1,2 @@
+// Package litestream copies stores.
+package litestream
