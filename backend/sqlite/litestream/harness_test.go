@@ -23,6 +23,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/sqlite"
 	"github.com/tenement-go/tenement/backend/sqlite/litestream"
 	"github.com/tenement-go/tenement/internal/leak"
@@ -67,7 +68,7 @@ func child(mode, dir, target string) error {
 			return b.Run(ctx, app)
 		})
 	}
-	return with(ctx, dir, func(app *tenancy.App) error {
+	return with(ctx, dir, func(app *tenancy.App) error { // on locks of the process, as programs have them by default
 		if mode == "late" {
 			b, err := litestream.New(target, quick)
 			if err != nil {
@@ -192,7 +193,15 @@ func content(t *testing.T, app *tenancy.App, id tenancy.ID) []string {
 	t.Helper()
 	tenant, err := app.ByID(t.Context(), id)
 	require.NoError(t, err)
-	return read(t, app.Backend().DBFor(tenant.Route()))
+	return inStore(t, app, tenant.Route())
+}
+
+func inStore(t *testing.T, app *tenancy.App, rt backend.Route) []string {
+	t.Helper()
+	db := app.Backend().DBFor(rt)
+	rows := read(t, db)
+	require.NoError(t, db.Close())
+	return rows
 }
 
 func read(t *testing.T, db *sql.DB) (rows []string) {
@@ -338,6 +347,10 @@ func onEach(t *testing.T, test func(t *testing.T, url string)) {
 func command(t *testing.T, b *litestream.Backups, app *tenancy.App, args ...string) (code int, out string) {
 	t.Helper()
 	var buf bytes.Buffer
-	code = manage.Execute(t.Context(), manage.Opened(app), args, strings.NewReader(""), &buf, &buf, manage.WithName("notes"), manage.WithBackups(b))
+	opts := []manage.Option{manage.WithName("notes")}
+	if b != nil {
+		opts = append(opts, manage.WithBackups(b))
+	}
+	code = manage.Execute(t.Context(), manage.Opened(app), args, strings.NewReader(""), &buf, &buf, opts...)
 	return code, buf.String()
 }

@@ -44,7 +44,7 @@ func TestRestore(t *testing.T) {
 		aside, err := b.Restore(ctx, app, thor.ID, moments[1])
 		require.NoError(t, err)
 		require.Equal(t, all[:2], content(t, app, thor.ID))
-		require.Equal(t, all, read(t, app.Backend().DBFor(backend.Route{Store: aside.Store, Owner: string(thor.ID)})))
+		require.Equal(t, all, inStore(t, app, backend.Route{Store: aside.Store, Owner: string(thor.ID)}))
 
 		// The history goes on: what was before, and what is now.
 		mustAdd(t, app, thor.ID)
