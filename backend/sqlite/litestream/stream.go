@@ -344,6 +344,8 @@ func (s *stream) send(ctx context.Context) error {
 }
 
 func (s *stream) sendFile(ctx context.Context, txid ltx.TXID) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Hour) // Litestream's own is a day
+	defer cancel()
 	f, err := os.Open(s.history.path(txid))
 	if err != nil {
 		return err
