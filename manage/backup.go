@@ -17,6 +17,8 @@ import (
 type Backups interface {
 	// Run copies what changes until ctx ends, which is no error.
 	Run(ctx context.Context, app *tenancy.App) error
+	// RunOnce copies what has changed, and returns.
+	RunOnce(ctx context.Context, app *tenancy.App) error
 	// Status tells of tenants, the shared store first when there is a tenant without an ID among them.
 	Status(ctx context.Context, app *tenancy.App, tenants []tenancy.Tenant) iter.Seq2[BackupStatus, error]
 	// Restore puts what a tenant was at a moment in the place of what it is. The old store is set aside.
@@ -51,15 +53,21 @@ func (t *tree) backupCommands() []*cobra.Command {
 }
 
 func (t *tree) backupRun() *cobra.Command {
+	var once bool
 	cmd := leaf(&cobra.Command{
 		Use:   "run",
 		Short: "Copy what changes, until it is interrupted",
 		Long: "Copies what changes in any store, the shared one included, until it is interrupted. It runs beside the processes that serve,\n" +
-			"on the same machine. A second one waits until the first has ended.",
+			"on the same machine. A second one waits until the first has ended. With --once it ends when everything is copied.",
+		ValidArgsFunction: cobra.NoFileCompletions,
 	})
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
+		if once {
+			return t.cfg.backups.RunOnce(cmd.Context(), app)
+		}
 		return t.cfg.backups.Run(cmd.Context(), app)
 	})
+	cmd.Flags().BoolVar(&once, "once", false, "end when everything is copied")
 	return cmd
 }
 

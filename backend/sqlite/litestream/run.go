@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -43,6 +44,22 @@ type run struct {
 //
 // It returns ErrLocks where this process would lose locks, and ErrBackend for other stores than those of backend/sqlite.
 func (b *Backups) Run(ctx context.Context, app *tenancy.App) error {
+	return b.alone(ctx, app, func(r *run) error { return ended(ctx, r.loop(ctx)) })
+}
+
+// RunOnce implements [manage.Backups]: it copies what has changed since somebody ran for the same stores, and returns. What
+// could not be copied is in the error; the rest is. It returns what Run does otherwise.
+func (b *Backups) RunOnce(ctx context.Context, app *tenancy.App) error {
+	return b.alone(ctx, app, func(r *run) error {
+		if err := r.list(ctx); err != nil {
+			return err
+		}
+		return r.drain(ctx)
+	})
+}
+
+// alone calls do while nobody else runs for the same stores.
+func (b *Backups) alone(ctx context.Context, app *tenancy.App, do func(r *run) error) error {
 	be, err := directory(app)
 	if err == nil {
 		err = locksSafe()
@@ -55,11 +72,10 @@ func (b *Backups) Run(ctx context.Context, app *tenancy.App) error {
 		return ended(ctx, err)
 	}
 	defer lock.Unlock()
-	r := &run{b: b, app: app, be: be, rules: rules(b.cfg.Keep), streams: map[string]*stream{}}
 	if err := os.MkdirAll(local(be, ""), 0o700); err != nil {
 		return err
 	}
-	return ended(ctx, r.loop(ctx))
+	return do(&run{b: b, app: app, be: be, rules: rules(b.cfg.Keep), streams: map[string]*stream{}})
 }
 
 // ended is an error that is none when the context's end is the cause.
@@ -96,34 +112,43 @@ func (r *run) loop(ctx context.Context) error {
 	}
 }
 
-// finish copies, sends and closes everything once more, for at most a minute.
+// finish is drain, once ctx has ended, for at most a minute.
 func (r *run) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	var g errgroup.Group
+	return r.drain(ctx)
+}
+
+// drain copies, sends and closes everything.
+func (r *run) drain(ctx context.Context) error {
+	var (
+		g    errgroup.Group
+		mu   sync.Mutex
+		errs []error
+	)
 	g.SetLimit(atOnce)
-	errs := make(chan error, len(r.all()))
 	for _, s := range r.all() {
+		if !s.due() {
+			continue
+		}
 		g.Go(func() error {
-			s.rest = time.Time{}
-			s.turn(ctx)
-			err := s.close(ctx)
+			err := s.step(ctx)
+			if err == nil {
+				err = s.close(ctx)
+			}
 			if err == nil {
 				err = s.send(ctx)
 			}
-			errs <- err
+			if err != nil && !isGone(err) {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf("tenement: litestream: back up %s: %w", s.name, errors.Join(err, s.close(ctx))))
+			}
 			return nil
 		})
 	}
 	_ = g.Wait()
-	close(errs)
-	var err error
-	for e := range errs {
-		if e != nil && !isGone(e) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
+	return errors.Join(errs...)
 }
 
 // round gives each store that has something to do its turn. It does not wait for them: what takes long, a first copy of much,
