@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -301,8 +302,10 @@ func status(t *testing.T, b *litestream.Backups, app *tenancy.App, id tenancy.ID
 // server is an S3 server that counts what is asked of it, by path.
 type server struct {
 	*httptest.Server
+	down     atomic.Bool
 	mu       sync.Mutex
 	requests []string
+	refused  int
 }
 
 func newServer(t *testing.T) *server {
@@ -312,7 +315,15 @@ func newServer(t *testing.T) *server {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.requests = append(s.requests, r.Method+" "+r.URL.String())
+		down := s.down.Load()
+		if down {
+			s.refused++
+		}
 		s.mu.Unlock()
+		if down {
+			http.Error(w, "down", http.StatusForbidden)
+			return
+		}
 		fake.ServeHTTP(w, r)
 	}))
 	t.Cleanup(s.Close)

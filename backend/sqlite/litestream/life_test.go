@@ -3,6 +3,7 @@ package litestream_test
 import (
 	"database/sql"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,6 +142,44 @@ func raw(t *testing.T, app *tenancy.App, tenant tenancy.Tenant) (n int) {
 		}
 	}
 	return n
+}
+
+// While the target refuses everything, stores are served, renamed and dropped as if it did not; afterwards all is there.
+func TestTargetAway(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	app := open(t, t.TempDir())
+	ctx := t.Context()
+	thor, loki := create(t, app, "thor"), create(t, app, "loki")
+	cfg := quick
+	cfg.Log = slog.New(slog.DiscardHandler)
+	b, _ := replicating(t, app, s.url(), cfg)
+	mustAdd(t, app, thor.ID)
+	mustAdd(t, app, loki.ID)
+	copied(t, b, app, thor.ID)
+	copied(t, b, app, loki.ID)
+	s.down.Store(true)
+	for i := range 3 {
+		for range 5 {
+			mustAdd(t, app, thor.ID)
+		}
+		mustAdd(t, app, loki.ID)
+		await(t, func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.refused > i
+		})
+		_, err := app.Rename(ctx, thor.ID, fmt.Sprint("thor", i))
+		require.NoError(t, err)
+	}
+	require.Error(t, b.RestoreFile(ctx, app, thor.ID, time.Now(), filepath.Join(t.TempDir(), "thor.db")))
+	s.down.Store(false)
+	for _, tenant := range []tenancy.Tenant{thor, loki} {
+		at := copied(t, b, app, tenant.ID)
+		rows, err := restored(t, b, app, tenant.ID, at)
+		require.NoError(t, err)
+		require.Equal(t, content(t, app, tenant.ID), rows)
+	}
 }
 
 // More stores are written to than may be open at once.

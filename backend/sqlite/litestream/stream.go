@@ -86,8 +86,11 @@ func (s *stream) turn(ctx context.Context) {
 func (s *stream) due() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.db != nil || s.sent < s.copied || s.clean != s.noted {
+		return true
+	}
 	now, _, err := look(s.path())
-	return s.db != nil || s.sent < s.copied || err == nil && !s.clean.covers(now)
+	return err == nil && !s.clean.covers(now)
 }
 
 func (s *stream) step(ctx context.Context) error {
@@ -221,6 +224,7 @@ func (s *stream) openFile(ctx context.Context, there ltx.FileInfo) (again bool, 
 	if err := errors.Join(os.MkdirAll(s.history.dir, 0o700), removeNote(s.history.dir)); err != nil {
 		return false, err
 	}
+	s.noted = mark{}
 	if s.file, err = os.Lstat(s.path()); err != nil {
 		return false, err
 	}
