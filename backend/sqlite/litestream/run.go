@@ -132,13 +132,7 @@ func (r *run) drain(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			err := s.step(ctx)
-			if err == nil {
-				err = s.close(ctx)
-			}
-			if err == nil {
-				err = s.send(ctx)
-			}
+			err := s.end(ctx)
 			if err != nil && !isGone(err) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -149,6 +143,27 @@ func (r *run) drain(ctx context.Context) error {
 	}
 	_ = g.Wait()
 	return errors.Join(errs...)
+}
+
+// end copies, sends and closes the store. It waits for somebody who renames it.
+func (s *stream) end(ctx context.Context) error {
+	pause := time.NewTicker(yieldEvery)
+	defer pause.Stop()
+	err := s.step(ctx)
+	for errors.Is(err, sqlite.ErrBusy) && ctx.Err() == nil {
+		select {
+		case <-pause.C:
+			err = s.step(ctx)
+		case <-ctx.Done():
+		}
+	}
+	if err == nil {
+		err = s.close(ctx)
+	}
+	if err == nil {
+		err = s.send(ctx)
+	}
+	return err
 }
 
 // round gives each store that has something to do its turn. It does not wait for them: what takes long, a first copy of much,
