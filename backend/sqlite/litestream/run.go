@@ -145,25 +145,30 @@ func (r *run) drain(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// lastTries is how often a store is tried that cannot be copied when there is no next round.
+const lastTries = 4
+
 // end copies, sends and closes the store. It waits for somebody who renames it.
 func (s *stream) end(ctx context.Context) error {
 	pause := time.NewTicker(yieldEvery)
 	defer pause.Stop()
-	err := s.step(ctx)
-	for errors.Is(err, sqlite.ErrBusy) && ctx.Err() == nil {
+	for tries := 1; ; tries++ {
+		err := s.step(ctx)
+		if err == nil {
+			err = s.close(ctx)
+		}
+		if err == nil {
+			err = s.send(ctx)
+		}
+		if err == nil || isGone(err) || tries >= lastTries && !errors.Is(err, sqlite.ErrBusy) {
+			return err
+		}
 		select {
 		case <-pause.C:
-			err = s.step(ctx)
 		case <-ctx.Done():
+			return err
 		}
 	}
-	if err == nil {
-		err = s.close(ctx)
-	}
-	if err == nil {
-		err = s.send(ctx)
-	}
-	return err
 }
 
 // round gives each store that has something to do its turn. It does not wait for them: what takes long, a first copy of much,
@@ -228,9 +233,7 @@ func (r *run) follow(ctx context.Context, stores map[string]backend.Store) (all 
 			continue
 		}
 		// It was renamed, for which it was let go of, or it is gone.
-		if err := s.close(ctx); err != nil && !isGone(err) {
-			return false, err
-		}
+		_ = s.close(ctx) // what could not be copied any more is copied when it is opened again
 		if there {
 			s.move(store)
 			continue
