@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,10 @@ func TestShareRows(t *testing.T) {
 			testSharing(t, newSharing(t, one, there))
 		})
 	}
+	t.Run("what stops it", func(t *testing.T) {
+		t.Parallel()
+		testWhatStopsIt(t, newSharing(t, one, other))
+	})
 	t.Run("rows in the way", func(t *testing.T) {
 		t.Parallel()
 		s := newSharing(t, one, other)
@@ -152,6 +157,36 @@ func testSharing(t *testing.T, s *sharing) {
 	require.Empty(t, advice(t, be))
 }
 
+// A column that the place has not got yet, and a row that somebody wrote there: nothing is lost, it waits.
+func testWhatStopsIt(t *testing.T, s *sharing) {
+	be := s.open(t, s.eu)
+	admin := s.open(t, s.euAdmin)
+	s.both(t, be, `CREATE TABLE plans (name text PRIMARY KEY, price int)`)
+	rt := route("thor")
+	require.NoError(t, be.Create(backend.WithPlace(t.Context(), "eu"), rt))
+	require.NoError(t, admin.ShareRows(t.Context(), backend.ShareOptions{From: s.from}))
+	s.write(t, be, `ALTER TABLE plans ADD COLUMN note text`)
+	s.write(t, be, `INSERT INTO plans VALUES ('gold', 9, 'new')`)
+	s.stopped(t, be)
+	eu := be.In("eu").Shared()
+	_, err := eu.ExecContext(t.Context(), `ALTER TABLE plans ADD COLUMN note text`)
+	require.NoError(t, err)
+	s.arrived(t)
+	require.Equal(t, "gold:9", plansOf(t, be, rt))
+
+	_, err = eu.ExecContext(t.Context(), `INSERT INTO plans VALUES ('silver', 1)`)
+	require.NoError(t, err)
+	s.write(t, be, `INSERT INTO plans VALUES ('silver', 5)`)
+	s.stopped(t, be)
+	require.Equal(t, "gold:9 silver:1", plansOf(t, be, rt))
+	_, err = eu.ExecContext(t.Context(), `DELETE FROM plans WHERE name = 'silver'`)
+	require.NoError(t, err)
+	s.arrived(t)
+	require.Equal(t, "gold:9 silver:5", plansOf(t, be, rt))
+	require.Empty(t, advice(t, be))
+	require.NoError(t, admin.UnshareRows(t.Context()))
+}
+
 func testRowsInTheWay(t *testing.T, s *sharing) {
 	be := s.open(t, s.eu)
 	admin := s.open(t, s.euAdmin)
@@ -188,6 +223,14 @@ func testRowsInTheWay(t *testing.T, s *sharing) {
 	require.NoError(t, admin.ShareRows(t.Context(), opt))
 	s.arrived(t)
 	require.Equal(t, "gold:10", plansOf(t, be, rt))
+	// A row that goes at home goes, whoever refers to it; all at once do not.
+	s.write(t, be, `INSERT INTO plans VALUES ('silver', 5)`)
+	s.write(t, be, `DELETE FROM plans WHERE name = 'gold'`)
+	s.arrived(t)
+	require.Equal(t, "silver:5", plansOf(t, be, rt))
+	s.write(t, be, `TRUNCATE plans`)
+	s.stopped(t, be)
+	require.Equal(t, "silver:5", plansOf(t, be, rt))
 	require.NoError(t, admin.UnshareRows(t.Context()))
 }
 
@@ -276,6 +319,12 @@ func (s *sharing) arrived(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// stopped waits until the doctor says that the copying does not get on.
+func (s *sharing) stopped(t *testing.T, be *placed.Backend) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(advice(t, be), "the worker of its subscription is not running") }, time.Minute, 5*time.Millisecond)
 }
 
 func (s *sharing) subscription(t *testing.T, be *placed.Backend) (name string) {
