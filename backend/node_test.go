@@ -57,7 +57,9 @@ func TestRebalanceWithinPlaces(t *testing.T) {
 		return all
 	}
 	require.Equal(t, []backend.StoreMove{{Store: backend.MustParseStore("e"), From: "n3", To: "n4"}}, backend.Rebalance([]backend.Node{
-		{Name: "n1", Place: "home", Stores: stores("a", "b", "c")}, {Name: "n2", Place: "home", Stores: stores("x", "y")},
-		{Name: "n3", Place: "eu", Stores: stores("d", "e")}, {Name: "n4", Place: "eu"},
+		{Name: "n1", Place: "home", Stores: stores("a", "b", "c")},
+		{Name: "n2", Place: "home", Stores: stores("x", "y")},
+		{Name: "n3", Place: "eu", Stores: stores("d", "e")},
+		{Name: "n4", Place: "eu"},
 	}))
 }
