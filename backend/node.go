@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -29,6 +30,7 @@ type Sharer interface {
 // Node is a server that holds stores.
 type Node struct {
 	Name   string // HOST:PORT
+	Place  string // of a backend with several places, the one whose node it is
 	Stores []Store
 }
 
@@ -38,12 +40,21 @@ type StoreMove struct {
 	From, To string
 }
 
-// Rebalance says which stores are to move so that no node has two more than another; as few as possible.
+// Rebalance says which stores are to move so that no node has two more than another of its place; as few as possible.
 func Rebalance(nodes []Node) (moves []StoreMove) {
-	nodes = slices.Clone(nodes)
-	for i := range nodes {
-		nodes[i].Stores = slices.Clone(nodes[i].Stores)
+	places := map[string][]Node{}
+	for _, n := range nodes {
+		n.Stores = slices.Clone(n.Stores)
+		places[n.Place] = append(places[n.Place], n)
 	}
+	for _, place := range slices.Sorted(maps.Keys(places)) {
+		moves = append(moves, rebalance(places[place])...)
+	}
+	return moves
+}
+
+// rebalance is Rebalance within a place. It changes nodes.
+func rebalance(nodes []Node) (moves []StoreMove) {
 	count := func(a, b Node) int { return len(a.Stores) - len(b.Stores) }
 	for len(nodes) > 1 {
 		slices.SortStableFunc(nodes, count)

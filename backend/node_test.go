@@ -46,3 +46,20 @@ func TestRebalance(t *testing.T) {
 		}
 	}
 }
+
+// No store goes to another place: that is not a node's business.
+func TestRebalanceWithinPlaces(t *testing.T) {
+	t.Parallel()
+	stores := func(names ...string) (all []backend.Store) {
+		for _, name := range names {
+			all = append(all, backend.MustParseStore(name))
+		}
+		return all
+	}
+	require.Equal(t, []backend.StoreMove{{Store: backend.MustParseStore("e"), From: "n3", To: "n4"}}, backend.Rebalance([]backend.Node{
+		{Name: "n1", Place: "home", Stores: stores("a", "b", "c")},
+		{Name: "n2", Place: "home", Stores: stores("x", "y")},
+		{Name: "n3", Place: "eu", Stores: stores("d", "e")},
+		{Name: "n4", Place: "eu"},
+	}))
+}

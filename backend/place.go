@@ -39,3 +39,39 @@ func PlaceFrom(ctx context.Context) string {
 	place, _ := ctx.Value(placeKey{}).(string)
 	return place
 }
+
+// RowSharer is the ability to keep the rows of shared tables alike in all places: the database copies to the others what is
+// written into home's.
+type RowSharer interface {
+	// ShareRows sets that up, in the places where it is not yet and for the tables that are not yet part of it. It is safe to
+	// call again, and goes on after a call that was killed. It returns an error that wraps [errors.ErrUnsupported] where the
+	// database cannot do it, and an error that names the tables for rows that are in the way; nothing is changed then in
+	// the place that is concerned.
+	ShareRows(ctx context.Context, opt ShareOptions) error
+	// UnshareRows undoes it, and leaves the rows as they are. It does what can be done when home or a place cannot be reached,
+	// and returns an error for the rest; call it again then.
+	UnshareRows(ctx context.Context) error
+	// RowShares says how it stands in each place but home; nothing where ShareRows was never called.
+	RowShares(ctx context.Context) ([]RowShare, error)
+}
+
+// ShareOptions changes what [RowSharer.ShareRows] does.
+type ShareOptions struct {
+	// Tables are the shared tables whose rows are copied, by their names. Defaults to all, but for those of this library and
+	// of goose.
+	Tables []string
+	// From is how the server of a place reaches home's database, as the database itself takes it (Postgres: a connection
+	// string, with what it needs to log in). It is needed for a place to which nothing is copied yet.
+	From string
+	// Replace removes rows that tables have in other places before home's are copied. Without it they are an error.
+	Replace bool
+}
+
+// RowShare is how it stands with the copying to one place.
+type RowShare struct {
+	Place  string   `json:"place"`
+	Tables []string `json:"tables"` // that are copied to it
+	// Behind is what home keeps because the place has not got it yet, in bytes; -1 when that is not known.
+	Behind int64    `json:"behind"`
+	Faults []string `json:"faults,omitempty"` // what is wrong, a sentence each
+}

@@ -117,9 +117,18 @@ func moveToNode(cmd *cobra.Command, app *tenancy.App, tenant tenancy.Tenant, nod
 	if err != nil {
 		return err
 	}
-	names := make([]string, len(nodes))
-	for i, n := range nodes {
-		names[i] = n.Name
+	place, err := app.PlaceOf(cmd.Context(), tenant)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, n := range nodes {
+		if n.Place == place {
+			names = append(names, n.Name)
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("the tenant is in %s: %w", place, backend.ErrNoNodes)
 	}
 	if !slices.Contains(names, node) {
 		return usage(cmd, "--node %q is none; there are %s", node, strings.Join(names, ", "))

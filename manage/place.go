@@ -12,7 +12,7 @@ import (
 
 func (t *tree) placeCommand() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "place", Short: "See where tenants are, when they are in several databases"})
-	cmd.AddCommand(t.placeList())
+	cmd.AddCommand(t.placeList(), t.placeShare())
 	return cmd
 }
 

@@ -128,7 +128,7 @@ func cases() []testCase {
 	for _, group := range [][]testCase{
 		routingCases, transactionCases, isolationCases, sharedCases, stressCases, nameCases, storeCases, ownerCases,
 		handleCases, rightsCases, closeCases, nowhereCases, scriptCases, waitCases, templateCases, lockCases, fenceCases, sweepCases, backupCases, readOnlyCases, adoptCases,
-		replicaCases, copyCases,
+		replicaCases, copyCases, placeCases,
 		sqlCases, timeCases, nativeCases,
 	} {
 		all = append(all, group...)

@@ -18,6 +18,12 @@ func TestModelPasses(t *testing.T) {
 	Run(t, modelConfig())
 }
 
+// So does the one with two places, which is package placed over two models.
+func TestModelOfPlacesPasses(t *testing.T) {
+	t.Parallel()
+	Run(t, placesConfig())
+}
+
 // faultsFor says for each case which faults it must notice.
 var faultsFor = map[string][]fault{
 	"S01/every call without a tenant is refused":                                          {defaultTenant},
@@ -140,6 +146,13 @@ var faultsFor = map[string][]fault{
 	"sql/a statement inside a transaction that reads its own rows":                    {readsOutside, noPrepare},
 	"replica/reads by the context's route":                                            {missingIsShared},
 	"replica/changes nothing":                                                         {replicaWrites},
+	"place/made where it is told":                                                     {placeIgnored, placeForgotten},
+	"place/settled before it is made":                                                 {settlesNothing},
+	"place/a name is one store's in all places":                                       {namesPerPlace},
+	"place/renamed where it is":                                                       {renamesOneSide},
+	"place/listed together":                                                           {listsHome, listsUnordered, viewListsAll},
+	"place/scripts in each":                                                           {scriptsAtHome, scriptsMixedUp},
+	"place/shared by those that are there":                                            {sharedIsHomes},
 	"native/follows the routing rules":                                                {defaultTenant, mismatchIgnored, missingIsShared, ownerUnchecked},
 	"native/beside the routed handle":                                                 {misroutes},
 	"native/a store dropped and made anew":                                            {ownerUnchecked, dropKeeps},
@@ -161,7 +174,11 @@ func TestEachCaseCanFail(t *testing.T) {
 		for _, f := range faultsFor[c.path()] {
 			t.Run(c.path()+"/"+string(f), func(t *testing.T) {
 				t.Parallel()
-				r := watch(t, modelConfig(f), c)
+				cfg := modelConfig(f)
+				if c.id == "place" {
+					cfg = placesConfig(f)
+				}
+				r := watch(t, cfg, c)
 				assert.True(t, r.failed, "the case passed although %s", f)
 				assert.True(t, r.explained(c.rule), "the failure did not state its rule")
 			})

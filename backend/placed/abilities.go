@@ -59,8 +59,8 @@ func (b *Backend) each(ctx context.Context, fn func(p *place, o *opened) error) 
 	return errors.Join(errs...)
 }
 
-// Advise says what the places' backends do, which place cannot be reached, and which stores are not where the directory has
-// them; see [backend.Advisor].
+// Advise says what the places' backends do, which place cannot be reached, which stores are not where the directory has
+// them, and what is wrong with the copies of shared rows; see [backend.Advisor].
 func (b *Backend) Advise(ctx context.Context) ([]backend.Advice, error) {
 	var all []backend.Advice
 	for _, p := range b.places {
@@ -91,7 +91,8 @@ func (b *Backend) Advise(ctx context.Context) ([]backend.Advice, error) {
 			all = append(all, backend.Advice{Text: fmt.Sprintf("place %s has a store %s, which nobody is served from: the directory has that name elsewhere; drop it there once it is known to be of no use", f.place.name, f.info.Store)})
 		}
 	}
-	return all, nil
+	shares, err := b.adviseShares(ctx)
+	return append(all, shares...), err
 }
 
 // Mend implements [backend.Advisor].

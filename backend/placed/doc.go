@@ -32,9 +32,10 @@
 //
 // # Shared tables
 //
-// Shared names those of home. Each place has its own, which package migrate makes and migrates as it does home's; their
-// rows are not copied by this package. Where tenants read shared rows, Postgres' logical replication keeps them alike:
-// see docs/scale.md. Tenants' joins and foreign keys find the tables of their own place.
+// Shared names those of home. Each place has its own, which package migrate makes and migrates as it does home's. Their
+// rows are copied from home to the others, by Postgres' logical replication, once [Backend.ShareRows] has been called: behind by
+// a moment, and nobody but the subscription may write to the copies. Tenants cannot (but with tenant_role=off). Tenants' joins and
+// foreign keys find the tables of their own place. docs/scale.md has the rest.
 //
 // # Locks
 //
