@@ -126,6 +126,9 @@ func runPage(t *testing.T, program string, blocks []pages.Block, databaseURL str
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS(program)))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "notes"), 0o700))
+	root, err := os.Getwd()
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(root, filepath.Join(dir, "tenement"))) // the clone of who has one
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := listener.Addr().String()
