@@ -119,11 +119,16 @@ func goCommand(t *testing.T, dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+var elsewhere = regexp.MustCompile(`postgres://[a-z.]+/app\b`)
+
 // runPage runs a page's commands in a copy of the program's directory.
 func runPage(t *testing.T, program string, blocks []pages.Block, databaseURL string) {
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS(program)))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "notes"), 0o700))
+	root, err := os.Getwd()
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(root, filepath.Join(dir, "tenement"))) // the clone of who has one
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := listener.Addr().String()
@@ -157,7 +162,15 @@ func runPage(t *testing.T, program string, blocks []pages.Block, databaseURL str
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", strings.ReplaceAll(script.String(), "localhost:8080", "localhost:"+port))
+	commands := strings.ReplaceAll(script.String(), "localhost:8080", "localhost:"+port)
+	databases := map[string]string{} // an empty one for each Postgres that the page goes to beside its own
+	commands = elsewhere.ReplaceAllStringFunc(commands, func(named string) string {
+		if databases[named] == "" {
+			databases[named] = pgtest.Shared(t).Database(t)
+		}
+		return "'" + databases[named] + "'"
+	})
+	cmd := exec.CommandContext(ctx, "bash", "-c", commands)
 	cmd.Dir = dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // so that it ends what it has started
 	cmd.WaitDelay = 20 * time.Second

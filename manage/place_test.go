@@ -15,6 +15,7 @@ import (
 // Tenants in two databases: where they are made, listed, migrated and moved to.
 func TestPlaceCommands(t *testing.T) {
 	t.Parallel()
+	pgtest.Shared(t) // may skip the test, which nobody may do within a sync.OnceValue
 	two := &place{backend: sync.OnceValue(func() backend.Backend {
 		home, eu := pgtest.Shared(t).Database(t), pgtest.Shared(t).Database(t)
 		be, err := backend.Open(t.Context(), "placed:?home="+url.QueryEscape(home)+"&eu="+url.QueryEscape(eu))

@@ -39,7 +39,7 @@ func TestNoRowsOfNothing(t *testing.T) {
 		require.ErrorAs(t, err, &failure)
 		assert.Equal(t, typo, failure.Store)
 		assert.Equal(t, 1, res.Applied, "the one that is there is migrated")
-		_, err = m.Down(ctx, "", 1, migrate.SourceOptions{Fleet: migrate.Fleet{Stores: []backend.Store{typo}}})
+		_, err = m.Down(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Stores: []backend.Store{typo}}})
 		require.ErrorIs(t, err, backend.ErrStoreMissing)
 		_, err = m.Verify(ctx, migrate.Fleet{Stores: []backend.Store{typo}})
 		require.ErrorIs(t, err, backend.ErrStoreMissing)
@@ -111,7 +111,7 @@ func TestDownElsewhereIsNoticed(t *testing.T) {
 		require.NoError(t, m.Ready(ctx, route(1)))
 
 		other := migrator(t, openSite(t, be.url), cfg)
-		_, err := other.Down(ctx, "", 1, migrate.SourceOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(0)}}})
+		_, err := other.Down(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(0)}}})
 		require.NoError(t, err)
 		require.ErrorIs(t, other.Ready(ctx, route(0)), migrate.ErrBehind)
 		require.Eventually(t, func() bool { return m.Ready(ctx, route(0)) != nil }, time.Minute, time.Millisecond)
@@ -131,7 +131,7 @@ func TestDownElsewhereIsNoticed(t *testing.T) {
 		_, err = m.Up(ctx, migrate.UpOptions{})
 		require.NoError(t, err)
 		require.NoError(t, m.Ready(ctx, route(1)))
-		_, err = m.Down(ctx, "", 1, migrate.SourceOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(1)}}})
+		_, err = m.Down(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(1)}}})
 		require.NoError(t, err)
 		require.ErrorIs(t, m.Ready(ctx, route(1)), migrate.ErrBehind)
 	})
@@ -153,7 +153,7 @@ func TestSetbackComesFirst(t *testing.T) {
 		m := migrator(t, be, tenants(source))
 		provision(t, m, 1)
 		other = migrator(t, openSite(t, be.url), tenants(source)) // it has no answer to keep yet
-		_, err := m.Down(ctx, "", 1, migrate.SourceOptions{})
+		_, err := m.Down(ctx, "", 1, migrate.DownOptions{})
 		require.NoError(t, err)
 		require.ErrorIs(t, inTheMiddle, migrate.ErrBehind)
 	})
@@ -295,15 +295,17 @@ func TestSystemSources(t *testing.T) {
 		_, err := m.Up(ctx, migrate.UpOptions{})
 		require.NoError(t, err)
 
-		shared := migrate.SourceOptions{Set: migrate.SetShared}
+		shared := migrate.DownOptions{Set: migrate.SetShared}
 		for name, do := range map[string]func() (*migrate.Result, error){
-			"down":     func() (*migrate.Result, error) { return m.Down(ctx, "tenement", 1, shared) },
-			"down to":  func() (*migrate.Result, error) { return m.DownTo(ctx, "tenement", 0, shared) },
-			"redo":     func() (*migrate.Result, error) { return m.Redo(ctx, "tenement", shared) },
-			"baseline": func() (*migrate.Result, error) { return m.Baseline(ctx, "tenement", 0, shared) },
-			"up":       func() (*migrate.Result, error) { return m.Up(ctx, migrate.UpOptions{Source: "tenement"}) },
-			"up to":    func() (*migrate.Result, error) { return m.UpTo(ctx, "tenement", 1, migrate.UpToOptions{}) },
-			"ledger":   func() (*migrate.Result, error) { return m.Down(ctx, "tenement_ledger", 1, shared) },
+			"down":    func() (*migrate.Result, error) { return m.Down(ctx, "tenement", 1, shared) },
+			"down to": func() (*migrate.Result, error) { return m.DownTo(ctx, "tenement", 0, shared) },
+			"redo":    func() (*migrate.Result, error) { return m.Redo(ctx, "tenement", shared) },
+			"baseline": func() (*migrate.Result, error) {
+				return m.Baseline(ctx, "tenement", 0, migrate.BaselineOptions{Set: migrate.SetShared})
+			},
+			"up":     func() (*migrate.Result, error) { return m.Up(ctx, migrate.UpOptions{Source: "tenement"}) },
+			"up to":  func() (*migrate.Result, error) { return m.UpTo(ctx, "tenement", 1, migrate.UpToOptions{}) },
+			"ledger": func() (*migrate.Result, error) { return m.Down(ctx, "tenement_ledger", 1, shared) },
 		} {
 			_, err := do()
 			require.ErrorIs(t, err, migrate.ErrUnknownSource, name)

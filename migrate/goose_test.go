@@ -134,7 +134,7 @@ func TestGoAndNoTransaction(t *testing.T) {
 			require.Equal(t, "0,1,2,3,4,5", versions(t, be, route(i), "goose_db_version"))
 			require.Equal(t, "2,4,5", query(t, be, route(i), "SELECT x FROM a ORDER BY x"))
 		}
-		_, err = m.DownTo(ctx, "", 1, migrate.SourceOptions{})
+		_, err = m.DownTo(ctx, "", 1, migrate.DownOptions{Forget: true})
 		require.NoError(t, err)
 		assert.Equal(t, "4,5", query(t, be, route(7), "SELECT x FROM a ORDER BY x"))
 	})

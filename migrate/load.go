@@ -67,6 +67,7 @@ func (s *series) load(d dialect, kind Set, in Source, fault func(SourceError)) {
 	for _, g := range goMigrations {
 		s.migrations = append(s.migrations, &migration{
 			source: s, version: g.Version, file: g.Source, sum: "go", tx: g.UseTx, varies: true,
+			noDown: g.DownFnContext == nil && g.DownFnNoTxContext == nil,
 		})
 	}
 	slices.SortFunc(s.migrations, func(a, b *migration) int { return cmp.Compare(a.version, b.version) })
@@ -74,7 +75,7 @@ func (s *series) load(d dialect, kind Set, in Source, fault func(SourceError)) {
 	// goose has the last word on the whole.
 	db := (&recorder{}).open()
 	defer func() { _ = db.Close() }()
-	if _, err := s.provider(db, providerOptions{store: &scriptedStore{}, files: s.files}); err != nil {
+	if _, err := s.provider(db, providerOptions{store: &scriptedStore{}, files: s.files, byGo: slices.Collect(maps.Values(goMigrations))}); err != nil {
 		fault(SourceError{Reason: reason(err), Err: err})
 	}
 }

@@ -83,9 +83,21 @@ type UpToOptions struct {
 	DryRun io.Writer
 }
 
-// SourceOptions are the terms of what works on one source of one set: [Migrator.Down], [Migrator.DownTo],
-// [Migrator.Redo], [Migrator.Baseline].
-type SourceOptions struct {
+// DownOptions are the terms of what undoes migrations of one source of one set: [Migrator.Down], [Migrator.DownTo],
+// [Migrator.Redo].
+type DownOptions struct {
+	Fleet
+
+	// Set is the set that is meant. A source may be in both.
+	Set Set
+
+	// Forget allows what goose does with a migration that says nothing of how it is undone: it is recorded as not applied,
+	// and what it made stays.
+	Forget bool
+}
+
+// BaselineOptions are the terms of [Migrator.Baseline].
+type BaselineOptions struct {
 	Fleet
 
 	// Set is the set that is meant. A source may be in both.

@@ -27,6 +27,7 @@ const maxParsedTexts = 2000
 func (m *migration) parse(text []byte) error {
 	p, err := m.parseOnce(text)
 	m.up, m.down, m.tx = p.up, p.down, p.tx // which nobody changes
+	m.noDown = len(p.down) == 0
 	return err
 }
 

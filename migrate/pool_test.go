@@ -132,7 +132,7 @@ func TestWaitsEndWithTheirContext(t *testing.T) {
 		"provision": func(ctx context.Context) error { return m.Provision(ctx, route(7)) },
 		"up":        func(ctx context.Context) error { _, err := newer.Up(ctx, migrate.UpOptions{}); return err },
 		"down": func(ctx context.Context) error {
-			_, err := newer.Down(ctx, "", 1, migrate.SourceOptions{})
+			_, err := newer.Down(ctx, "", 1, migrate.DownOptions{})
 			return err
 		},
 		"ready":  func(ctx context.Context) error { return newer.Ready(ctx, route(0)) },

@@ -27,6 +27,10 @@ var (
 	// ErrInvalidIndex: a migration would be recorded as applied whose index is there and cannot be used, because a CREATE
 	// INDEX CONCURRENTLY failed. Drop the index, then migrate again.
 	ErrInvalidIndex = errors.New("index is invalid")
+	// ErrNoDown: a migration is to be undone that does not say how (an SQL file without statements after '-- +goose Down', a
+	// Go migration without such a function). Write it, or set DownOptions.Forget; where there is nothing to undo, SELECT 1
+	// says so.
+	ErrNoDown = errors.New("the migration does not say how it is undone")
 	// ErrUnknownSource: the options name a source or a version that the set has not got, or name none where it has several.
 	ErrUnknownSource = errors.New("no such source or version")
 )

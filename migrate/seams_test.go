@@ -375,7 +375,7 @@ func TestDownOfAnUnknownVersion(t *testing.T) {
 	each(t, func(t *testing.T, be *site) {
 		provision(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)})), 1)
 		m := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(2, polls...)}))
-		_, err := m.Down(t.Context(), "", 1, migrate.SourceOptions{})
+		_, err := m.Down(t.Context(), "", 1, migrate.DownOptions{})
 		require.ErrorIs(t, err, migrate.ErrUnknownSource)
 		assert.Equal(t, "0,1,2,3", versions(t, be, route(0), "goose_db_version"))
 		require.NoError(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)})).Ready(t.Context(), route(0)))

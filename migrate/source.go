@@ -83,6 +83,7 @@ type migration struct {
 	sql     bool     // else it is Go
 	up      []string // goose's statements; SQL only
 	down    []string
+	noDown  bool // nothing says how it is undone; goose would only forget it
 	tx      bool // goose runs it in a transaction
 	envsub  bool // the environment is part of it
 

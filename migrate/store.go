@@ -17,8 +17,8 @@ import (
 type work struct {
 	// do changes the store. It returns what it applied or undid, also when it failed.
 	do func(ctx context.Context, w *workplace) (touched []*migration, failure *StoreError)
-	// undoes: the store loses something, of which those who serve it have to hear before.
-	undoes bool
+	// descent is set when the store loses something, of which those who serve it have to hear before.
+	descent *descent
 }
 
 // workplace is a store while it is worked on.
@@ -74,7 +74,7 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, do wor
 		return out, nil
 	case err != nil:
 		out.failure = storeFailure(err)
-	case do.undoes && known != nil:
+	case do.descent != nil && known != nil:
 		if err := m.ledger.setback(ctx, rt); err != nil {
 			return nil, err
 		}

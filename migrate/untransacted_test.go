@@ -91,7 +91,7 @@ func TestDoneAndNotRecorded(t *testing.T) {
 			assert.Equal(t, 1, res.Applied)
 			assert.Contains(t, err.Error(), `baseline source "app" at version 2`, text)
 			assert.Contains(t, err.Error(), "undo that by hand")
-			_, err = m.Baseline(t.Context(), "app", 2, migrate.SourceOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(1)}}})
+			_, err = m.Baseline(t.Context(), "app", 2, migrate.BaselineOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(1)}}})
 			require.NoError(t, err)
 			_, err = m.Up(t.Context(), migrate.UpOptions{})
 			require.NoError(t, err)

@@ -138,37 +138,45 @@ func onlySource(sets []*set) (string, error) {
 // the set or in those that the options name. The source's name may be empty when the set has only one. It returns
 // ErrUnknownSource when the set has no such source. Before anything is undone in a store, the processes that serve it are
 // told: their Ready refuses it within [ReadyBound].
-func (m *Migrator) Down(ctx context.Context, source string, steps int, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, 0, func(m *Migrator, src *series) work { return m.undo(src, max(steps, 1), 0) })
+//
+// A migration that does not say how it is undone is an ErrNoDown, before anything is undone anywhere, unless the options say
+// that it may be forgotten.
+func (m *Migrator) Down(ctx context.Context, source string, steps int, opt DownOptions) (*Result, error) {
+	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
+		return m.undo(descent{src: src, steps: max(steps, 1), forget: opt.Forget})
+	})
 }
 
 // DownTo is Down for the migrations that are newer than version; 0 undoes everything.
-func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, version, func(m *Migrator, src *series) work { return m.undo(src, -1, version) })
+func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt DownOptions) (*Result, error) {
+	return m.withSource(ctx, opt.Fleet, opt.Set, source, version, func(m *Migrator, src *series) work {
+		return m.undo(descent{src: src, steps: -1, keep: version, forget: opt.Forget})
+	})
 }
 
 // Redo undoes the newest migration of one source and applies it again, as Down does.
-func (m *Migrator) Redo(ctx context.Context, source string, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, 0, (*Migrator).again)
+func (m *Migrator) Redo(ctx context.Context, source string, opt DownOptions) (*Result, error) {
+	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
+		return m.again(descent{src: src, steps: 1, forget: opt.Forget})
+	})
 }
 
 // Baseline records the migrations of one source up to version (0: all of them) as applied, without running them, in every
 // store of the set or in those that the options name. It also accepts, as they are now, the files of migrations that were
 // edited after they were applied. The source's name may be empty when the set has only one.
-func (m *Migrator) Baseline(ctx context.Context, source string, version int64, opt SourceOptions) (*Result, error) {
-	return m.withSource(ctx, opt, source, version, func(m *Migrator, src *series) work { return m.record(src, version) })
+func (m *Migrator) Baseline(ctx context.Context, source string, version int64, opt BaselineOptions) (*Result, error) {
+	return m.withSource(ctx, opt.Fleet, opt.Set, source, version, func(m *Migrator, src *series) work { return m.record(src, version) })
 }
 
 // withSource works on one source of a set, in every store or in those named.
-func (m *Migrator) withSource(ctx context.Context, opt SourceOptions, source string, version int64, kind func(*Migrator, *series) work) (*Result, error) {
+func (m *Migrator) withSource(ctx context.Context, terms Fleet, in Set, source string, version int64, kind func(*Migrator, *series) work) (*Result, error) {
 	if m.parts != nil {
-		return m.inPlaces(ctx, opt.Fleet, func(m *Migrator, own Fleet) (*Result, error) {
-			opt.Fleet = own
-			return m.withSource(ctx, opt, source, version, kind)
+		return m.inPlaces(ctx, terms, func(m *Migrator, own Fleet) (*Result, error) {
+			return m.withSource(ctx, own, in, source, version, kind)
 		})
 	}
 	s := m.tenant
-	if opt.Set == SetShared {
+	if in == SetShared {
 		s = m.shared
 	}
 	lim, err := s.limit(source, version)
@@ -183,10 +191,13 @@ func (m *Migrator) withSource(ctx context.Context, opt SourceOptions, source str
 		return nil, err
 	}
 	do := kind(m, src)
-	if opt.Set == SetShared {
-		return m.inShared(ctx, newReport(SetShared, opt.OnEvent), do)
+	if err := m.allowed(ctx, do, in, terms); err != nil {
+		return nil, err
 	}
-	return m.everywhere(ctx, m.newFleet(options{Fleet: opt.Fleet}, do), nil)
+	if in == SetShared {
+		return m.inShared(ctx, newReport(SetShared, terms.OnEvent), do)
+	}
+	return m.everywhere(ctx, m.newFleet(options{Fleet: terms}, do), nil)
 }
 
 // everywhere visits every store of the ledger and others, or those that the options name.

@@ -3,9 +3,7 @@ package migrate
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"math"
-	"slices"
 
 	"github.com/pressly/goose/v3/database"
 
@@ -51,58 +49,6 @@ func (m *Migrator) run(ctx context.Context, db *sql.DB, todo []*migration) (done
 		}
 	}
 	return done, nil
-}
-
-// undo is the work of a down: the newest versions of a source for which keep says no, as many as steps.
-func (m *Migrator) undo(src *series, steps int, keep int64) work {
-	return work{undoes: true, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		return m.undoIn(ctx, w, src, steps, keep)
-	}}
-}
-
-func (m *Migrator) undoIn(ctx context.Context, w *workplace, src *series, steps int, keep int64) (done []*migration, failure *StoreError) {
-	g, err := m.goose(src, w.db)
-	if err != nil {
-		return nil, &StoreError{Source: src.name, Err: err}
-	}
-	for _, a := range slices.Backward(w.have[src.name]) {
-		if a.Version <= keep || steps == 0 {
-			break
-		}
-		steps--
-		mig := src.find(a.Version)
-		if mig == nil {
-			return done, &StoreError{Source: src.name, Version: a.Version, Err: fmt.Errorf("%w: it is applied, and this binary does not have it", ErrUnknownSource)}
-		}
-		// It cannot be undone that something was undone.
-		err := w.lock.Check(ctx)
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil {
-			return done, &StoreError{Source: src.name, Version: mig.version, File: mig.file, Err: err}
-		}
-		undone, failure := g.down(ctx, mig)
-		if failure != nil {
-			return done, failure
-		}
-		if undone {
-			done = append(done, mig)
-		}
-	}
-	return done, nil
-}
-
-// again is the work of a redo.
-func (m *Migrator) again(src *series) work {
-	return work{undoes: true, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		undone, failure := m.undoIn(ctx, w, src, 1, 0)
-		if failure != nil {
-			return undone, failure
-		}
-		done, failure := m.run(ctx, w.db, undone)
-		return append(undone, done...), failure
-	}}
 }
 
 // record is the work of a baseline: versions up to one, as if they had been applied.

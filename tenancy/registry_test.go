@@ -27,17 +27,17 @@ func TestRegistryIsNoSource(t *testing.T) {
 		create(t, a, "thor")
 		for _, undo := range []func() (*migrate.Result, error){
 			func() (*migrate.Result, error) {
-				return a.Migrator().Down(t.Context(), "tenement", 1, migrate.SourceOptions{Set: migrate.SetShared})
+				return a.Migrator().Down(t.Context(), "tenement", 1, migrate.DownOptions{Set: migrate.SetShared})
 			},
 			func() (*migrate.Result, error) {
-				return a.Migrator().Redo(t.Context(), "tenement", migrate.SourceOptions{Set: migrate.SetShared})
+				return a.Migrator().Redo(t.Context(), "tenement", migrate.DownOptions{Set: migrate.SetShared})
 			},
 		} {
 			_, err := undo()
 			require.ErrorIs(t, err, migrate.ErrUnknownSource)
 			require.NotContains(t, err.Error(), "has tenement")
 		}
-		_, err := a.Migrator().Redo(t.Context(), "", migrate.SourceOptions{Set: migrate.SetShared})
+		_, err := a.Migrator().Redo(t.Context(), "", migrate.DownOptions{Set: migrate.SetShared})
 		require.NoError(t, err, "plans is the only one")
 		_, err = a.BySlug(t.Context(), "thor")
 		require.NoError(t, err)
@@ -403,7 +403,7 @@ func TestDownIsNoticed(t *testing.T) {
 		require.NoError(t, visit(a, t.Context(), "thor", func(context.Context) error { return nil }))
 		other := open(t, p.backend(t))
 		require.NoError(t, visit(other, t.Context(), "thor", func(context.Context) error { return nil }))
-		_, err := a.Migrator().Down(t.Context(), "", 1, migrate.SourceOptions{})
+		_, err := a.Migrator().Down(t.Context(), "", 1, migrate.DownOptions{})
 		require.NoError(t, err)
 		_, err = into(a, t.Context(), thor)
 		require.ErrorIs(t, err, ErrBehind)

@@ -4,6 +4,8 @@
 //	go install github.com/tenement-go/tenement/tenantctx/cmd/tenantctx@latest
 //	go vet -vettool=$(which tenantctx) ./...
 //
+// It also finds a driver for SQLite that cannot be in one program with package backend/sqlite.
+//
 // A line that is meant says so: //tenantctx:ignore, at its end or on the line above, with the reason.
 package tenantctx
 
@@ -21,7 +23,7 @@ import (
 // Analyzer is the check.
 var Analyzer = &analysis.Analyzer{
 	Name:     "tenantctx",
-	Doc:      "report database calls without a context, and new contexts where the request's is at hand",
+	Doc:      "report database calls without a context, new contexts where the request's is at hand, and drivers that are in each other's way",
 	URL:      "https://pkg.go.dev/github.com/tenement-go/tenement/tenantctx",
 	Requires: []*analysis.Analyzer{inspect.Analyzer},
 	Run:      run,
@@ -36,11 +38,21 @@ var contextless = map[string]map[string]string{
 	"Stmt": {"Exec": "ExecContext", "Query": "QueryContext", "QueryRow": "QueryRowContext"},
 }
 
+// namesakes are packages whose driver is registered under the name of modernc.org/sqlite's.
+var namesakes = map[string]bool{"github.com/glebarez/sqlite": true, "github.com/glebarez/go-sqlite": true}
+
 func run(pass *analysis.Pass) (any, error) {
 	ignored := ignoredLines(pass)
 	report := func(at ast.Node, format string, args ...any) {
 		if p := pass.Fset.Position(at.Pos()); !ignored[p.Filename][p.Line] {
 			pass.Reportf(at.Pos(), format, args...)
+		}
+	}
+	for _, file := range pass.Files {
+		for _, spec := range file.Imports {
+			if path := strings.Trim(spec.Path.Value, `"`); namesakes[path] {
+				report(spec, "%s has a driver named sqlite, as backend/sqlite has (modernc.org/sqlite): the program panics at start; use gorm.io/driver/sqlite", path)
+			}
 		}
 	}
 	in := pass.ResultOf[inspect.Analyzer].(*inspector.Inspector)

@@ -10,5 +10,5 @@ import (
 
 func Test(t *testing.T) {
 	t.Parallel()
-	analysistest.Run(t, analysistest.TestData(), tenantctx.Analyzer, "a")
+	analysistest.Run(t, analysistest.TestData(), tenantctx.Analyzer, "a", "b")
 }

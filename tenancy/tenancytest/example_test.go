@@ -1,8 +1,10 @@
 package tenancytest_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"testing"
 	"testing/fstest"
@@ -48,4 +50,35 @@ func testNotes(t testing.TB) {
 func Example() {
 	// func TestNotes(t *testing.T) …
 	_ = testNotes
+}
+
+// The tests of a package share one App, which TestMain opens and closes.
+func ExampleOpen() {
+	ctx := context.Background()
+	tt, closeAll, err := tenancytest.Open(ctx, tenancy.Config{
+		Tenant: []migrate.Source{{Name: "notes", FS: fstest.MapFS{
+			"00001_notes.sql": {Data: []byte("-- +goose Up\nCREATE TABLE notes (text TEXT NOT NULL);\n")},
+		}}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = closeAll() }() // after m.Run()
+
+	// A test calls tt.Tenant(t), which is this with a name of its own:
+	thor, err := tt.Create(ctx, tenancy.Spec{Slug: "thor", Domains: []string{"thor.test"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = tt.Run(ctx, thor, tenancy.Policy{}, func(ctx context.Context, t *tenancy.Tenant) error {
+		var n int
+		err := tt.DB().QueryRowContext(ctx, "SELECT count(*) FROM notes").Scan(&n)
+		fmt.Println(t.Slug, "has", n, "notes")
+		return err
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// thor has 0 notes
 }

@@ -1,0 +1,127 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// The work that goes backwards.
+
+// descent is how far a down goes: the newest versions of a source above keep, as many as steps; all if that is negative.
+type descent struct {
+	src    *series
+	steps  int
+	keep   int64
+	forget bool // versions that nothing undoes are forgotten
+}
+
+// in lists what is to be undone in a store with these migrations, newest first, or says why nothing is.
+func (d descent) in(have state) (todo []*migration, refused *StoreError) {
+	for _, a := range slices.Backward(have[d.src.name]) {
+		if a.Version <= d.keep || len(todo) == d.steps {
+			break
+		}
+		mig := d.src.find(a.Version)
+		switch {
+		case mig == nil:
+			return nil, &StoreError{Source: d.src.name, Version: a.Version, Err: fmt.Errorf("%w: it is applied, and this binary does not have it", ErrUnknownSource)}
+		case mig.noDown && !d.forget:
+			return nil, &StoreError{Source: d.src.name, Version: mig.version, File: mig.file, Err: fmt.Errorf("%w: %s version %d (%s)", ErrNoDown, d.src.name, mig.version, mig.file)}
+		}
+		todo = append(todo, mig)
+	}
+	return todo, nil
+}
+
+// undo is the work of a down.
+func (m *Migrator) undo(d descent) work {
+	return work{descent: &d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
+		return m.undoIn(ctx, w, d)
+	}}
+}
+
+func (m *Migrator) undoIn(ctx context.Context, w *workplace, d descent) (done []*migration, failure *StoreError) {
+	todo, failure := d.in(w.have)
+	if failure != nil {
+		return nil, failure
+	}
+	g, err := m.goose(d.src, w.db)
+	if err != nil {
+		return nil, &StoreError{Source: d.src.name, Err: err}
+	}
+	for _, mig := range todo {
+		// It cannot be undone that something was undone.
+		err := w.lock.Check(ctx)
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return done, &StoreError{Source: d.src.name, Version: mig.version, File: mig.file, Err: err}
+		}
+		undone, failure := g.down(ctx, mig)
+		if failure != nil {
+			return done, failure
+		}
+		if undone {
+			done = append(done, mig)
+		}
+	}
+	return done, nil
+}
+
+// again is the work of a redo.
+func (m *Migrator) again(d descent) work {
+	return work{descent: &d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
+		undone, failure := m.undoIn(ctx, w, d)
+		if failure != nil {
+			return undone, failure
+		}
+		done, failure := m.run(ctx, w.db, undone)
+		return append(undone, done...), failure
+	}}
+}
+
+// allowed returns ErrNoDown when the ledger has a store, among those that the run is about, in which the work would have to
+// undo what nothing undoes. What the ledger does not know is found in the store itself.
+func (m *Migrator) allowed(ctx context.Context, do work, kind Set, f Fleet) error {
+	if do.descent == nil {
+		return nil
+	}
+	var have []state
+	switch {
+	case kind == SetShared:
+		row, err := m.ledger.entry(ctx, "")
+		if err != nil {
+			return err
+		}
+		if row != nil {
+			have = append(have, row.state)
+		}
+	case len(f.Stores) > 0:
+		for chunk := range slices.Chunk(f.Stores, pageSize) {
+			rows, err := m.ledger.named(ctx, chunk)
+			if err != nil {
+				return err
+			}
+			for _, row := range rows {
+				have = append(have, row.state)
+			}
+		}
+	default:
+		groups, _, err := m.ledger.groups(ctx)
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			have = append(have, g.state)
+		}
+	}
+	for _, s := range have {
+		if _, refused := do.descent.in(s); refused != nil && errors.Is(refused.Err, ErrNoDown) {
+			return fmt.Errorf("tenement: migrate: %w", refused.Err)
+		}
+	}
+	return nil
+}
