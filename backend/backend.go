@@ -196,15 +196,14 @@ type Adopter interface {
 	Restamp(ctx context.Context, rt Route, owner string) error
 }
 
-// Stamper is the ability to give a store to another owner within a transaction on the shared store, where that is in the same
-// database. Both are SQL for the handle [Backend.Shared].
+// Stamper is the ability to give a store to another owner within a statement on the shared store, where that is in the same
+// database. Both methods return SQL for the handle [Backend.Shared], and take expressions of the type text.
 type Stamper interface {
-	// OwnerSQL returns the expression for the owner of the store whose name is the value of the expression store; NULL when
-	// there is none.
+	// OwnerSQL returns the expression for the owner of a store; NULL when there is none.
 	OwnerSQL(store string) string
-	// StampSQL returns the statement that makes the store another owner's. Nobody may be using it, and whose it was is for
-	// the transaction to know.
-	StampSQL(s Store, owner string) string
+	// StampSQL returns the expression that makes a store another owner's, a call of tenement_stamp(store, comment), which the
+	// registry's migrations make. Nobody may be using the store, and whose it was is for the statement to know.
+	StampSQL(store, owner string) string
 }
 
 // Nowherer is the ability to answer what a tool asks before there is a tenant: on Postgres a SELECT, VALUES or SHOW that

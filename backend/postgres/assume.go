@@ -30,14 +30,18 @@ const assumingSQL = "not p.prosecdef and (p.prosrc='' or p.prosrc~*'\\m(role|aut
 	" or p.proconfig::pg_catalog.text~*'role=' or not exists (select from pg_catalog.pg_language l where l.oid=p.prolang and l.lanname in ('sql','plpgsql','c','internal')))" +
 	" and not exists (select from pg_catalog.pg_depend e where e.classid=1255 and e.objid=p.oid and e.deptype='e')"
 
+// notOurs is a condition on a function of public: it is not the one that the registry has there, which runs a text that is put
+// together, and which only the log-in may call.
+const notOurs = "d.objid is distinct from pg_catalog.to_regprocedure('public.tenement_stamp(text,text)')::pg_catalog.oid"
+
 // findAssumingSQL asks in which of the schemas $1 there is a function that may change the role, and 0 for public. Materialized:
 // the server thinks a regular expression as cheap as a comparison, and would match all functions.
 const findAssumingSQL = "with d as materialized (select objid,refobjid from pg_catalog.pg_depend where refclassid=2615 and refobjid=any($1::pg_catalog.oid[]||" + publicOID + ") and classid=1255) " +
-	"select distinct coalesce(nullif(d.refobjid," + publicOID + "),0) from d join pg_catalog.pg_proc p on p.oid=d.objid where " + assumingSQL
+	"select distinct coalesce(nullif(d.refobjid," + publicOID + "),0) from d join pg_catalog.pg_proc p on p.oid=d.objid where " + notOurs + " and " + assumingSQL
 
 // publicFunctionsSQL asks whether there are functions in public that belong to no extension.
 const publicFunctionsSQL = "select exists (select from pg_catalog.pg_depend d where d.refclassid=2615 and d.refobjid=" + publicOID + " and d.classid=1255" +
-	" and not exists (select from pg_catalog.pg_depend e where e.classid=1255 and e.objid=d.objid and e.deptype='e'))"
+	" and " + notOurs + " and not exists (select from pg_catalog.pg_depend e where e.classid=1255 and e.objid=d.objid and e.deptype='e'))"
 
 // findAssuming asks in which of the stores of a message there is a function that may change the role: the OIDs of their
 // schemas, and 0 for public. It is asked for each message, and so sees what another program, or an earlier script of the

@@ -3,7 +3,9 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -20,7 +22,27 @@ func (s *session) CopyOut(ctx context.Context, w io.Writer, query string) (int64
 
 // CopyIn implements [driver.Copier].
 func (s *session) CopyIn(ctx context.Context, r io.Reader, query string) (int64, error) {
-	return s.stream(ctx, query, func(pc *pgconn.PgConn) (pgconn.CommandTag, error) { return pc.CopyFrom(ctx, r, query) })
+	source := &copySource{r: r}
+	n, err := s.stream(ctx, query, func(pc *pgconn.PgConn) (pgconn.CommandTag, error) { return pc.CopyFrom(ctx, source, query) })
+	if cause := source.failed.Load(); err != nil && cause != nil {
+		// pgx tells the server of it, and returns what the server makes of that (CopyFrom in pgconn).
+		err = fmt.Errorf("%w: %w", *cause, err)
+	}
+	return n, err
+}
+
+// copySource remembers what ended its reader. It is read on a goroutine of pgx, which may outlive a lost connection.
+type copySource struct {
+	r      io.Reader
+	failed atomic.Pointer[error]
+}
+
+func (s *copySource) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.failed.Store(&err)
+	}
+	return n, err
 }
 
 var errNoCopy = errors.New("it must be one COPY statement")

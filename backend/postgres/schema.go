@@ -85,8 +85,8 @@ func (be *Backend) OwnerSQL(store string) string {
 }
 
 // StampSQL implements [backend.Stamper]. A comment is nothing that has other connections plan anew.
-func (be *Backend) StampSQL(s backend.Store, owner string) string {
-	return strings.TrimSuffix(stampSQL(s, owner), ";")
+func (be *Backend) StampSQL(store, owner string) string {
+	return "tenement_stamp(" + store + ",'" + stampText + "'||" + owner + ")"
 }
 
 // turn runs statements in a transaction that has the store to itself, and fails when the lock that fences ctx was lost.

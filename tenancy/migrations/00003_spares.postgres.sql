@@ -6,5 +6,16 @@ CREATE TABLE tenement_spares (
     fingerprint TEXT COLLATE "C" NOT NULL
 );
 
+-- COMMENT takes no argument and is no expression: this lets one statement give a schema away and say so in its comment.
+-- +goose StatementBegin
+CREATE FUNCTION tenement_stamp(store TEXT, stamp TEXT) RETURNS VOID LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    EXECUTE format('COMMENT ON SCHEMA %I IS %L', store, stamp);
+END
+$$;
+-- +goose StatementEnd
+REVOKE ALL ON FUNCTION tenement_stamp(TEXT, TEXT) FROM PUBLIC;
+
 -- +goose Down
+DROP FUNCTION tenement_stamp(TEXT, TEXT);
 DROP TABLE tenement_spares;
