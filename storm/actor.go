@@ -18,8 +18,8 @@ type actor struct {
 	s   *server
 	rng *rand.Rand
 
-	prepared *sql.Stmt // across tenants
-	spent    *sql.Stmt // to be closed
+	prepared *sql.Stmt                // across tenants
+	spent    *sql.Stmt                // to be closed
 	known    map[tenancy.ID][]written // the last few
 }
 

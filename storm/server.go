@@ -114,7 +114,7 @@ type server struct {
 	crowd atomic.Pointer[[]tenancy.Tenant] // as they were a moment ago
 
 	ops   atomic.Int64 // statements that were answered, and the answers looked at
-	under sync.Map // *operation: what is under way
+	under sync.Map     // *operation: what is under way
 
 	mu     sync.Mutex
 	errors map[string]int
