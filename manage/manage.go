@@ -29,7 +29,8 @@
 //
 //	root.AddCommand(manage.New(open, manage.WithName("manage")))
 //
-// What the application registers with [WithCommand] can be run inside a tenant: exec thor -- createsuperuser.
+// What the application registers with [WithCommand] can be run inside a tenant: exec thor -- createsuperuser. [WithBackups] adds
+// backup and restore.
 //
 // Results go to the standard output, progress and complaints to the standard error. Nothing here ends the process.
 package manage
@@ -74,6 +75,7 @@ type config struct {
 	name     string
 	actor    string
 	commands []Command
+	backups  Backups
 	terminal func(stream any) bool
 }
 
@@ -126,6 +128,7 @@ func New(open Opener, opts ...Option) *cobra.Command {
 		t.tenantCommand(), t.domainCommand(), t.storeCommand(), t.placeCommand(), t.citusCommand(), t.transferCommand(),
 		t.execCommand(), t.sqlCommand(), t.doctorCommand(),
 	)
+	root.AddCommand(t.backupCommands()...)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpCommand(helpCommand())

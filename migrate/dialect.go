@@ -55,7 +55,7 @@ func (d dialect) bind(query string) string {
 // hasTable is a query that says whether the store at hand, and not one that its names also reach, has a table.
 func (d dialect) hasTable() string {
 	if d.name == backend.Postgres {
-		return `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = $1)`
+		return `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace AND relname = $1)`
 	}
 	return `SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?)`
 }

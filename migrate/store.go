@@ -244,7 +244,7 @@ func (m *Migrator) readState(ctx context.Context, s *set, db Querier, known stat
 	}
 	query := `SELECT name FROM main.sqlite_master WHERE type = 'table' AND name IN (`
 	if m.dialect.name == backend.Postgres {
-		query = `SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename IN (`
+		query = `SELECT relname FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace AND relname IN (`
 	}
 	byTable := map[string]*series{}
 	for i, src := range s.sources {

@@ -7,6 +7,11 @@ import (
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
+// relationsHere are the OIDs of what is in the schema at hand, but for indexes. By the dependencies on the schema, which have
+// an index: pg_class has none that begins with the schema, and is looked through for all tenants' tables.
+const relationsHere = `ARRAY(SELECT d.objid FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass
+	AND d.refobjid = current_schema()::regnamespace AND d.classid = 'pg_class'::regclass)`
+
 // postgresSchema reads the tables of the schema that comes first in the path, but for those in leave. Partitions are part
 // of their parents; what is derived (views, materialized ones too) and what is elsewhere (foreign tables) is not moved.
 func postgresSchema(ctx context.Context, q querier, leave map[string]bool) (tables []Table, err error) {
@@ -15,7 +20,7 @@ func postgresSchema(ctx context.Context, q querier, leave map[string]bool) (tabl
 		FROM pg_catalog.pg_class c
 		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
-		WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+		WHERE c.oid = ANY (` + relationsHere + `) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 		ORDER BY c.relname COLLATE "C", a.attnum`
 	type found struct {
 		oid, mod int64
@@ -194,7 +199,7 @@ func postgresSequences(ctx context.Context, q querier) (list []Sequence, err err
 			AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
 		LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
 		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
-		WHERE s.relkind = 'S' AND s.relnamespace = current_schema()::regnamespace ORDER BY s.relname COLLATE "C"`, nil,
+		WHERE s.relkind = 'S' AND s.oid = ANY (`+relationsHere+`) ORDER BY s.relname COLLATE "C"`, nil,
 		func(scan func(...any) error) error {
 			var s Sequence
 			err := scan(&s.Name, &s.Table, &s.Column)

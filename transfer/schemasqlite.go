@@ -18,7 +18,8 @@ func sqliteSchema(ctx context.Context, q querier, leave map[string]bool) (tables
 			if err := scan(&r.name, &r.kind, &r.strict); err != nil {
 				return err
 			}
-			if !strings.HasPrefix(strings.ToLower(r.name), "sqlite_") && r.name != "tenement_store" && !leave[r.name] {
+			if !strings.HasPrefix(strings.ToLower(r.name), "sqlite_") && r.name != "tenement_store" &&
+				!strings.HasPrefix(r.name, "_litestream_") && !leave[r.name] { // what Litestream puts beside the tables that it follows
 				list = append(list, r)
 			}
 			return nil

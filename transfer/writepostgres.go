@@ -40,15 +40,15 @@ var takeAway = []string{
 		format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid)) ||
 			COALESCE(format('; COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint')), ''), c.relname
 	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
-	WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relnamespace = current_schema()::regnamespace
+	WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (` + relationsHere + `)
 		AND f.relnamespace = c.relnamespace ORDER BY k.oid`,
 	`SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
 		format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
 			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname), c.relname
 	FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND c.relnamespace = current_schema()::regnamespace ORDER BY t.oid`,
+	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid = ANY (` + relationsHere + `) ORDER BY t.oid`,
 	`SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass), c.relname
-	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.relnamespace = current_schema()::regnamespace ORDER BY c.oid`,
+	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.oid = ANY (` + relationsHere + `) ORDER BY c.oid`,
 }
 
 // openPostgresWriter empties the tables of a store, and takes away what is in the way; in the shared
@@ -69,14 +69,10 @@ func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []
 			return nil, err
 		}
 	}
-	if len(list) > 0 {
-		names := make([]string, len(list))
-		for i, t := range list {
-			names[i] = sqltext.Quote(t.Name)
-		}
-		do = append(do, "TRUNCATE "+strings.Join(names, ", "))
-	}
 	if err := w.run(ctx, do); err != nil {
+		return nil, err
+	}
+	if err := w.empty(ctx, list); err != nil {
 		return nil, err
 	}
 	var err error
@@ -86,6 +82,29 @@ func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []
 		return s.Table != "" && !slices.ContainsFunc(list, func(t Table) bool { return t.Name == s.Table })
 	})
 	return w, err
+}
+
+// empty truncates the tables that have rows. To truncate one that has none gives it and its indexes new files, which costs
+// more than to look.
+func (w *postgresWriter) empty(ctx context.Context, list []Table) error {
+	if len(list) == 0 {
+		return nil
+	}
+	asked := make([]string, len(list))
+	for i, t := range list {
+		asked[i] = "EXISTS (SELECT FROM " + sqltext.Quote(t.Name) + ")"
+	}
+	var full []string
+	err := each(ctx, w.tx, "SELECT i FROM unnest(ARRAY["+strings.Join(asked, ", ")+"]) WITH ORDINALITY u (rows, i) WHERE rows", nil, func(scan func(...any) error) error {
+		var i int
+		err := scan(&i)
+		full = append(full, sqltext.Quote(list[i-1].Name))
+		return err
+	})
+	if err != nil || len(full) == 0 {
+		return err
+	}
+	return w.run(ctx, []string{"TRUNCATE " + strings.Join(full, ", ")})
 }
 
 func (w *postgresWriter) run(ctx context.Context, statements []string) error {
@@ -99,7 +118,7 @@ func (w *postgresWriter) run(ctx context.Context, statements []string) error {
 // finish puts back what was taken away, and has materialized views see the rows.
 func (w *postgresWriter) finish(ctx context.Context) error {
 	err := each(ctx, w.tx, `SELECT format('REFRESH MATERIALIZED VIEW %s', c.oid::regclass) FROM pg_catalog.pg_class c
-		WHERE c.relkind = 'm' AND c.relispopulated AND c.relnamespace = current_schema()::regnamespace ORDER BY c.oid`, nil,
+		WHERE c.relkind = 'm' AND c.relispopulated AND c.oid = ANY (`+relationsHere+`) ORDER BY c.oid`, nil,
 		func(scan func(...any) error) error {
 			var refresh string
 			err := scan(&refresh)

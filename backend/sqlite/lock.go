@@ -112,11 +112,14 @@ func (l *locks) enter(ctx context.Context, key string, wait bool) (leave func(),
 	if wait {
 		return l.queues.Enter(ctx, key)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	leave, ok := l.queues.TryEnter(key)
 	if !ok {
 		return nil, errLocked
 	}
-	return leave, ctx.Err()
+	return leave, nil
 }
 
 // lockFile keeps other processes from the key.
