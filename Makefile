@@ -67,7 +67,7 @@ storm: deps
 
 .PHONY: storm-short
 storm-short: deps
-	cd storm && go run . -seed $(SEED) -for 12s -late 30s -on sqlite,postgres
+	cd storm && go run . -seed $(SEED) -for 10s -late 30s
 
 .PHONY: storm-broken
 storm-broken: deps

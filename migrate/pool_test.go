@@ -31,10 +31,15 @@ func withParam(t testing.TB, databaseURL, name, value string) string {
 
 // throughGoose is migrations of which none can be sent as text, one of each kind.
 func throughGoose(last int) migrate.Source {
+	return slow(last, "VACUUM a;\n", "CREATE INDEX CONCURRENTLY a_x ON a (x);\nVACUUM a;\n")
+}
+
+// slow has two texts in migrations without a transaction, among others that cannot be sent as text.
+func slow(last int, second, fourth string) migrate.Source {
 	list := []string{
 		"1_a.sql", up("CREATE TABLE a (x INTEGER);"),
-		"2_vacuum.sql", "-- +goose NO TRANSACTION\n-- +goose Up\nVACUUM a;\nINSERT INTO a (x) VALUES (2);\n",
-		"4_index.sql", "-- +goose NO TRANSACTION\n-- +goose Up\nCREATE INDEX CONCURRENTLY a_x ON a (x);\nVACUUM a;\n",
+		"2_vacuum.sql", "-- +goose NO TRANSACTION\n-- +goose Up\n" + second + "INSERT INTO a (x) VALUES (2);\n",
+		"4_index.sql", "-- +goose NO TRANSACTION\n-- +goose Up\n" + fourth,
 	}
 	return migrate.Source{
 		Name: "app", FS: version(min(last, 3), list...),
@@ -111,6 +116,41 @@ func TestPoolsOfAnySize(t *testing.T) {
 				require.Equal(t, "2,3,5", query(t, be, route(i), "SELECT x FROM a ORDER BY x"))
 			}
 		})
+	}
+}
+
+// S73: nor does a process keep more than one server connection of a pooler for the locks that it has and waits for. Three
+// migrators whose locks were a transaction each had all four of these.
+func TestMigratorsThroughAPooler(t *testing.T) {
+	t.Parallel()
+	through := withParam(t, pgtest.Bouncer(t, pgtest.Shared(t).Database(t), pgtest.BouncerConfig{PoolSize: 4}), "default_query_exec_mode", "exec")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // reached only where they wait in a circle
+	defer cancel()
+	// A pooler lends no connection outside of a transaction, which is what VACUUM and CONCURRENTLY want.
+	poolable := func(last int) migrate.Source { return slow(last, "", "CREATE INDEX a_x ON a (x);\n") }
+	const stores, processes = 8, 3
+	provision(t, migrator(t, openSite(t, through), tenants(poolable(2))), stores)
+	var wg sync.WaitGroup
+	for p := range processes {
+		be := openSite(t, through)
+		cfg := tenants(poolable(5))
+		cfg.Behind, cfg.BehindWait = migrate.Migrate, 5*time.Minute
+		m := migrator(t, be, cfg)
+		defer func() { require.NoError(t, m.Close()) }()
+		wg.Go(func() {
+			_, err := m.Up(ctx, migrate.UpOptions{Fleet: migrate.Fleet{Parallel: 16}})
+			assert.NoError(t, err)
+		})
+		for i := range stores {
+			wg.Go(func() { assert.NoError(t, m.Ready(ctx, route(i))) })
+			wg.Go(func() { assert.NoError(t, m.Provision(ctx, route(stores+i*processes+p))) })
+		}
+	}
+	wg.Wait()
+	be := openSite(t, through)
+	for i := range stores + stores*processes {
+		require.Equal(t, "0,1,2,3,4,5", versions(t, be, route(i), "goose_db_version"))
+		require.Equal(t, "2,3,5", query(t, be, route(i), "SELECT x FROM a ORDER BY x"))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -17,9 +18,9 @@ type actor struct {
 	s   *server
 	rng *rand.Rand
 
-	prepared *sql.Stmt // across tenants
-	spent    *sql.Stmt // to be closed
-	known    map[tenancy.ID]written
+	prepared *sql.Stmt                // across tenants
+	spent    *sql.Stmt                // to be closed
+	known    map[tenancy.ID][]written // the last few
 }
 
 // written is a write that was acknowledged to this actor.
@@ -29,7 +30,7 @@ type written struct {
 }
 
 func newActor(s *server, rng *rand.Rand) *actor {
-	return &actor{s: s, rng: rng, known: map[tenancy.ID]written{}}
+	return &actor{s: s, rng: rng, known: map[tenancy.ID][]written{}}
 }
 
 // visit is an actor in a tenant.
@@ -60,7 +61,8 @@ var deeds = []deed{
 	{"wrong tenant", 2, (*visit).wrongTenant},
 	{"no tenant", 1, (*visit).noTenant},
 	{"shared write", 1, (*visit).sharedWrite},
-	{"linger", 2, (*visit).linger},
+	{"linger", 1, (*visit).linger},
+	{"burst", 16, (*visit).burst},
 }
 
 func (a *actor) run(ctx context.Context) {
@@ -168,22 +170,66 @@ func (v *visit) marks(what string, rows *sql.Rows, err error, atMost int) (n int
 		v.mark(what, mark)
 		n++
 	}
-	if n == atMost {
-		return n, nil
+	if n < atMost && rows.Err() != nil {
+		return n, rows.Err()
 	}
-	return n, rows.Err()
+	v.s.ops.Add(1)
+	return n, nil
 }
 
 const all = 1 << 60
 
 // read reads what this actor wrote, or what the tenant's creation did.
 func (v *visit) read(ctx context.Context) error {
-	w, ok := v.known[v.t.ID]
-	if !ok {
-		w.parts = 1
+	return v.readFrom(ctx, "read", v.db())
+}
+
+func (v *visit) readFrom(ctx context.Context, what string, q querier) error {
+	w := v.one()
+	rows, err := q.QueryContext(ctx, sqlRead, int64(w.id))
+	return v.whole(what, w, rows, err)
+}
+
+// one returns one of the writes that are known to be in the tenant.
+func (v *visit) one() written {
+	known := v.known[v.t.ID]
+	if len(known) == 0 {
+		return written{parts: 1} // of its creation
 	}
-	rows, err := v.db().QueryContext(ctx, sqlRead, int64(w.id))
-	return v.whole("read", w, rows, err)
+	return known[v.rng.IntN(len(known))]
+}
+
+// burst is what most requests are: many small reads, and now and then a write.
+func (v *visit) burst(ctx context.Context) error {
+	n := 20 + v.rng.IntN(60)
+	if v.rng.IntN(4) == 0 {
+		tx, err := v.db().BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }()
+		for range n {
+			if err := v.readFrom(ctx, "read transaction", tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for range n {
+		var err error
+		switch v.rng.IntN(12) {
+		case 0:
+			err = v.insert(ctx)
+		case 1, 2, 3:
+			err = v.usePrepared(ctx)
+		default:
+			err = v.read(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whole checks that all parts of a write that was acknowledged are there.
@@ -224,10 +270,7 @@ func (v *visit) usePrepared(ctx context.Context) error {
 		}
 		v.prepared = st
 	}
-	w, ok := v.known[v.t.ID]
-	if !ok {
-		w.parts = 1
-	}
+	w := v.one()
 	rows, err := v.prepared.QueryContext(ctx, int64(w.id))
 	return v.whole("prepared", w, rows, err)
 }
@@ -239,7 +282,7 @@ func (v *visit) writing(parts int, fn func(id uint64) error) error {
 	switch {
 	case err == nil:
 		v.s.j.end(id, lineAck)
-		v.known[v.t.ID] = written{id: id, parts: parts}
+		v.learn(written{id: id, parts: parts})
 	case errors.Is(err, errNever):
 		v.s.j.end(id, lineNever)
 	default:
@@ -251,14 +294,31 @@ func (v *visit) writing(parts int, fn func(id uint64) error) error {
 	return err
 }
 
+const knownWrites = 8
+
+func (v *visit) learn(w written) {
+	known := v.known[v.t.ID]
+	if len(known) == knownWrites {
+		known = slices.Delete(known, 0, 1)
+	}
+	v.known[v.t.ID] = append(known, w)
+}
+
 // errNever: the write was not committed.
 var errNever = errors.New("not committed")
 
 func never(err error) error { return fmt.Errorf("%w: %w", errNever, err) }
 
 func (v *visit) put(ctx context.Context, q querier, id uint64, part int) error {
-	_, err := q.ExecContext(ctx, sqlInsert, int64(id), part, string(v.t.ID))
-	return err
+	res, err := q.ExecContext(ctx, sqlInsert, int64(id), part, string(v.t.ID))
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n != 1 {
+		v.s.breach("wrong: one row was written in tenant %s, and the answer is %d (%v)", v.t.ID, n, err)
+	}
+	v.s.ops.Add(1)
+	return nil
 }
 
 func (v *visit) insert(ctx context.Context) error {
@@ -267,7 +327,7 @@ func (v *visit) insert(ctx context.Context) error {
 
 // several is one text of two statements, without arguments.
 func (v *visit) several(ctx context.Context) error {
-	return v.writing(2, func(id uint64) error {
+	err := v.writing(2, func(id uint64) error {
 		one := func(part int) string {
 			return fmt.Sprintf("INSERT INTO entries (write_id, part, mark) VALUES (%d, %d, '%s');", id, part, v.t.ID)
 		}
@@ -278,6 +338,10 @@ func (v *visit) several(ctx context.Context) error {
 		_, err := v.db().ExecContext(ctx, "BEGIN IMMEDIATE; "+one(0)+one(1)+" COMMIT")
 		return err
 	})
+	if err == nil {
+		v.s.ops.Add(2)
+	}
+	return err
 }
 
 // within runs fn in a transaction. What fails before the commit is never there.
@@ -297,7 +361,7 @@ func (v *visit) within(ctx context.Context, begin func(context.Context, *sql.TxO
 }
 
 func (v *visit) transaction(ctx context.Context) error {
-	parts := 1 + v.rng.IntN(5)
+	parts := 1 + v.rng.IntN(8)
 	return v.writing(parts, func(id uint64) error {
 		return v.within(ctx, v.db().BeginTx, func(tx *sql.Tx) error { return v.fill(ctx, tx, id, parts) })
 	})
@@ -405,6 +469,8 @@ func (v *visit) wrongTenant(ctx context.Context) error {
 				v.s.breach("wrong: a transaction in %s wrote in a context of %s", v.t.ID, other.ID)
 			} else if !errors.Is(err, backend.ErrTenantMismatch) && ctx.Err() == nil {
 				return err
+			} else if ctx.Err() == nil {
+				v.s.ops.Add(1)
 			}
 			return v.put(ctx, tx, id, 1)
 		})

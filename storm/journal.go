@@ -19,7 +19,7 @@ const (
 	lineNever   = 'n' // WRITE: rolled back, or refused: must not be there
 	lineMade    = 'c' // TENANT: its creation was acknowledged
 	linePurging = 'p' // TENANT: its purge is about to be asked for
-	lineCount   = 'o' // N: operations so far
+	lineCount   = 'o' // N: statements so far that were answered
 	lineBreach  = '!' // TEXT: an invariant does not hold
 	lineError   = 'e' // N TEXT: how often an operation failed thus
 )
@@ -140,13 +140,17 @@ func (r *record) read(name string) error {
 func (r *record) line(kind byte, rest string) error {
 	switch kind {
 	case lineBegin:
-		var w uint64
-		var tenant string
-		var parts int16
-		if _, err := fmt.Sscan(rest, &w, &tenant, &parts); err != nil {
+		number, rest, _ := strings.Cut(rest, " ")
+		tenant, parts, _ := strings.Cut(rest, " ")
+		w, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
 			return err
 		}
-		r.writes[w] = write{tenant: r.number(tenant), parts: parts, outcome: lineUnknown}
+		n, err := strconv.ParseInt(parts, 10, 16)
+		if err != nil {
+			return err
+		}
+		r.writes[w] = write{tenant: r.number(tenant), parts: int16(n), outcome: lineUnknown}
 	case lineAck, lineUnknown, lineNever:
 		n, err := strconv.ParseUint(rest, 10, 64)
 		if err != nil {

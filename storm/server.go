@@ -113,8 +113,8 @@ type server struct {
 	app   *tenancy.App
 	crowd atomic.Pointer[[]tenancy.Tenant] // as they were a moment ago
 
-	ops   atomic.Int64
-	under sync.Map // *operation: what is under way
+	ops   atomic.Int64 // statements that were answered, and the answers looked at
+	under sync.Map     // *operation: what is under way
 
 	mu     sync.Mutex
 	errors map[string]int
@@ -221,7 +221,7 @@ func (op *operation) outlived() time.Duration {
 	return 0
 }
 
-// do counts, times and reports an operation that has until limit.
+// do times and reports an operation that has until limit.
 func (s *server) do(ctx context.Context, kind string, limit time.Duration, fn func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -231,7 +231,6 @@ func (s *server) do(ctx context.Context, kind string, limit time.Duration, fn fu
 	s.under.Store(op, nil)
 	err := fn(ctx)
 	s.under.Delete(op)
-	s.ops.Add(1)
 	if by := op.outlived(); by > s.Late {
 		s.breach("hung: %s returned %v after its context ended: %v", kind, by, err)
 	}

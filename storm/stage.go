@@ -128,13 +128,22 @@ func poolerStage(ctx context.Context, st *stage) error {
 	if err := postgresStage(ctx, st); err != nil {
 		return err
 	}
-	bouncer, err := pgtest.StartBouncer(ctx, st.direct, pgtest.BouncerConfig{PoolSize: 8})
+	// Two who serve and three who migrate keep five of these at most for their locks.
+	config, query := pgtest.BouncerConfig{PoolSize: 8, PreparedStatements: 1000, Settings: "server_login_retry = 1\n"}, ""
+	newer, err := pgtest.BouncerPrepares(ctx)
+	if err != nil {
+		return err
+	}
+	if !newer { // it knows nothing of prepared statements, and may end when clients cancel much: all is refused from then on
+		config.PreparedStatements, query = 0, "&default_query_exec_mode=exec"
+	}
+	bouncer, err := pgtest.StartBouncer(ctx, st.direct, config)
 	if err != nil {
 		return err
 	}
 	st.onEnd(bouncer.Stop)
 	st.what = "PgBouncer " + bouncer.Version() + ", " + st.what
-	return st.wire(bouncer.URL() + "&default_query_exec_mode=exec") // an old one knows nothing of prepared statements
+	return st.wire(bouncer.URL() + query)
 }
 
 // terminate ends some of the application's connections at the server.

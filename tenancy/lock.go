@@ -10,7 +10,7 @@ import (
 )
 
 // maxOperations is how many operations of one process are under way at once, those apart that another one began within
-// OnCreate: on Postgres each holds a connection outside the pool for its lock.
+// OnCreate: more would not be over sooner, and requests would feel them.
 const maxOperations = 8
 
 // busyAfter is how long a lock must be held against somebody who only wants to know, for them to take the operation as

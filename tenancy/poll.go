@@ -49,8 +49,10 @@ func (a *App) pollLoop() {
 
 // Refresh asks the registry for changes now, as is done every PollInterval. It returns when they were acted on.
 func (a *App) Refresh(ctx context.Context) error {
-	a.pollMu.Lock()
-	defer a.pollMu.Unlock()
+	if err := a.polling.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("tenement: read the registry's changes: %w: %w", ErrUnavailable, context.Cause(ctx))
+	}
+	defer a.polling.Release(1)
 	for {
 		more, err := a.poll(Leave(ctx))
 		if err != nil {

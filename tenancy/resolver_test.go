@@ -430,3 +430,16 @@ func benchmarkResolve(b *testing.B, host string) {
 
 func BenchmarkResolveHit(b *testing.B)     { benchmarkResolve(b, "thor.polls.local") }
 func BenchmarkResolveHitPort(b *testing.B) { benchmarkResolve(b, "thor.polls.local:8000") }
+
+// S73: who asks for changes while a poll is under way, in a registry that does not answer, waits no longer than its context.
+func TestRefreshEndsWithItsContext(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be, func(c *Config) { c.PollInterval = time.Hour })
+		require.NoError(t, a.polling.Acquire(t.Context(), 1)) // as a poll that is under way has it
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, a.Refresh(ctx), context.Canceled)
+		a.polling.Release(1)
+		require.NoError(t, a.Refresh(t.Context()))
+	})
+}

@@ -51,8 +51,8 @@ type App struct {
 	// remember the answer compares it before and after.
 	gen atomic.Uint64
 
-	pollMu   sync.Mutex // one poll at a time
-	seen     mark       // up to where changes are known; under pollMu
+	polling  *semaphore.Weighted // one poll at a time
+	seen     mark                // up to where changes are known; whose turn it is to poll may touch it
 	own      ownChanges
 	settling atomic.Bool // a round of settle is going on
 	resumer  resumer
@@ -96,6 +96,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 	a := &App{
 		be: be, cfg: cfg, log: cfg.Logger, migrator: migrator, locker: locker,
 		operations: semaphore.NewWeighted(maxOperations),
+		polling:    semaphore.NewWeighted(1),
 		announced:  announcement{turn: semaphore.NewWeighted(1)},
 		reg:        registry{db: be.Shared(), d: be.Dialect(), queries: func() {}},
 		step:       func(string) {},

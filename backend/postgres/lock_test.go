@@ -2,6 +2,8 @@ package postgres_test
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -162,4 +164,139 @@ func TestDropBesideConcurrently(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit())
 	require.NoError(t, <-dropped)
+}
+
+// keyed counts the advisory locks of ours in a database, and the transactions that are open without doing anything.
+func keyed(t *testing.T, databaseURL string) (locks, idle int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks
+		WHERE locktype = 'advisory' AND classid = 1952804468 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&locks))
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND state = 'idle in transaction'`).Scan(&idle))
+	return locks, idle
+}
+
+// S73: the locks of a process take one server connection of a pooler, however many it holds; a process that only waits
+// keeps none, and who cannot have one is told why.
+func TestLocksOfAProcessTakeOneConnection(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	through := pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{PoolSize: 2})
+	params := map[string]string{"default_query_exec_mode": "exec"}
+	one, two, three := open(t, through, params), open(t, through, params), open(t, through, params)
+	var held []backend.Lock
+	for i := range 10 {
+		l, err := one.Lock(t.Context(), fmt.Sprint(i))
+		require.NoError(t, err)
+		held = append(held, l)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range 10 {
+		for _, be := range []*postgres.Backend{one, two, three} {
+			wg.Go(func() { _, err := be.Lock(ctx, fmt.Sprint(i)); assert.ErrorIs(t, err, context.Canceled) })
+		}
+	}
+	for range 100 {
+		require.NoError(t, three.Shared().QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int)))
+	}
+	cancel()
+	wg.Wait()
+	locks, idle := keyed(t, databaseURL)
+	require.Equal(t, 10, locks)
+	require.Equal(t, 1, idle)
+
+	other, err := two.Lock(t.Context(), "another")
+	require.NoError(t, err)
+	late, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	_, err = three.Lock(late, "a third")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "pool_size")
+	other.Unlock()
+	for _, l := range held {
+		require.NoError(t, l.Check(t.Context()))
+		l.Unlock()
+	}
+	locks, idle = keyed(t, databaseURL)
+	require.Zero(t, locks)
+	require.Zero(t, idle)
+}
+
+// S85: contexts that end at any moment cost others nothing, and leave no lock behind.
+func TestLocksAbandoned(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	one, other := open(t, databaseURL, nil), open(t, databaseURL, nil)
+	kept, err := one.Lock(t.Context(), "kept")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		for _, be := range []*postgres.Backend{one, other} {
+			wg.Go(func() {
+				for n := range 60 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.N(2000))*time.Microsecond)
+					l, err := be.Lock(ctx, fmt.Sprint((i+n)%3))
+					if err == nil {
+						fenced := l.Fence(t.Context())
+						assert.NoError(t, l.Check(t.Context()))
+						l.Unlock()
+						assert.ErrorIs(t, be.Create(fenced, route("never")), backend.ErrLockLost)
+					}
+					cancel()
+				}
+			})
+		}
+	}
+	wg.Wait()
+	require.NoError(t, kept.Check(t.Context()))
+	for i := range 3 {
+		for _, be := range []*postgres.Backend{one, other} {
+			l, err := be.Lock(t.Context(), fmt.Sprint(i))
+			require.NoError(t, err)
+			l.Unlock()
+		}
+	}
+	locks, _ := keyed(t, databaseURL)
+	require.Equal(t, 1, locks)
+	kept.Unlock()
+}
+
+// S85: all locks of a process are lost together, with its connection, and the next one is had on another.
+func TestLocksLostTogether(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be := open(t, databaseURL, nil)
+	var held []backend.Lock
+	for i := range 3 {
+		l, err := be.Lock(t.Context(), fmt.Sprint(i))
+		require.NoError(t, err)
+		held = append(held, l)
+	}
+	held[2].Unlock()
+	admin, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	defer func() { _ = admin.Close(context.Background()) }()
+	var n int
+	require.NoError(t, admin.QueryRow(t.Context(), `SELECT count(DISTINCT pid) FROM (SELECT pid, pg_terminate_backend(pid, 60000) FROM
+		(SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1953394288
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) _) _`).Scan(&n))
+	require.Equal(t, 1, n)
+	require.ErrorIs(t, be.Create(held[0].Fence(t.Context()), route("a")), backend.ErrLockLost)
+	again, err := be.Lock(t.Context(), "another")
+	require.NoError(t, err)
+	require.ErrorIs(t, held[1].Check(t.Context()), backend.ErrLockLost)
+	require.ErrorIs(t, be.Create(held[1].Fence(t.Context()), route("a")), backend.ErrLockLost)
+	held[0].Unlock()
+	held[1].Unlock()
+	require.NoError(t, again.Check(t.Context()))
+	again.Unlock()
+	_, err = be.Lock(t.Context(), "0")
+	require.NoError(t, err)
+	require.NoError(t, be.Close())
+	_, err = be.Lock(t.Context(), "1")
+	require.ErrorIs(t, err, backend.ErrClosed)
 }
