@@ -64,7 +64,7 @@ func (l *locks) close() {
 
 // lockSession is a connection that holds locks. They are locks of the session, since some are given up while others are
 // held. A transaction is open for as long as there are any, so that a pooler leaves us the server connection: when its
-// client goes away inside of a transaction PgBouncer closes that, and the locks are gone (tried, and read in its
+// client goes away inside of a transaction PgBouncer closes that, and the locks are gone (read in its
 // disconnect_client). One goroutine at a time speaks, so that nobody's context cuts a message off; what is asked meanwhile
 // goes into the next message together.
 type lockSession struct {
