@@ -125,7 +125,7 @@ func suitesOf(scale string) ([]suite, error) {
 	switch scale {
 	case "":
 		return slices.Concat(postgresReadSuites, postgresRandomSuites, postgresTripSuites,
-			sqliteSuites, resolverSuites, provisionSuites, spareSuites, transferSuites, fleetSuites, citusSuites), nil
+			sqliteSuites, resolverSuites, provisionSuites, spareSuites, transferSuites, fleetSuites, peerSuites, citusSuites), nil
 	case "10k":
 		return scaleSuites, nil
 	case "growth":

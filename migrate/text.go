@@ -84,10 +84,15 @@ func (m *migration) take(d dialect, list []reading) {
 	m.restore = slices.Compact(m.restore)
 }
 
-// substitutes reports whether goose puts the environment into a file.
+// substitutes reports whether goose puts the environment into a file. It finds an annotation as goose does (extractAnnotation
+// in its internal/sqlparser): what is left of a line that begins with "--" without any "--" and the first "+goose".
 func substitutes(text []byte) bool {
 	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "--") && strings.Contains(line, "+goose") && strings.Contains(strings.ToUpper(line), "ENVSUB ON") {
+		if !strings.HasPrefix(strings.TrimSpace(line), "--") || !strings.Contains(line, "+goose") {
+			continue
+		}
+		annotation := strings.Replace(strings.ReplaceAll(line, "--", ""), "+goose", "", 1)
+		if strings.EqualFold(strings.TrimSpace(annotation), "ENVSUB ON") {
 			return true
 		}
 	}

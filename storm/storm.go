@@ -40,11 +40,11 @@ func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 			return nil, ctx.Err()
 		case <-time.After(time.Until(began.Add(t.d))):
 		}
-		r, err := readJournals(st.dir)
+		ops, err := answered(st.dir)
 		if err != nil {
 			return nil, err
 		}
-		if r.ops >= t.ops {
+		if ops >= t.ops {
 			break
 		}
 		began = time.Now()

@@ -53,6 +53,10 @@ func parseURL(text string) (Config, error) {
 	// The order counts, which url.Values forgets.
 	for pair := range strings.SplitSeq(rest, "&") {
 		name, value, _ := strings.Cut(pair, "=")
+		if _, err := backend.ParseStore(name); err != nil {
+			// It may be a URL without a name, and hold a password.
+			return cfg, fmt.Errorf("%w: place %d has a name that no store could have; it is placed:?NAME=URL&NAME=URL, each URL escaped", backend.ErrInvalidURL, len(cfg.Places)+1)
+		}
 		u, err := url.QueryUnescape(value)
 		if err != nil {
 			// The error would hold what may be a password.
