@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -54,6 +55,9 @@ func FuzzHost(f *testing.F) {
 		// What the server is to make of it, told by other means: the fields of a header are trimmed, the port and one
 		// trailing dot cut, and case does not matter.
 		name := strings.ToLower(strings.Trim(host, " \t"))
+		if addr, err := netip.ParseAddr(name); err == nil && addr.Is6() { // without brackets it can have no port
+			name = "[" + name + "]"
+		}
 		if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, ']') && strings.Trim(name[i+1:], "0123456789") == "" {
 			name = name[:i]
 		}

@@ -63,7 +63,7 @@ func FuzzGooseFile(f *testing.F) {
 		t.Setenv("TENEMENT_FUZZ", "value")
 		want := readByGoose(t, name, text)
 		if !substitutes(text) {
-			require.Equal(t, other, want, "the environment is part of it")
+			require.Equal(t, want, other, "the environment is part of it")
 		}
 		for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
 			own, err := dialectOf(d, time.Second)

@@ -171,9 +171,17 @@ func (a *App) ask(ctx context.Context, tb *table, key string) (*Tenant, error) {
 func (a *App) learned(t *Tenant) {
 	a.known.add(t)
 	a.lives.learn(t)
-	a.slugs.absent.Invalidate(t.Slug)
-	a.ids.absent.Invalidate(string(t.ID))
+	a.slugs.leadsTo(t, t.Slug)
+	a.ids.leadsTo(t, string(t.ID))
 	for _, d := range t.Domains {
-		a.hosts.absent.Invalidate(d.Host)
+		a.hosts.leadsTo(t, d.Host)
+	}
+}
+
+// leadsTo forgets what says otherwise: that key leads nowhere, or to a tenant that has lost it without our having heard.
+func (tb *table) leadsTo(t *Tenant, key string) {
+	tb.absent.Invalidate(key)
+	if other, ok := tb.found.GetIfPresent(key); ok && other.ID != t.ID {
+		tb.found.Invalidate(key)
 	}
 }

@@ -40,8 +40,21 @@ func FuzzTransferFile(f *testing.F) {
 		at    uint32
 		patch string
 	}{
-		{0, "SQLite format 4"}, {16, "\x00\x01"}, {18, "\x02\x02"}, {24, "\xff"}, {28, "\x00\x00\x00\x01"}, {44, "\x09"}, {52, "\x01"}, {56, "\x00\x00\x00\x02"},
-		{60, "\x7f"}, {68, "else"}, {100, "\x02"}, {103, "\xff\xff"}, {105, "\x00\x00"}, {5000, "\x00\x00\x00\x00"}, {uint32(len(whole)), "and more"},
+		{0, "SQLite format 4"},
+		{16, "\x00\x01"},
+		{18, "\x02\x02"},
+		{24, "\xff"},
+		{28, "\x00\x00\x00\x01"},
+		{44, "\x09"},
+		{52, "\x01"},
+		{56, "\x00\x00\x00\x02"},
+		{60, "\x7f"},
+		{68, "else"},
+		{100, "\x02"},
+		{103, "\xff\xff"},
+		{105, "\x00\x00"},
+		{5000, "\x00\x00\x00\x00"},
+		{uint32(len(whole)), "and more"},
 	} {
 		f.Add(c.at, []byte(c.patch), uint32(0))
 	}

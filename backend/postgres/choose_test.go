@@ -90,6 +90,7 @@ func TestMend(t *testing.T) {
 		"which the application began":             {failure{at: stepQuery, code: "25001"}, with(func(s *standing) { s.inTx = true }), giveUp},
 		"another result than before":              {failure{at: stepQuery, code: "0A000"}, with(func(s *standing) { s.known = knownHere }), forget},
 		"no such column, here":                    {failure{at: stepQuery, code: "42703"}, with(func(s *standing) { s.known = knownHere }), giveUp},
+		"not of that type any more, here":         {failure{at: stepQuery, code: "42804"}, with(func(s *standing) { s.known = knownHere }), forget},
 		"no such operator, by another's types":    {failure{at: stepQuery, code: "42883"}, with(func(s *standing) { s.known = knownElsewhere }), forget},
 		"not permitted, by another's types":       {failure{at: stepQuery, code: "42501"}, with(func(s *standing) { s.known = knownElsewhere }), giveUp},
 	} {

@@ -207,21 +207,18 @@ func parseFault(err error) error {
 }
 
 // leaks reports whether reason repeats a long enough part of the connection string that follows a ':' or a
-// "password=": what a malformed string's password could be.
+// "password=", up to the last '@' if there is one: what a malformed string's password, or a piece of it, could be.
 func leaks(connString, reason string) bool {
 	for _, mark := range []string{":", "password=", "password ="} {
-		rest := connString
-		for {
-			i := strings.Index(rest, mark)
-			if i < 0 {
-				break
-			}
-			rest = rest[i+len(mark):]
-			secret := strings.TrimLeft(rest, " '")
-			if j := strings.IndexAny(secret, "@ '&/"); j >= 0 {
-				secret = secret[:j]
-			}
-			if len(secret) >= 3 && strings.Contains(reason, secret) {
+		_, rest, found := strings.Cut(connString, mark)
+		if !found {
+			continue
+		}
+		if end := strings.LastIndexByte(rest, '@'); end >= 0 {
+			rest = rest[:end]
+		}
+		for _, piece := range strings.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(":@ '&/?#[]", r) }) {
+			if len(piece) >= 3 && strings.Contains(reason, piece) {
 				return true
 			}
 		}

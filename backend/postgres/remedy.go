@@ -121,6 +121,8 @@ func stale(code string, by knowledge) bool {
 	switch {
 	case code == codeStalePlan, code == "26000", code == "08P01":
 		return true
+	case code == "42804", code == "42883", code == "42846":
+		return true // a column has another type now; the server keeps a parameter's as it was parsed
 	case len(code) == 5 && code[:2] == "42" && code != "42501":
 		return by == knownElsewhere
 	}

@@ -68,6 +68,7 @@ func FuzzChosenStatements(f *testing.F) {
 			"tenant_role": "off", "pool_max_conns": "1", "tenant_statements": []string{"2", "0", "100"}[steps[0]%3], "statement_cache_capacity": "4",
 			"default_query_exec_mode": mode,
 		})
+		migrated := map[backend.Route]bool{}
 		for i, rt := range stores {
 			shape(t, rt, shapes[i])
 		}
@@ -76,6 +77,7 @@ func FuzzChosenStatements(f *testing.F) {
 			if step>>6 == 3 { // a migration
 				rt = stores[what%3]
 				shape(t, rt, shapes[what/3%len(shapes)])
+				migrated[rt] = true
 				continue
 			}
 			text, args := chosenTexts[what%len(chosenTexts)], []any{}
@@ -87,8 +89,12 @@ func FuzzChosenStatements(f *testing.F) {
 			_, err := bare.ExecContext(t.Context(), "SET search_path = "+rt.Store.String()+", public")
 			require.NoError(t, err)
 			want := outcome(t, bare, t.Context(), false, text, args)
-			if inTx && got == "0A000" {
-				continue // which cannot be mended in a transaction, and says so
+			if inTx && migrated[rt] && !strings.HasPrefix(got, "[") {
+				continue // it was described before the migration: that cannot be mended in a transaction, and says so
+			}
+			if got != want && migrated[rt] && !strings.HasPrefix(got, "[") {
+				// As with pgx itself it may be refused once for the types that it had before the migration.
+				got = outcome(t, be.DB(), backend.WithRoute(t.Context(), rt), false, text, args)
 			}
 			require.Equal(t, want, got, "step %d: %s with %v in %s", n, text, args, rt.Store)
 		}

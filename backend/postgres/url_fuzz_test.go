@@ -17,8 +17,16 @@ func FuzzParseURL(f *testing.F) {
 		form               uint8
 		left, right, after string
 	}{
-		{0, "", "", "localhost:5432/app?reset=off&first_sights=3"}, {0, "%", "", "localhost:port/app"}, {1, "", "/", "localhost/app"}, {0, "x'", "/", "localhost/app"},
-		{0, "[", "]", "h/app"}, {1, "#", "?", "h/app?tenant_role=none"}, {0, "a:", "/b", "h"}, {2, "", "", "tenant_role=pg_x"}, {3, "", "", "x"}, {4, "", "", "pool_max_conns=x"},
+		{0, "", "", "localhost:5432/app?reset=off&first_sights=3"},
+		{0, "%", "", "localhost:port/app"},
+		{1, "", "/", "localhost/app"},
+		{0, "x'", "/", "localhost/app"},
+		{0, "[", "]", "h/app"},
+		{1, "#", "?", "h/app?tenant_role=none"},
+		{0, "a:", "/b", "h"},
+		{2, "", "", "tenant_role=pg_x"},
+		{3, "", "", "x"},
+		{4, "", "", "pool_max_conns=x"},
 		{0, "", "", "h/app?affinity_wait=-1s&replica=postgres%3A%2F%2Fh&replica=postgres%3A%2F%2Fi"},
 	} {
 		f.Add(c.form, c.left, c.right, c.after)
