@@ -87,12 +87,32 @@ func FuzzTransferFile(f *testing.F) {
 func FuzzManifest(f *testing.F) {
 	whole, to := wholeFile(f)
 	for _, change := range [][2]string{
-		{`"format":1`, `"format":0`}, {`"dialect":"sqlite"`, `"dialect":"postgres"`}, {`"dialect":"sqlite"`, `"dialect":"x"`}, {`"slug":"thor"`, `"slug":"public"`},
-		{`"slug":"thor"`, `"slug":""`}, {`"host":"thor.example"`, `"host":"a..b"`}, {`"sources":[`, `"sources":[null,`}, {`"tables":[`, `"tables":[{},`},
-		{`"tables":[`, `"tables":null,"x":[`}, {`"name":"posts"`, `"name":"POSTS"`}, {`"name":"posts"`, `"name":"tenement_seal"`}, {`"rows":2`, `"rows":-1`},
-		{`"kind":"text"`, `"kind":"array"`}, {`"kind":"any"`, `"kind":"array","elem":{"kind":"int"}`}, {`"last":3`, `"last":-9223372036854775808`}, {`"count":1`, `"count":9223372036854775807`},
-		{`"count":1`, `"count":-1`}, {`"generated":true`, `"generated":false`}, {`"key":["id"]`, `"key":["nothing"]`}, {`"name":"title"`, `"name":"title","stored":"body"`},
-		{`"without":[`, `"without":["posts",`}, {`"meta":{`, `"meta":[{`}, {"", ""}, {"", "null"}, {"", "{}"}, {"", `{"format":1,"dialect":"sqlite"}`},
+		{`"format":1`, `"format":0`},
+		{`"dialect":"sqlite"`, `"dialect":"postgres"`},
+		{`"dialect":"sqlite"`, `"dialect":"x"`},
+		{`"slug":"thor"`, `"slug":"public"`},
+		{`"slug":"thor"`, `"slug":""`},
+		{`"host":"thor.example"`, `"host":"a..b"`},
+		{`"sources":[`, `"sources":[null,`},
+		{`"tables":[`, `"tables":[{},`},
+		{`"tables":[`, `"tables":null,"x":[`},
+		{`"name":"posts"`, `"name":"POSTS"`},
+		{`"name":"posts"`, `"name":"tenement_seal"`},
+		{`"rows":2`, `"rows":-1`},
+		{`"kind":"text"`, `"kind":"array"`},
+		{`"kind":"any"`, `"kind":"array","elem":{"kind":"int"}`},
+		{`"last":3`, `"last":-9223372036854775808`},
+		{`"count":1`, `"count":9223372036854775807`},
+		{`"count":1`, `"count":-1`},
+		{`"generated":true`, `"generated":false`},
+		{`"key":["id"]`, `"key":["nothing"]`},
+		{`"name":"title"`, `"name":"title","stored":"body"`},
+		{`"without":[`, `"without":["posts",`},
+		{`"meta":{`, `"meta":[{`},
+		{"", ""},
+		{"", "null"},
+		{"", "{}"},
+		{"", `{"format":1,"dialect":"sqlite"}`},
 	} {
 		f.Add(change[0], change[1])
 	}
