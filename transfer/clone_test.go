@@ -152,3 +152,34 @@ CREATE MATERIALIZED VIEW sums AS SELECT count(*) AS n FROM x;`)
 		})
 	}
 }
+
+// A big table's indexes are made after its rows: they, and what depends on them, are what the migrations made.
+func TestCloneOfBigTable(t *testing.T) {
+	t.Parallel()
+	a := newPlace(t, backend.Postgres, files("00001_x.sql", `CREATE TABLE x (id bigint PRIMARY KEY, code text NOT NULL, up bigint REFERENCES x, note text,
+	CONSTRAINT "one code" UNIQUE (code), CONSTRAINT later UNIQUE (up) DEFERRABLE, EXCLUDE USING btree ((id + 1) WITH =));
+CREATE UNIQUE INDEX lower_code ON x (lower(code)) INCLUDE (note) WITH (fillfactor = 70) WHERE id > 0;
+CREATE INDEX "Up" ON x (up DESC NULLS LAST);
+CREATE UNIQUE INDEX marked ON x (note, id); ALTER TABLE x CLUSTER ON marked;
+CREATE TABLE y (id bigint REFERENCES x);
+CREATE VIEW v AS SELECT code, note FROM x GROUP BY code, note;
+CREATE TABLE z (id bigint PRIMARY KEY, note text); CREATE VIEW by_key AS SELECT id, note FROM z GROUP BY id;
+COMMENT ON INDEX "Up" IS 'it''s up'; COMMENT ON CONSTRAINT "one code" ON x IS 'a code'; COMMENT ON CONSTRAINT x_pkey ON x IS 'a key';`))
+	thor := a.create(t, "thor", `INSERT INTO x SELECT i, 'code ' || i, i, repeat('note', 50) FROM generate_series(1, 25000) s (i)`, `INSERT INTO y VALUES (7)`,
+		`INSERT INTO z SELECT i, repeat('note', 50) FROM generate_series(1, 25000) s (i)`)
+	clone, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
+	require.NoError(t, err)
+	requireSame(t, transfer.InStore(a.App, thor.ID), transfer.InStore(a.App, clone.ID))
+	const indexes = `SELECT concat_ws('; ', replace(pg_get_indexdef(i.indexrelid), current_schema(), 'here'), i.indisclustered, obj_description(i.indexrelid, 'pg_class'))
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace = current_schema()::regnamespace ORDER BY c.relname`
+	const constraints = `SELECT concat_ws('; ', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'))
+		FROM pg_constraint k WHERE k.connamespace = current_schema()::regnamespace ORDER BY k.conrelid::regclass::text, k.conname`
+	assert.Len(t, a.query(t, thor, indexes), 9)
+	assert.Equal(t, a.query(t, thor, indexes), a.query(t, clone, indexes))
+	assert.Equal(t, a.query(t, thor, constraints), a.query(t, clone, constraints))
+	// The ones are younger than their table, the others, which something depends on or which say more, as old.
+	const younger = `SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace = current_schema()::regnamespace
+		AND i.indexrelid > (SELECT max(oid) FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'v') ORDER BY c.relname COLLATE "C"`
+	assert.Equal(t, []string{`"Up"`, "lower_code", `"one code"`, "x_pkey"}, a.query(t, clone, younger))
+	assert.Empty(t, a.query(t, thor, younger))
+}

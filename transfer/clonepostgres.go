@@ -40,7 +40,11 @@ func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
 			return err
 		}
 		for _, p := range plans {
-			if _, err := tx.ExecContext(ctx, c.insertSelect(p)); err != nil {
+			err := w.withoutIndexes(ctx, p.to.Name, c.from(p.from.Name), func() error {
+				_, err := tx.ExecContext(ctx, c.insertSelect(p))
+				return err
+			})
+			if err != nil {
 				return p.located(err)
 			}
 		}

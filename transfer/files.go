@@ -28,12 +28,15 @@ type fileEntry struct {
 	sum  string
 }
 
-// entryTypes are the types as which an entry is summed up.
-var entryTypes = []Type{{Kind: Any}, {Kind: Any}, {Kind: Any}, {Kind: Any}}
+// newFilesHash sums up entries, by what each of their four parts is.
+func newFilesHash() *tableHash {
+	as := []Type{{Kind: Any}, {Kind: Any}, {Kind: Any}, {Kind: Any}}
+	return newTableHash(as, as)
+}
 
 // addFile adds an entry to the sum.
 func (h *tableHash) addFile(e fileEntry) {
-	h.add(entryTypes, entryTypes, []any{e.name, int64(e.mode.Perm()), e.size, e.sum})
+	h.add([]any{e.name, int64(e.mode.Perm()), e.size, e.sum})
 }
 
 // content is what has been read or written of a file.
@@ -72,7 +75,7 @@ func walkFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant, piece fu
 		return files, err
 	}
 	defer root.Close()
-	var sum tableHash
+	sum := newFilesHash()
 	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -146,7 +149,7 @@ func (w *fileWriter) files(ctx context.Context, app *tenancy.App, t tenancy.Tena
 
 // eachFile calls fn for each file that was written, and sees to it that there are no others.
 func (f *File) eachFile(ctx context.Context, fn func(e fileEntry) error) error {
-	var sum tableHash
+	sum := newFilesHash()
 	for id := int64(1); id <= f.Manifest.Files.Count; id++ {
 		e := fileEntry{id: id}
 		err := f.db.QueryRowContext(ctx, "SELECT path, mode, size, sha256 FROM tenement_files WHERE id = $1", id).Scan(&e.name, &e.mode, &e.size, &e.sum)

@@ -10,16 +10,36 @@ import (
 // tableHash sums up the rows of a table so that their order does not count: the sum of the SHA-256 of each, as four numbers of
 // 64 bits. It tells damage and difference from equality, not forgery.
 type tableHash struct {
-	sum  [4]uint64
-	rows int64
-	buf  []byte
+	columns []hashedColumn
+	sum     [4]uint64
+	rows    int64
+	buf     []byte
 }
 
-// add adds a row, of columns of the types from, by the types as which it is compared.
-func (h *tableHash) add(as, from []Type, row []any) {
+// hashedColumn is what is worked out once of a column, rather than for each of its values.
+type hashedColumn struct {
+	kind    Kind
+	meaning func(v any) any // nil: as it is
+}
+
+// newTableHash sums up rows of columns of the types from, by the types as which they are compared.
+func newTableHash(as, from []Type) *tableHash {
+	h := &tableHash{columns: make([]hashedColumn, len(as))}
+	for i, t := range as {
+		h.columns[i] = hashedColumn{t.Kind, meaning(t, from[i])}
+	}
+	return h
+}
+
+// add adds a row.
+func (h *tableHash) add(row []any) {
 	h.buf = h.buf[:0]
-	for i, v := range row {
-		h.buf = appendValue(h.buf, as[i], meaning(as[i], from[i], v))
+	for i := range h.columns {
+		c, v := &h.columns[i], row[i]
+		if c.meaning != nil && v != nil {
+			v = c.meaning(v)
+		}
+		h.buf = appendValue(h.buf, c.kind, v)
 	}
 	sum := sha256.Sum256(h.buf)
 	for i := range h.sum {
@@ -48,7 +68,7 @@ const (
 
 // appendValue appends what tells a value of a type from all others of that type, and from nothing else: equal values have
 // equal bytes.
-func appendValue(b []byte, t Type, v any) []byte {
+func appendValue(b []byte, kind Kind, v any) []byte {
 	switch v := v.(type) {
 	case int64:
 		return binary.LittleEndian.AppendUint64(append(b, markInt), uint64(v))
@@ -58,7 +78,7 @@ func appendValue(b []byte, t Type, v any) []byte {
 		}
 		return binary.LittleEndian.AppendUint64(append(b, markFloat), math.Float64bits(v))
 	case string:
-		if t.Kind == JSON {
+		if kind == JSON {
 			v = jsonValue(v)
 		}
 		b = binary.AppendUvarint(append(b, markText), uint64(len(v)))
@@ -70,17 +90,21 @@ func appendValue(b []byte, t Type, v any) []byte {
 	return append(b, markNull)
 }
 
-// meaning is a value of a column of type from by the type that it is compared as: the canonical one, or what is there
-// when it stands for none.
-func meaning(as, from Type, v any) any {
-	if !from.sqlite() || as.Kind == Any || v == nil {
-		return v // what comes from Postgres is canonical
+// meaning says what a value of a column of type from is by the type that it is compared as: the canonical one, or what is
+// there when it stands for none.
+func meaning(as, from Type) func(v any) any {
+	as = as.loose()
+	convert := toKind[as.Kind]
+	if !from.sqlite() || convert == nil {
+		return nil // what comes from Postgres is canonical
 	}
 	// What may be lost in a conversion counts in a comparison: blanks, and zeros.
-	if c, err := toPostgres(as.loose(), v, 0); err == nil {
-		return c
+	return func(v any) any {
+		if c, err := convert(as, v, 0); err == nil {
+			return c
+		}
+		return v
 	}
-	return v
 }
 
 // loose is the type without the bounds that no value of it breaks. The scale stays: a number that has none gets it.

@@ -18,6 +18,9 @@ type load struct {
 	mappings []Mapping
 	told     func(Progress)
 	planned  func(plans []*tablePlan) // may add to the plans; may be nil
+	// arrived sees to it, ahead of the commit, that the target has what was sent; may be nil. It reads in the transaction
+	// that has loaded the rows: those that it sees are those that are committed, or none are.
+	arrived func(to reader, plans []*tablePlan) error
 }
 
 // closer is a writer that has something to put back.
@@ -50,8 +53,18 @@ func (l *load) intoDB(ctx context.Context, d backend.Dialect, db *sql.DB) error 
 		if err != nil {
 			return err
 		}
-		return l.run(ctx, w, plans)
+		if err := l.run(ctx, w, plans); err != nil {
+			return err
+		}
+		return l.verify(&sqliteReader{q: tx, schema: "main.", list: list}, plans)
 	})
+}
+
+func (l *load) verify(to reader, plans []*tablePlan) error {
+	if l.arrived == nil {
+		return nil
+	}
+	return l.arrived(to, plans)
 }
 
 func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx) error {
@@ -74,9 +87,11 @@ func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx) err
 		return err
 	}
 	if l.dialect == backend.SQLite {
-		return w.catchUp(ctx)
+		if err := w.catchUp(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	return l.verify(&postgresReader{conn: conn, tx: tx, list: list}, plans)
 }
 
 // plan says how the target's tables are filled, those of them that are the application's.

@@ -296,10 +296,8 @@ func (m *move) finish(ctx context.Context, todo []tenancy.Tenant) error {
 	}
 	m.res.InService = true
 	m.tell(MoveEvent{Kind: MoveEnrolled})
-	for _, id := range ids {
-		if err := m.claims.release(ctx, id); err != nil {
-			return err
-		}
+	if err := m.claims.release(ctx, ids...); err != nil {
+		return err
 	}
 	return m.claims.close(ctx)
 }

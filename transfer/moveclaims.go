@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
@@ -16,22 +18,22 @@ import (
 type claims struct {
 	db    *sql.DB
 	token string
+	had   map[tenancy.ID]backend.Store // when it was opened; nobody else adds to them, who would need the target's lock
 }
 
 // tokenRow is a row that tells the target from all other places.
 const tokenRow = "token"
 
-// open makes the table. unfinished says that there are claims.
+// open makes the table, and reads what is in it. unfinished says that there are claims.
 func (c *claims) open(ctx context.Context) (unfinished bool, err error) {
 	if _, err := c.db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS tenement_transfer (tenant TEXT PRIMARY KEY, store TEXT NOT NULL)`); err != nil {
 		return false, err
 	}
-	err = c.db.QueryRowContext(ctx, `SELECT count(*) > 0 FROM tenement_transfer WHERE tenant <> $1`, tokenRow).Scan(&unfinished)
-	if err != nil {
+	if c.had, err = c.all(ctx); err != nil {
 		return false, err
 	}
 	c.token = rand.Text()
-	return unfinished, c.put(ctx, tokenRow, c.token)
+	return len(c.had) > 0, c.put(ctx, tokenRow, c.token)
 }
 
 func (c *claims) put(ctx context.Context, tenant, store string) error {
@@ -62,22 +64,28 @@ func (c *claims) claim(ctx context.Context, id tenancy.ID, s backend.Store) erro
 	return c.put(ctx, string(id), s.String())
 }
 
-// of returns the store that was claimed for a tenant; zero when there is none.
-func (c *claims) of(ctx context.Context, id tenancy.ID) (s backend.Store, err error) {
-	var name string
-	err = c.db.QueryRowContext(ctx, `SELECT store FROM tenement_transfer WHERE tenant = $1`, string(id)).Scan(&name)
-	if errors.Is(err, sql.ErrNoRows) {
-		return s, nil
+// release forgets claims, many at once: each statement is a commit.
+func (c *claims) release(ctx context.Context, ids ...tenancy.ID) error {
+	for lot := range slices.Chunk(ids, 500) {
+		list := make([]any, len(lot))
+		for i, id := range lot {
+			list[i] = string(id)
+		}
+		_, err := c.db.ExecContext(ctx, `DELETE FROM tenement_transfer WHERE tenant IN (`+numbered(len(lot))+`)`, list...)
+		if err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return s, err
-	}
-	return backend.ParseStore(name)
+	return nil
 }
 
-func (c *claims) release(ctx context.Context, id tenancy.ID) error {
-	_, err := c.db.ExecContext(ctx, `DELETE FROM tenement_transfer WHERE tenant = $1`, string(id))
-	return err
+// numbered is a list of so many placeholders.
+func numbered(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, ", $%d", i+1)
+	}
+	return b.String()[2:]
 }
 
 // all returns the claims.

@@ -1,11 +1,11 @@
 package transfer
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 )
 
 // What Postgres reads and writes as text, under the settings of textSettings, and the text format of COPY:
@@ -17,7 +17,7 @@ const textSettings = `SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle 
 	SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
 
 // decodeText returns the canonical value of what Postgres wrote.
-func decodeText(t Type, text string) (any, error) {
+func decodeText(t *Type, text string) (any, error) {
 	switch t.Kind {
 	case Bool:
 		if text == "t" {
@@ -27,7 +27,7 @@ func decodeText(t Type, text string) (any, error) {
 	case Int:
 		return strconv.ParseInt(text, 10, 64)
 	case Float:
-		return decodeFloat(t, text)
+		return decodeFloat(t.Bits, text)
 	case Bytes:
 		b := make([]byte, max(0, hex.DecodedLen(len(text)-2)))
 		_, err := hex.Decode(b, []byte(text[min(2, len(text)):])) // \x
@@ -35,19 +35,18 @@ func decodeText(t Type, text string) (any, error) {
 	case Timestamp, TimestampTZ, Date, Time, Interval:
 		return toPostgres(Type{Kind: t.Kind}, text, 0)
 	case Array:
-		return parseLiteral(t, text)
+		return parseLiteral(*t, text)
 	}
 	return text, nil
 }
 
-func decodeFloat(t Type, text string) (any, error) {
+func decodeFloat(bits int, text string) (any, error) {
 	if text == "NaN" {
 		return text, nil
 	}
 	// The nearest float of 32 bits, whose shortest text this is, and not that of 64.
-	bits := 64
-	if t.Bits == 32 {
-		bits = 32
+	if bits != 32 {
+		bits = 64
 	}
 	return strconv.ParseFloat(text, bits)
 }
@@ -89,9 +88,16 @@ func appendCopy(line []byte, types []Type, row []any) ([]byte, error) {
 			line = append(line, '\\', 'N')
 			continue
 		}
-		text, err := encodeText(types[i], v)
-		if err != nil {
-			return nil, err
+		if n, ok := v.(int64); ok && types[i].Kind != Bool {
+			line = strconv.AppendInt(line, n, 10)
+			continue
+		}
+		text, ok := v.(string)
+		if !ok || types[i].Kind == Array {
+			var err error
+			if text, err = encodeText(types[i], v); err != nil {
+				return nil, err
+			}
 		}
 		line = appendEscaped(line, text)
 	}
@@ -99,38 +105,43 @@ func appendCopy(line []byte, types []Type, row []any) ([]byte, error) {
 }
 
 func appendEscaped(line []byte, text string) []byte {
+	done := 0
 	for i := range len(text) {
-		switch c := text[i]; c {
+		c := text[i]
+		switch c {
 		case '\\', '\t':
-			line = append(line, '\\', c)
 		case '\n':
-			line = append(line, '\\', 'n')
+			c = 'n'
 		case '\r':
-			line = append(line, '\\', 'r')
+			c = 'r'
 		default:
-			line = append(line, c)
+			continue
 		}
+		line = append(append(line, text[done:i]...), '\\', c)
+		done = i + 1
 	}
-	return line
+	return append(line, text[done:]...)
 }
 
 // copyEscapes are what the letters behind a backslash stand for.
 var copyEscapes = map[byte]byte{'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t', 'v': '\v'}
 
-// parseCopy reads a row in the text format of COPY, without its line end, into row.
-func parseCopy(line []byte, types []Type, row []any) error {
+// parseCopy reads a row in the text format of COPY, without its line end, into row. The line's memory is used again: the
+// values share one copy of it.
+func parseCopy(sent []byte, types []Type, row []any) error {
+	line := string(sent)
 	for i := range row {
 		field := line
-		if tab := bytes.IndexByte(line, '\t'); tab >= 0 && i < len(row)-1 {
+		if tab := strings.IndexByte(line, '\t'); tab >= 0 && i < len(row)-1 {
 			field, line = line[:tab], line[tab+1:]
 		} else if i < len(row)-1 {
 			return fmt.Errorf("a line of COPY has %d of %d columns", i+1, len(row))
 		}
-		if string(field) == `\N` {
+		if field == `\N` {
 			row[i] = nil
 			continue
 		}
-		v, err := decodeText(types[i], unescape(field))
+		v, err := decodeText(&types[i], unescape(field))
 		if err != nil {
 			return &columnError{i, err}
 		}
@@ -139,10 +150,9 @@ func parseCopy(line []byte, types []Type, row []any) error {
 	return nil
 }
 
-// unescape copies: the line's memory is used again.
-func unescape(field []byte) string {
-	if bytes.IndexByte(field, '\\') < 0 {
-		return string(field)
+func unescape(field string) string {
+	if strings.IndexByte(field, '\\') < 0 {
+		return field
 	}
 	text := make([]byte, 0, len(field))
 	for i := 0; i < len(field); i++ {

@@ -128,6 +128,9 @@ func converter(from, to Type, may Loss) func(v any) (any, error) {
 	case from.same(to):
 		return nil
 	case !to.sqlite() && from.sqlite():
+		if convert := toKind[to.Kind]; convert != nil {
+			return func(v any) (any, error) { return convert(to, v, may) }
+		}
 		return func(v any) (any, error) { return toPostgres(to, v, may) }
 	case !to.sqlite():
 		return func(v any) (any, error) { return between(from, to, v, may) }
@@ -192,7 +195,9 @@ func (p *tablePlan) row(row, dest []any) error {
 // run moves the rows. The returned hash is of those that were read.
 func (p *tablePlan) run(ctx context.Context, from reader, to writer) (*tableHash, error) {
 	sum := &tableHash{}
-	kinds := types(p.source)
+	if p.as != nil {
+		sum = newTableHash(p.as, types(p.source))
+	}
 	dest := make([]any, len(p.columns))
 	target := make([]Column, len(p.columns))
 	for i, c := range p.columns {
@@ -203,7 +208,7 @@ func (p *tablePlan) run(ctx context.Context, from reader, to writer) (*tableHash
 		return from.rows(ctx, p.from, func(row []any) error {
 			p.lineNo++
 			if p.as != nil {
-				sum.add(p.as, kinds, row)
+				sum.add(row)
 			} else {
 				sum.rows++
 			}

@@ -10,16 +10,17 @@ import (
 // rowCheck sums up rows on their way, so that they can be compared with what has arrived: those columns that the target
 // keeps, by what their values mean, and by what becomes of them where a mapping lets them lose something.
 type rowCheck struct {
-	at       []int // in the source
-	lossy    []bool
-	as, from []Type
-	part     []any
-	sum      tableHash
+	at    []int // in the source
+	lossy []bool
+	as    []Type
+	part  []any
+	sum   *tableHash
 }
 
 // checked has a plan sum its rows up.
 func (p *tablePlan) checked(mappings []Mapping) {
 	c := &rowCheck{part: make([]any, len(p.columns))}
+	var sent []Type
 	for _, own := range p.columns {
 		from := p.source[own.at]
 		lossy := slices.ContainsFunc(mappings, func(m Mapping) bool {
@@ -27,11 +28,12 @@ func (p *tablePlan) checked(mappings []Mapping) {
 		})
 		c.at, c.lossy = append(c.at, own.at), append(c.lossy, lossy)
 		if lossy {
-			c.as, c.from = append(c.as, common(own.to.Type, own.to.Type)), append(c.from, own.to.Type)
+			c.as, sent = append(c.as, common(own.to.Type, own.to.Type)), append(sent, own.to.Type)
 		} else {
-			c.as, c.from = append(c.as, common(from.Type, own.to.Type)), append(c.from, from.Type)
+			c.as, sent = append(c.as, common(from.Type, own.to.Type)), append(sent, from.Type)
 		}
 	}
+	c.sum = newTableHash(c.as, sent)
 	p.check = c
 }
 
@@ -41,7 +43,7 @@ func (c *rowCheck) add(row, dest []any) {
 			c.part[i] = dest[i]
 		}
 	}
-	c.sum.add(c.as, c.from, c.part)
+	c.sum.add(c.part)
 }
 
 // arrived compares what was sent with what r, the target, has.

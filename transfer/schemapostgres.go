@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
@@ -62,7 +63,7 @@ func postgresSchema(ctx context.Context, q querier, leave map[string]bool) (tabl
 	if err != nil {
 		return nil, err
 	}
-	catalog := pgTypes{q: q, known: map[int64]pgType{}}
+	catalog := pgTypes{q: q, known: maps.Clone(pgFixed)}
 	for n := range tables {
 		for i, f := range oids[n] {
 			c := &tables[n].Columns[i]
@@ -131,6 +132,19 @@ var pgKinds = map[string]Type{
 	"interval": {Kind: Interval}, "json": {Kind: JSON}, "jsonb": {Kind: JSON, Binary: true},
 }
 
+// pgFixed are those of them by the numbers that they have in every database (pg_type.dat): no server need be asked.
+var pgFixed = func() map[int64]pgType {
+	known := map[int64]pgType{}
+	for oid, name := range map[int64]string{
+		16: "bool", 17: "bytea", 19: "name", 20: "int8", 21: "int2", 23: "int4", 25: "text", 114: "json", 700: "float4", 701: "float8",
+		1042: "bpchar", 1043: "varchar", 1082: "date", 1083: "time", 1114: "timestamp", 1184: "timestamptz", 1186: "interval",
+		1700: "numeric", 2950: "uuid", 3802: "jsonb",
+	} {
+		known[oid] = pgType{name: name, kind: "b", system: true}
+	}
+	return known
+}()
+
 var errDepth = errors.New("a type is made of others without end")
 
 func (p pgTypes) typeOf(ctx context.Context, oid, mod int64) (Type, error) {
@@ -193,6 +207,17 @@ func (t Type) modified(name string, mod int64) Type {
 // postgresSequences reads where the sequences of the schema stand. They are outside of transactions: what was given out
 // since the snapshot counts too, which does no harm.
 func postgresSequences(ctx context.Context, q querier) (list []Sequence, err error) {
+	list, err = sequencesHere(ctx, q)
+	for i := range list {
+		if err == nil {
+			err = q.QueryRowContext(ctx, `SELECT last_value, is_called FROM `+sqltext.Quote(list[i].Name)).Scan(&list[i].Last, &list[i].Called)
+		}
+	}
+	return list, err
+}
+
+// sequencesHere reads which sequences the schema has, and whose they are.
+func sequencesHere(ctx context.Context, q querier) (list []Sequence, err error) {
 	err = each(ctx, q, `SELECT s.relname, COALESCE(t.relname, ''), COALESCE(a.attname, '')
 		FROM pg_catalog.pg_class s
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass
@@ -206,10 +231,5 @@ func postgresSequences(ctx context.Context, q querier) (list []Sequence, err err
 			list = append(list, s)
 			return err
 		})
-	for i := range list {
-		if err == nil {
-			err = q.QueryRowContext(ctx, `SELECT last_value, is_called FROM `+sqltext.Quote(list[i].Name)).Scan(&list[i].Last, &list[i].Called)
-		}
-	}
 	return list, err
 }

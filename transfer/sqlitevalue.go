@@ -113,5 +113,5 @@ func equal(t Type, a, b any, may Loss) bool {
 		y, _ := b.(string)
 		return may&LossInexact != 0 || sameDecimal(x, y)
 	}
-	return string(appendValue(nil, t, a)) == string(appendValue(nil, t, b))
+	return string(appendValue(nil, t.Kind, a)) == string(appendValue(nil, t.Kind, b))
 }

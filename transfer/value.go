@@ -70,18 +70,17 @@ func toBool(_ Type, v any, _ Loss) (any, error) {
 }
 
 func toInt(t Type, v any, _ Loss) (any, error) {
-	var n int64
-	switch v := v.(type) {
+	n, is := v.(int64)
+	switch own := v.(type) {
 	case int64:
-		n = v
 	case float64:
-		if v != math.Trunc(v) || math.Abs(v) > 1<<53 {
+		if own != math.Trunc(own) || math.Abs(own) > 1<<53 {
 			return refuse("%s is no whole number", show(v))
 		}
-		n = int64(v)
+		n = int64(own)
 	case string:
 		var err error
-		if n, err = strconv.ParseInt(v, 10, 64); err != nil || strconv.FormatInt(n, 10) != v {
+		if n, err = strconv.ParseInt(own, 10, 64); err != nil || strconv.FormatInt(n, 10) != own {
 			return refuse("%s is no whole number", show(v))
 		}
 	default:
@@ -89,6 +88,9 @@ func toInt(t Type, v any, _ Loss) (any, error) {
 	}
 	if t.Bits > 0 && t.Bits < 64 && n != n<<(64-t.Bits)>>(64-t.Bits) {
 		return refuse("%d does not fit into %d bits", n, t.Bits)
+	}
+	if is {
+		return v, nil // without an allocation
 	}
 	return n, nil
 }
@@ -136,7 +138,7 @@ func toText(t Type, v any, may Loss) (any, error) {
 		return nil, err
 	}
 	if t.Len == 0 {
-		return s, nil
+		return v, nil // without an allocation
 	}
 	switch n := utf8.RuneCountInString(s); {
 	case n > t.Len && t.Fixed && may&LossPadding != 0 && utf8.RuneCountInString(strings.TrimRight(s, " ")) <= t.Len:

@@ -201,10 +201,10 @@ func TestArrayLiterals(t *testing.T) {
 func TestHash(t *testing.T) {
 	t.Parallel()
 	sum := func(kind Kind, rows ...any) string {
-		var h tableHash
 		types := []Type{{Kind: kind, Affinity: AffinityNone}}
+		h := newTableHash(types, types)
 		for _, v := range rows {
-			h.add(types, types, []any{v})
+			h.add([]any{v})
 		}
 		return h.String()
 	}

@@ -200,7 +200,7 @@ func (p *literal) element() error {
 		p.out.WriteString("null")
 		return nil
 	}
-	v, err := decodeText(p.elem, text)
+	v, err := decodeText(&p.elem, text)
 	if err != nil {
 		return err
 	}

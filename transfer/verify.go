@@ -227,17 +227,17 @@ func (c *Comparison) sum(ctx context.Context, r reader, pairs []pair, side int, 
 
 // sumRows sums up the rows of a table: those of its columns that at lists, as the types as.
 func sumRows(ctx context.Context, r reader, t Table, as []Type, at []int) (*tableHash, error) {
-	sum := &tableHash{}
 	all := types(t.moved())
 	from, part := make([]Type, len(at)), make([]any, len(at))
 	for i, k := range at {
 		from[i] = all[k]
 	}
+	sum := newTableHash(as, from)
 	err := r.rows(ctx, t, func(row []any) error {
 		for i, k := range at {
 			part[i] = row[k]
 		}
-		sum.add(as, from, part)
+		sum.add(part)
 		return nil
 	})
 	return sum, err

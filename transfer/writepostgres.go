@@ -23,41 +23,72 @@ import (
 // undone when that fails. Unique, exclusion and check constraints hold at each moment: in the order of no row can they
 // fail that held together where the rows come from.
 type postgresWriter struct {
-	conn   *sql.Conn
-	tx     *sql.Tx
-	redo   []string // what puts back what was taken away
-	series []Sequence
+	conn    *sql.Conn
+	tx      *sql.Tx
+	present present
+	redo    []string // what puts back what was taken away
+	series  []Sequence
 }
 
 var _ writer = (*postgresWriter)(nil)
 
+// present says what a schema has of what is asked for by a question of its own: planning one takes the server longer than
+// the COPY of a small table, and most schemas have nothing of it.
+type present struct {
+	triggers  bool // of users or of foreign keys, on either side (relhastriggers), now or once
+	forced    bool // row level security that is forced on the owner
+	views     bool // materialized ones, with rows
+	sequences bool // of the tables, or of none
+}
+
+func (p *present) ask(ctx context.Context, q querier, list []Table) error {
+	names := make([]string, len(list))
+	for i, t := range list {
+		names[i] = sqltext.Quote(t.Name)
+	}
+	return q.QueryRowContext(ctx, `SELECT COALESCE(bool_or(c.relhastriggers), false), COALESCE(bool_or(c.relforcerowsecurity), false),
+			COALESCE(bool_or(c.relkind = 'm' AND c.relispopulated), false),
+			COALESCE(bool_or(c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+				AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND d.refobjid <> ALL ($1::text[]::regclass[]))), false)
+		FROM pg_catalog.pg_class c WHERE c.oid = ANY (`+relationsHere+`)`, names).Scan(&p.triggers, &p.forced, &p.views, &p.sequences)
+}
+
 // takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back, and the table
 // that it is of.
-var takeAway = []string{
+var takeAway = []struct {
+	where func(p present) bool // there may be any
+	query string
+}{
 	// Those of partitions come and go with their parents'. Those to shared tables stay: to drop one locks the table that it
 	// refers to against everybody until the end (RemoveTriggerById), and what they refer to is there before the first row.
-	`SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname),
+	{func(p present) bool { return p.triggers }, `SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname),
 		format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid)) ||
 			COALESCE(format('; COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint')), ''), c.relname
 	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
 	WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (` + relationsHere + `)
-		AND f.relnamespace = c.relnamespace ORDER BY k.oid`,
-	`SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
+		AND f.relnamespace = c.relnamespace ORDER BY k.oid`},
+	{func(p present) bool { return p.triggers }, `SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname),
 		format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
 			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname), c.relname
 	FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid = ANY (` + relationsHere + `) ORDER BY t.oid`,
-	`SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass), c.relname
-	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.oid = ANY (` + relationsHere + `) ORDER BY c.oid`,
+	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid = ANY (` + relationsHere + `) ORDER BY t.oid`},
+	{func(p present) bool { return p.forced }, `SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass), c.relname
+	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.oid = ANY (` + relationsHere + `) ORDER BY c.oid`},
 }
 
 // openPostgresWriter empties the tables of a store, and takes away what is in the way; in the shared
 // store what is the library's stays.
 func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table, shared bool) (*postgresWriter, error) {
 	w := &postgresWriter{conn: conn, tx: tx}
+	if err := w.present.ask(ctx, tx, list); err != nil {
+		return nil, err
+	}
 	var do []string
-	for _, query := range takeAway {
-		err := each(ctx, tx, query, nil, func(scan func(...any) error) error {
+	for _, away := range takeAway {
+		if !away.where(w.present) {
+			continue
+		}
+		err := each(ctx, tx, away.query, nil, func(scan func(...any) error) error {
 			var away, back, table string
 			err := scan(&away, &back, &table)
 			if !shared || !isOwn(table) {
@@ -75,8 +106,11 @@ func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []
 	if err := w.empty(ctx, list); err != nil {
 		return nil, err
 	}
+	if !w.present.sequences {
+		return w, nil
+	}
 	var err error
-	w.series, err = postgresSequences(ctx, tx)
+	w.series, err = sequencesHere(ctx, tx)
 	// The numbers of a version table are the migrator's, as its rows are: it may be at work in the new store already.
 	w.series = slices.DeleteFunc(w.series, func(s Sequence) bool {
 		return s.Table != "" && !slices.ContainsFunc(list, func(t Table) bool { return t.Name == s.Table })
@@ -117,6 +151,9 @@ func (w *postgresWriter) run(ctx context.Context, statements []string) error {
 
 // finish puts back what was taken away, and has materialized views see the rows.
 func (w *postgresWriter) finish(ctx context.Context) error {
+	if !w.present.views {
+		return w.run(ctx, w.redo)
+	}
 	err := each(ctx, w.tx, `SELECT format('REFRESH MATERIALIZED VIEW %s', c.oid::regclass) FROM pg_catalog.pg_class c
 		WHERE c.relkind = 'm' AND c.relispopulated AND c.oid = ANY (`+relationsHere+`) ORDER BY c.oid`, nil,
 		func(scan func(...any) error) error {

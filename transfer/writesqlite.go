@@ -65,58 +65,109 @@ const (
 	maxBatch     = 64    // rows
 )
 
+// fill inserts rows while produce makes the next ones ready: what reads them and what writes them take about as long.
 func (w *sqliteWriter) fill(ctx context.Context, table string, columns []Column, produce func(put func(row []any) error) error) error {
-	b := &sqliteBatch{tx: w.tx, most: max(1, min(maxBatch, maxVariables/len(columns)))}
-	b.head = "INSERT INTO main." + sqltext.Quote(table) + " (" + quoted(columns, "") + ") VALUES "
-	b.tuple = "(?" + strings.Repeat(",?", len(columns)-1) + ")"
-	defer b.close()
-	err := produce(func(row []any) error { return b.put(ctx, row) })
+	in := &sqliteInserter{tx: w.tx, columns: len(columns), most: max(1, min(maxBatch, maxVariables/len(columns)))}
+	in.head = "INSERT INTO main." + sqltext.Quote(table) + " (" + quoted(columns, "") + ") VALUES "
+	in.tuple = "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	b := newBatches(in.most * len(columns))
+	inserted := make(chan error, 1)
+	go func() { inserted <- in.insertAll(ctx, b) }()
+	err := produce(b.put)
 	if err == nil {
-		err = b.flush(ctx)
+		err = b.flush()
+	}
+	close(b.full)
+	if failed := <-inserted; failed != nil {
+		return failed // which stopped produce
 	}
 	return err
 }
 
-// sqliteBatch inserts several rows by one statement.
-type sqliteBatch struct {
-	tx          *sql.Tx
-	head, tuple string
-	most, n     int
-	args        []any
-	full        *sql.Stmt
+// batches are rows on their way from who reads them to who inserts them. Their memory goes round.
+type batches struct {
+	mine    []any
+	full    chan []any
+	empty   chan []any
+	stopped chan struct{} // nobody takes them any more
 }
 
-func (b *sqliteBatch) put(ctx context.Context, row []any) error {
-	b.args = append(b.args, row...)
-	if b.n++; b.n < b.most {
-		return nil
+// newBatches makes batches of so many values.
+func newBatches(size int) *batches {
+	const ahead = 2
+	b := &batches{mine: make([]any, 0, size), full: make(chan []any, ahead), empty: make(chan []any, ahead+1), stopped: make(chan struct{})}
+	for range ahead {
+		b.empty <- make([]any, 0, size)
 	}
-	return b.flush(ctx)
+	return b
 }
 
-func (b *sqliteBatch) text() string { return b.head + b.tuple + strings.Repeat(","+b.tuple, b.n-1) }
-
-func (b *sqliteBatch) flush(ctx context.Context) (err error) {
-	switch {
-	case b.n == 0:
+func (b *batches) put(row []any) error {
+	b.mine = append(b.mine, row...)
+	if len(b.mine)+len(row) <= cap(b.mine) {
 		return nil
-	case b.n < b.most:
-		_, err = b.tx.ExecContext(ctx, b.text(), b.args...)
-	default:
-		if b.full == nil {
-			b.full, err = b.tx.PrepareContext(ctx, b.text())
+	}
+	return b.flush()
+}
+
+func (b *batches) flush() error {
+	if len(b.mine) == 0 {
+		return nil
+	}
+	select {
+	case b.full <- b.mine:
+	case <-b.stopped:
+		return errStopped
+	}
+	select {
+	case b.mine = <-b.empty:
+		return nil
+	case <-b.stopped:
+		return errStopped
+	}
+}
+
+// sqliteInserter inserts several rows by one statement.
+type sqliteInserter struct {
+	tx            *sql.Tx
+	head, tuple   string
+	columns, most int
+	full          *sql.Stmt
+}
+
+// insertAll inserts batches until there are no more, or until one cannot be inserted.
+func (in *sqliteInserter) insertAll(ctx context.Context, b *batches) error {
+	defer in.close()
+	for args := range b.full {
+		if err := in.insert(ctx, args); err != nil {
+			close(b.stopped)
+			return err
 		}
-		if err == nil {
-			_, err = b.full.ExecContext(ctx, b.args...)
+		clear(args)
+		b.empty <- args[:0]
+	}
+	return nil
+}
+
+func (in *sqliteInserter) insert(ctx context.Context, args []any) (err error) {
+	n := len(args) / in.columns
+	text := func() string { return in.head + in.tuple + strings.Repeat(","+in.tuple, n-1) }
+	if n < in.most {
+		_, err = in.tx.ExecContext(ctx, text(), args...)
+		return err
+	}
+	if in.full == nil {
+		if in.full, err = in.tx.PrepareContext(ctx, text()); err != nil {
+			return err
 		}
 	}
-	b.n, b.args = 0, b.args[:0]
+	_, err = in.full.ExecContext(ctx, args...)
 	return err
 }
 
-func (b *sqliteBatch) close() {
-	if b.full != nil {
-		_ = b.full.Close()
+func (in *sqliteInserter) close() {
+	if in.full != nil {
+		_ = in.full.Close()
 	}
 }
 
