@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"go/format"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -331,4 +332,31 @@ func TestLinks(t *testing.T) {
 		require.NoError(t, err)
 		assert.Empty(t, dead)
 	}
+}
+
+// A test that a page names is there: a promise without one is a sentence.
+func TestNamedTestsExist(t *testing.T) {
+	t.Parallel()
+	declared, named := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`), regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`")
+	there := map[string]bool{}
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range declared.FindAllSubmatch(text, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	}))
+	n := 0
+	for _, page := range append(docPages(t), "README.md", "CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
+			n++
+			assert.True(t, there[m[1]], "%s names %s, which is no test", page, m[1])
+		}
+	}
+	assert.NotZero(t, n)
 }

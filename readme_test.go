@@ -3,6 +3,9 @@ package tenement_test
 
 import (
 	"context"
+	"go/doc/comment"
+	"go/parser"
+	"go/token"
 	"io"
 	"maps"
 	"net"
@@ -48,6 +51,26 @@ func TestQuickStart(t *testing.T) {
 			servesNotes(t, program, database(t))
 		})
 	}
+}
+
+// The package documentation has the same program, for who reads nothing else.
+func TestPackageDocumentation(t *testing.T) {
+	t.Parallel()
+	file, err := parser.ParseFile(token.NewFileSet(), "doc.go", nil, parser.ParseComments|parser.PackageClauseOnly)
+	require.NoError(t, err)
+	var shown []string
+	for _, block := range new(comment.Parser).Parse(file.Doc.Text()).Content {
+		if code, isCode := block.(*comment.Code); isCode {
+			shown = append(shown, code.Text)
+		}
+	}
+	var files []string
+	for _, b := range blocksOf(t, "README.md") {
+		if b.File != "" {
+			files = append(files, b.Text)
+		}
+	}
+	assert.Equal(t, files, shown)
 }
 
 func servesNotes(t *testing.T, program, databaseURL string) {

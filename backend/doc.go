@@ -12,5 +12,6 @@
 //	ctx = backend.WithStore(ctx, thor)
 //	err = be.DB().QueryRowContext(ctx, "SELECT …").Scan(&v) // answered by thor's store
 //
-// Most applications never call this package beyond Open: package tenancy puts the route into the context.
+// SQL is that of the database, as it was written; a parameter is $1 in both. Most applications never call this package beyond
+// Open: package tenancy puts the route into the context.
 package backend

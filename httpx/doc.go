@@ -5,7 +5,8 @@
 //	http.ListenAndServe(addr, httpx.Middleware(app)(handler))
 //
 // Every handler inside then finds its tenant with tenancy.From, and app.DB() goes to that tenant's store. Which tenant a
-// request is meant for is told by a [Strategy]: its host (the default), a subdomain, a path prefix, a header, a cookie
+// request is meant for is told by a [Strategy]: its host (the default:
+// one of the domains that the tenant was registered with, whatever the port), a subdomain, a path prefix, a header, a cookie
 // or a function. A request that is not for a tenant in service never reaches the handler: it is refused (see [Outcome]).
 //
 // # What is believed

@@ -1,4 +1,4 @@
-// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, store, transfer, exec,
+// Package manage is the command line of an application with tenants: migrate, status, tenant, domain, store, place, transfer, exec,
 // sql and doctor, as a tree of commands that the application mounts in its own binary, where its migrations are.
 //
 // An application that has no command line of its own hands over its arguments, and an [Opener] that opens its tenants when

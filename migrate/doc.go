@@ -1,5 +1,27 @@
 // Package migrate keeps the shared store and every tenant's store at the migrations that a binary carries.
 //
+// A migration is a file as goose has it, such as migrations/00001_notes.sql:
+//
+//	-- +goose Up
+//	CREATE TABLE notes (text TEXT NOT NULL);
+//	-- +goose Down
+//	DROP TABLE notes;
+//
+// Where the two databases spell something differently, 00001_notes.sqlite.sql and 00001_notes.postgres.sql are one migration:
+// an ID that numbers itself is INTEGER PRIMARY KEY AUTOINCREMENT in the one, BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY
+// in the other. The binary has them in it:
+//
+//	//go:embed migrations
+//	var files embed.FS
+//
+//	migrations, err := fs.Sub(files, "migrations") // the files are at the root
+//	app, err := tenancy.Open(ctx, be, tenancy.Config{Tenant: []migrate.Source{{Name: "notes", FS: migrations}}})
+//	result, err := app.Migrator().Up(ctx, migrate.UpOptions{})
+//
+// Package tenancy makes the Migrator, as here; [New] is for programs that do without it.
+//
+// # Sets, sources and the ledger
+//
 // Migrations are goose files (and goose's Go migrations), in named sources. A source belongs to the shared set, to the
 // tenant set or to both. Every store has goose's own version table per source, so the plain goose command, pointed at a
 // store, agrees with this package, in both directions.

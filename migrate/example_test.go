@@ -75,6 +75,34 @@ func Example() {
 	// 2 current
 }
 
+// What the two databases spell differently has a file for each, of one version; what is the same in both has one file.
+func ExampleSource() {
+	ctx := context.Background()
+	be, closeAll := openExample(ctx) // SQLite
+	defer closeAll()
+
+	m, err := migrate.New(be, migrate.Config{Tenant: []migrate.Source{{Name: "notes", FS: fstest.MapFS{
+		"00001_notes.sqlite.sql":   file("CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL);"),
+		"00001_notes.postgres.sql": file("CREATE TABLE notes (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text TEXT NOT NULL);"),
+		"00002_tags.sql":           file("CREATE TABLE tags (note BIGINT NOT NULL REFERENCES notes (id), tag TEXT NOT NULL);"),
+	}}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	thor := backend.Route{Store: backend.MustParseStore("thor"), Owner: "thor"}
+	if err := m.Provision(ctx, thor); err != nil {
+		log.Fatal(err)
+	}
+	var id int
+	err = be.DB().QueryRowContext(backend.WithRoute(ctx, thor), "INSERT INTO notes (text) VALUES ($1) RETURNING id", "Hammer?").Scan(&id)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("note", id)
+	// Output:
+	// note 1
+}
+
 // A store that fails does not stop the others; the error says which, and where.
 func ExampleMigrator_Up() {
 	ctx := context.Background()

@@ -12,6 +12,19 @@
 //		return err
 //	})
 //
+// Package tenement, at the root of this module, has a whole program.
+//
+// # Migrations
+//
+// [Config].Shared and Tenant are goose migrations, as package migrate takes them. [App.Create] makes a tenant with all of them. What a
+// later version of the program adds is applied to the tenants that are there by
+//
+//	result, err := app.Migrator().Up(ctx, migrate.UpOptions{})
+//
+// which a program does when it starts, or a deployment before that (package manage has it as the command migrate). A tenant
+// that is behind is not entered until then, unless [Config].Behind says otherwise. In an empty database the registry and the
+// shared tables are made by [Open].
+//
 // # Who is meant
 //
 // A tenant's [ID] is for programs: whatever changes a tenant takes it, since it is never another tenant's. A slug is for
