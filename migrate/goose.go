@@ -12,6 +12,7 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // gooseRun applies and undoes the migrations of one source in one store, through goose. It uses one connection at a time.
@@ -72,7 +73,7 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 	case errors.Is(err, noNeed), errors.Is(err, errAlreadyRecorded):
 		return false, nil
 	}
-	failure = &StoreError{Source: g.src.name, Version: mig.version, File: mig.file, SQLState: sqlState(err), Err: err, noTx: !mig.tx}
+	failure = &StoreError{Source: g.src.name, Version: mig.version, File: mig.file, SQLState: sqltext.State(err), Err: err, noTx: !mig.tx}
 	var partial *goose.PartialError
 	if errors.As(err, &partial) {
 		failure.Err = partial.Err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/broken"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // lane is how text gets into the stores of one dialect so that ledger and store agree, for one run. It is safe for
@@ -73,7 +74,7 @@ failed_source = '', failed_version = 0, failed_state = '', failed_error = '';
 }
 
 func (*postgresLane) refused(err error) bool {
-	return sqlState(err) == notNullViolation
+	return sqltext.State(err) == notNullViolation
 }
 
 func (l *postgresLane) done(backend.Store, string, string) { l.async.Store(true) }

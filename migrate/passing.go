@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // passing reports whether a failure may be over when the same is tried again: somebody else held a lock, or the connection
@@ -23,7 +24,7 @@ func passing(err error, d dialect) bool {
 
 // locked reports whether a failure was for a lock that somebody else held.
 func locked(err error) bool {
-	switch sqlState(err) {
+	switch sqltext.State(err) {
 	case "55P03", // lock_not_available
 		"40P01", // deadlock_detected
 		"40001": // serialization_failure
@@ -44,7 +45,7 @@ func lost(err error, d dialect) bool {
 	if d.name != backend.Postgres || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
-	switch code := sqlState(err); {
+	switch code := sqltext.State(err); {
 	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "57P0"), // connection exceptions; shut down, crashed, not up yet
 		code == "53300": // too_many_connections
 		return true

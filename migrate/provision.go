@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // Provision makes the store that rt names, applies the tenant set to it and enters it into the ledger. Called again it
@@ -220,7 +221,7 @@ func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, f
 	script := backend.Script{Route: rt, Create: true, Head: head, SQL: text}
 	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout, Async: later})[0]
 	switch {
-	case err == nil, errors.Is(err, backend.ErrStoreExists), sqlState(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
+	case err == nil, errors.Is(err, backend.ErrStoreExists), sqltext.State(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
 		return true, head != "", err
 	}
 	// goose will say what is wrong, or that nothing is.

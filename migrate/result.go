@@ -77,15 +77,6 @@ func (e *StoreError) Error() string {
 // Unwrap returns the cause.
 func (e *StoreError) Unwrap() error { return e.Err }
 
-// sqlState returns the SQLSTATE of the database's error, whatever the driver.
-func sqlState(err error) string {
-	var withState interface{ SQLState() string }
-	if errors.As(err, &withState) {
-		return withState.SQLState()
-	}
-	return ""
-}
-
 // maxFailuresKept bounds the memory of a result. The ledger has the last failure of every store.
 const maxFailuresKept = 1000
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // One store, alone, through goose: claim it, ask what it has, work on it, and have the ledger know.
@@ -162,7 +163,7 @@ func (m *Migrator) enter(ctx context.Context, rt backend.Route, out *outcome) (d
 	return done, err
 }
 
-func storeFailure(err error) *StoreError { return &StoreError{SQLState: sqlState(err), Err: err} }
+func storeFailure(err error) *StoreError { return &StoreError{SQLState: sqltext.State(err), Err: err} }
 
 // insist is inStore, again at growing intervals while the store's tables are locked or its connection is lost.
 func (m *Migrator) insist(ctx context.Context, s *set, rt backend.Route, do work) (out *outcome, err error) {

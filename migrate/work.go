@@ -8,6 +8,7 @@ import (
 	"github.com/pressly/goose/v3/database"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // The kinds of work.
@@ -58,7 +59,7 @@ func (m *Migrator) record(src *series, upTo int64) work {
 	}
 	return work{do: func(ctx context.Context, w *workplace) (done []*migration, failure *StoreError) {
 		if err := m.recordIn(ctx, w, src, upTo); err != nil {
-			return nil, &StoreError{Source: src.name, SQLState: sqlState(err), Err: err}
+			return nil, &StoreError{Source: src.name, SQLState: sqltext.State(err), Err: err}
 		}
 		for _, mig := range src.migrations {
 			if mig.version <= upTo {
@@ -117,7 +118,7 @@ func (w *workplace) invalidIndexes(ctx context.Context) *StoreError {
 				continue
 			}
 			if err := invalidIndex(ctx, w.db, mig.indexes); err != nil {
-				return &StoreError{Source: src.name, Version: mig.version, File: mig.file, SQLState: sqlState(err), Err: err}
+				return &StoreError{Source: src.name, Version: mig.version, File: mig.file, SQLState: sqltext.State(err), Err: err}
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // atOnce is a change of one tenant by a single statement, outside of a transaction: one round trip, where a transaction
@@ -67,21 +68,21 @@ func (s *atOnce) row(ctx context.Context, q interface {
 // inTheWay reports whether a statement met what it must not: a row that is another's (23505), or a check of its own
 // (22012, a division by zero).
 func inTheWay(err error) bool {
-	var pe interface{ SQLState() string }
-	return errors.As(err, &pe) && (pe.SQLState() == "23505" || pe.SQLState() == "22012")
+	state := sqltext.State(err)
+	return state == "23505" || state == "22012"
 }
 
 // relaxed has the statement's commit not wait for the disk, which the commit of what comes after it does for both. Should
 // the server fail in between, neither was ever there.
 const relaxed = `pg_catalog.set_config('synchronous_commit', 'off', true)`
 
-// insert adds the parts that enter a new tenant (t), unless something of it is another's, with its domains (d). It returns
-// the condition under which all of that was done.
-func (s *atOnce) insert(t *Tenant, hosts []string) (entered string) {
-	id, slug, store := s.arg(string(t.ID)), s.arg(t.Slug), s.arg(t.Store.String())
+// insert adds the parts that enter a new tenant (t), unless something of it is another's, with its domains (d). Its ID and
+// store are expressions, of the rows from. It returns the condition under which all of that was done.
+func (s *atOnce) insert(t *Tenant, id, store, from string, hosts []string) (entered string) {
+	slug := s.arg(t.Slug)
 	s.with("t", `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at)
-		SELECT `+strings.Join([]string{id, slug, s.arg(t.Name), s.arg(string(t.Status)), s.arg(t.Reason), store, s.arg(string(t.Meta)), s.reg.now(), s.reg.now()}, ", ")+
-		` WHERE NOT EXISTS (`+takenBy(id, slug, store)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
+		SELECT `+strings.Join([]string{id, slug, s.arg(t.Name), s.arg(string(t.Status)), s.arg(t.Reason), store, s.arg(string(t.Meta)) + `::jsonb`, s.reg.now(), s.reg.now()}, ", ")+
+		from+` WHERE NOT EXISTS (`+takenBy(id, slug, store)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
 	return s.domains(hosts)
 }
 
@@ -95,7 +96,7 @@ func (a *App) claimAtOnce(ctx context.Context, h *held, p plan, args opArgs) (*r
 		return nil, err
 	}
 	s := &atOnce{reg: &a.reg}
-	entered := s.insert(t, p.domains)
+	entered := s.insert(t, s.arg(string(t.ID)), s.arg(t.Store.String()), "", p.domains)
 	s.with("o", `INSERT INTO tenement_operations (tenant, kind, step, args, started_at)
 		SELECT t.id, `+strings.Join([]string{s.arg(string(op.Kind)), s.arg(op.Step), s.arg(text), a.reg.now()}, ", ")+` FROM t RETURNING id, started_at`)
 	s.count(ctx, entered+` AND EXISTS (SELECT FROM o)`, newTouch(t.ID, p.event, t.Slug, ""), s.arg(string(t.ID)))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 	"github.com/tenement-go/tenement/migrate"
 )
 
@@ -52,8 +53,7 @@ type tables struct{ registry, others bool }
 func (r *registry) tables(ctx context.Context) (found tables, err error) {
 	query := `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'`
 	if r.d == backend.Postgres {
-		query = `SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid = ANY (ARRAY(
-			SELECT objid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'public'::regnamespace AND classid = 'pg_class'::regclass))`
+		query = `SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid = ANY (` + sqltext.InSchema("pg_class", "'public'::regnamespace") + `)`
 	}
 	rows, err := r.db.QueryContext(ctx, query)
 	if err != nil {

@@ -96,12 +96,9 @@ func (a *App) giveAtOnce(ctx context.Context, stamper backend.Stamper, p plan) (
 	// cost so much that the server plans the statement anew each time (choose_custom_plan in plancache.c).
 	s.with("s", `DELETE FROM tenement_spares WHERE ctid = (SELECT ctid FROM tenement_spares WHERE state = '`+spareReady+`' AND fingerprint = '`+
 		a.spares.fingerprint+`' AND `+stamper.OwnerSQL("id")+` = '`+spareStamp+`' || id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id`)
-	slug := s.arg(t.Slug)
-	s.with("t", `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, created_at, updated_at) SELECT s.id, `+strings.Join([]string{
-		slug, s.arg(t.Name), s.arg(string(t.Status)), s.arg(t.Reason), `s.id`, s.arg(string(t.Meta)) + `::jsonb`, a.reg.now(), a.reg.now(),
-	}, ", ")+` FROM s WHERE NOT EXISTS (`+takenBy(`s.id`, slug, `s.id`)+`) ON CONFLICT DO NOTHING RETURNING id, created_at, updated_at`)
+	entered := s.insert(t, `s.id`, `s.id`, ` FROM s`, p.domains)
 	s.with("l", a.migrator.EnterSQL(s.arg, `SELECT id, id FROM t`))
-	s.count(ctx, s.domains(p.domains), newTouch("", p.event, "", ""), `(SELECT id FROM t)`)
+	s.count(ctx, entered, newTouch("", p.event, "", ""), `(SELECT id FROM t)`)
 	var created, updated, stamped string
 	// All of it or nothing: without a revision it ends in a division by zero, which the outer side of the join is looked at for.
 	done, err := s.run(ctx, `SELECT made.one * (SELECT revision FROM r), t.id, t.created_at, t.updated_at, `+stamper.StampSQL("t.id", "t.id")+`::text

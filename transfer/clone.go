@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 )
@@ -99,8 +100,7 @@ func (c *cloning) fillStore(ctx context.Context, to backend.Route) error {
 		return err
 	case c.app.Backend().Dialect() == backend.Postgres:
 		err := c.onServer(ctx, to)
-		var coded interface{ SQLState() string }
-		if err == nil || !errors.As(err, &coded) || coded.SQLState() != "42501" {
+		if sqltext.State(err) != "42501" {
 			return err
 		}
 		// insufficient_privilege: each tenant has a role of its own.

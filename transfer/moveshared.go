@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -124,8 +125,7 @@ func (m *move) loadShared(ctx context.Context, here *snapshot) error {
 	l.leave = m.out()
 	l.shared = true
 	err := l.intoDB(m.target(ctx), m.to.Backend().Dialect(), m.to.Shared())
-	var coded interface{ SQLState() string }
-	if errors.As(err, &coded) && coded.SQLState() == "0A000" { // feature_not_supported: TRUNCATE of what is referred to
+	if sqltext.State(err) == "0A000" { // feature_not_supported: TRUNCATE of what is referred to
 		return fmt.Errorf("%w: they were changed in the source since tenants that refer to them were copied; remove what was copied "+
 			"(the target has no tenants yet), and begin anew: %w", ErrSharedDiffer, err)
 	}

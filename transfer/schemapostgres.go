@@ -8,15 +8,13 @@ import (
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
-// relationsHere are the OIDs of what is in the schema at hand, but for indexes. By the dependencies on the schema, which have
-// an index: pg_class has none that begins with the schema, and is looked through for all tenants' tables.
-const relationsHere = `ARRAY(SELECT d.objid FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass
-	AND d.refobjid = current_schema()::regnamespace AND d.classid = 'pg_class'::regclass)`
+// relationsHere are the OIDs of what is in the schema at hand, but for indexes.
+var relationsHere = sqltext.InSchema("pg_class", "current_schema()::regnamespace")
 
 // postgresSchema reads the tables of the schema that comes first in the path, but for those in leave. Partitions are part
 // of their parents; what is derived (views, materialized ones too) and what is elsewhere (foreign tables) is not moved.
 func postgresSchema(ctx context.Context, q querier, leave map[string]bool) (tables []Table, err error) {
-	const query = `SELECT c.oid, c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attgenerated <> '',
+	query := `SELECT c.oid, c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attgenerated <> '',
 			COALESCE(array_position(i.indkey::int2[], a.attnum), -1), c.relkind = 'p'
 		FROM pg_catalog.pg_class c
 		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

@@ -31,7 +31,7 @@ const allTables = "tenement: all"
 const slotLike = `database = current_database() AND slot_name ~ '^tenement_[a-z0-9_]*_[0-9a-f]{8}$'`
 
 // sharedSet selects the tables c of the shared store whose rows are the application's.
-const sharedSet = `c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
+var sharedSet = `c.oid = ANY (` + sqltext.InSchema("pg_class", "'public'::regnamespace") + `) AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
 	AND c.relname !~ '^(tenement|goose)_' AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')`
 
 // sharing is one call that sets up or undoes.
@@ -117,7 +117,7 @@ func (s *sharing) publish(ctx context.Context) ([]string, error) {
 	if err := s.home.QueryRowContext(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, publication).Scan(&there); err != nil {
 		return nil, err
 	}
-	more := slices.DeleteFunc(wanted, func(t string) bool { return slices.Contains(published, t) })
+	more := without(wanted, published)
 	statement := `CREATE PUBLICATION ` + publication + ` FOR TABLE ` + quoted(more) + ` WITH (publish_via_partition_root = true)`
 	if there {
 		statement = `ALTER PUBLICATION ` + publication + ` ADD TABLE ` + quoted(more)
@@ -215,7 +215,7 @@ func (s *sharing) dropSlot(ctx context.Context, name string) error {
 	defer cancel()
 	for {
 		_, err := s.home.ExecContext(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, name)
-		if code(err) != "55006" { // object_in_use
+		if sqltext.State(err) != "55006" { // object_in_use
 			return denied(err, "the log-in at home needs ALTER ROLE … REPLICATION")
 		}
 		select {
@@ -289,18 +289,9 @@ func quoted(tables []string) string {
 
 func table(name string) string { return "public." + sqltext.Quote(name) }
 
-// code returns the SQLSTATE of the server's error, or "".
-func code(err error) string {
-	var state interface{ SQLState() string }
-	if errors.As(err, &state) {
-		return state.SQLState()
-	}
-	return ""
-}
-
 // denied adds what to grant to the error of a statement that was not permitted.
 func denied(err error, remedy string) error {
-	if code(err) == "42501" {
+	if sqltext.State(err) == "42501" {
 		return fmt.Errorf("%s: %w", remedy, err)
 	}
 	return err

@@ -17,13 +17,9 @@ func (b *Backend) RowShares(ctx context.Context) ([]backend.RowShare, error) {
 	if b.Dialect() != backend.Postgres {
 		return nil, nil
 	}
-	s, err := b.sharing(backend.ShareOptions{})
+	s, at, err := b.look(ctx)
 	if err != nil {
 		return nil, err
-	}
-	at, err := s.look(ctx)
-	if err != nil {
-		return nil, shareFault(b.places[0].name, err)
 	}
 	if !at.on {
 		return nil, nil
@@ -51,7 +47,11 @@ type slot struct {
 	Lost   bool   `json:"lost"`
 }
 
-func (s *sharing) look(ctx context.Context) (at atHome, err error) {
+// look asks home.
+func (b *Backend) look(ctx context.Context) (s *sharing, at atHome, err error) {
+	if s, err = b.sharing(backend.ShareOptions{}); err != nil {
+		return nil, at, err
+	}
 	var published, unpublished, slots string
 	err = s.home.QueryRowContext(ctx, `SELECT current_database(), EXISTS (SELECT FROM pg_publication WHERE pubname = $1),
 		(SELECT coalesce(json_agg(tablename ORDER BY tablename), '[]') FROM pg_publication_tables WHERE pubname = $1 AND schemaname = 'public')::text,
@@ -61,10 +61,10 @@ func (s *sharing) look(ctx context.Context) (at atHome, err error) {
 		(SELECT coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'lost', coalesce(wal_status = 'lost', false), 'kept',
 			coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), -1))), '[]')
 			FROM pg_replication_slots WHERE `+slotLike+`)::text`, publication).Scan(&s.database, &at.on, &published, &unpublished, &slots)
-	if err != nil {
-		return at, err
+	if err == nil {
+		err = errors.Join(json.Unmarshal([]byte(published), &at.published), json.Unmarshal([]byte(unpublished), &at.unpublished), json.Unmarshal([]byte(slots), &at.slots))
 	}
-	return at, errors.Join(json.Unmarshal([]byte(published), &at.published), json.Unmarshal([]byte(unpublished), &at.unpublished), json.Unmarshal([]byte(slots), &at.slots))
+	return s, at, shareFault(b.places[0].name, err)
 }
 
 // share says how it stands with one place.
@@ -140,13 +140,9 @@ func (b *Backend) adviseShares(ctx context.Context) (advice []backend.Advice, er
 	if b.Dialect() != backend.Postgres || len(b.places) < 2 {
 		return nil, nil
 	}
-	s, err := b.sharing(backend.ShareOptions{})
+	s, at, err := b.look(ctx)
 	if err != nil {
 		return nil, err
-	}
-	at, err := s.look(ctx)
-	if err != nil {
-		return nil, shareFault(b.places[0].name, err)
 	}
 	say := func(format string, args ...any) {
 		advice = append(advice, backend.Advice{Text: fmt.Sprintf(format, args...)})

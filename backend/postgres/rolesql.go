@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // resetSQL returns the statement that gives a transaction of ours the log-in's rights.
@@ -65,9 +66,9 @@ func (r *roles) handOverSQL(s backend.Store) string {
 		return ""
 	}
 	name := r.name(s)
-	kinds := "select 'pg_catalog.pg_class'::pg_catalog.regclass as kind,c.oid from pg_catalog.pg_class c where c.oid=any(" + inSchema("pg_class", "n") + ") and c.relowner<>r and c.relkind in ('r','p','v','m','f','S')" +
+	kinds := "select 'pg_catalog.pg_class'::pg_catalog.regclass as kind,c.oid from pg_catalog.pg_class c where c.oid=any(" + sqltext.InSchema("pg_class", "n") + ") and c.relowner<>r and c.relkind in ('r','p','v','m','f','S')" +
 		" and not exists (select from pg_catalog.pg_depend d where d.classid='pg_catalog.pg_class'::pg_catalog.regclass and d.objid=c.oid and c.relkind='S' and d.deptype in ('a','i'))" +
-		" union all select 'pg_catalog.pg_type'::pg_catalog.regclass,t.oid from pg_catalog.pg_type t where t.oid=any(" + inSchema("pg_type", "n") + ") and t.typowner<>r" +
+		" union all select 'pg_catalog.pg_type'::pg_catalog.regclass,t.oid from pg_catalog.pg_type t where t.oid=any(" + sqltext.InSchema("pg_type", "n") + ") and t.typowner<>r" +
 		" and (t.typtype in ('d','e','r') or t.typtype='c' and (select c.relkind='c' from pg_catalog.pg_class c where c.oid=t.typrelid))"
 	for _, k := range []struct{ catalog, prefix string }{
 		{"pg_proc", "pro"},
@@ -80,7 +81,7 @@ func (r *roles) handOverSQL(s backend.Store) string {
 		{"pg_ts_dict", "dict"},
 		{"pg_ts_config", "cfg"},
 	} {
-		kinds += fmt.Sprintf(" union all select 'pg_catalog.%s'::pg_catalog.regclass,x.oid from pg_catalog.%[1]s x where x.oid=any(%s) and x.%sowner<>r", k.catalog, inSchema(k.catalog, "n"), k.prefix)
+		kinds += fmt.Sprintf(" union all select 'pg_catalog.%s'::pg_catalog.regclass,x.oid from pg_catalog.%[1]s x where x.oid=any(%s) and x.%sowner<>r", k.catalog, sqltext.InSchema(k.catalog, "n"), k.prefix)
 	}
 	return "do $do$ declare n oid:=" + literal(quote(s.String())) + "::pg_catalog.regnamespace::oid; r oid:=" + literal(quote(name)) + "::pg_catalog.regrole::oid; o record; begin " +
 		"for o in select i.type,i.identity from (" + kinds + ") x, pg_catalog.pg_identify_object(x.kind,x.oid,0) i " +
@@ -91,7 +92,7 @@ func (r *roles) handOverSQL(s backend.Store) string {
 
 // unreadable is a condition on a shared table c: it may not be read or referred to, and the log-in may say that it can be.
 func unreadable(reader string) string {
-	return "c.oid=any(" + inSchema("pg_class", "'public'::pg_catalog.regnamespace") + ") and c.relkind in ('r','p','v','m','f') and pg_catalog.pg_has_role(c.relowner,'usage')" +
+	return "c.oid=any(" + sqltext.InSchema("pg_class", "'public'::pg_catalog.regnamespace") + ") and c.relkind in ('r','p','v','m','f') and pg_catalog.pg_has_role(c.relowner,'usage')" +
 		" and not (pg_catalog.has_table_privilege(" + reader + ",c.oid,'select') and pg_catalog.has_table_privilege(" + reader + ",c.oid,'references'))"
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // A schema is a store when its comment begins with the stamp. The comment goes with the schema through dumps, restores
@@ -124,7 +125,7 @@ func (be *Backend) thin(ctx context.Context, rt backend.Route) error {
 		err := be.withConn(ctx, "drop", rt, func(c *pgx.Conn) error {
 			rows, _ := c.Query(ctx, "select quote_ident(n.nspname)||'.'||quote_ident(c.relname) "+
 				"from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid=c.relnamespace "+
-				"where n.nspname=$1 and c.oid=any("+inSchema("pg_class", "(select n.oid from pg_catalog.pg_namespace n where n.nspname=$1)")+") and c.relkind in ('r','p') and not c.relispartition limit $2",
+				"where n.nspname=$1 and c.oid=any("+sqltext.InSchema("pg_class", "(select n.oid from pg_catalog.pg_namespace n where n.nspname=$1)")+") and c.relkind in ('r','p') and not c.relispartition limit $2",
 				pgx.QueryExecModeExec, rt.Store.String(), lot)
 			var err error
 			names, err = pgx.CollectRows(rows, pgx.RowTo[string])
@@ -269,14 +270,6 @@ func (be *Backend) lend(ctx context.Context, op string, rt backend.Route, f func
 	return err
 }
 
-// inSchema are the OIDs of the rows of a catalog that are of a schema, but for what is another's part, such as indexes. They
-// are found by their dependency on the schema, which has an index: the catalogs have none that begins with the schema, and
-// would be looked through for all tenants.
-func inSchema(catalog, schema string) string {
-	return "array(select d.objid from pg_catalog.pg_depend d where d.refclassid='pg_catalog.pg_namespace'::pg_catalog.regclass" +
-		" and d.refobjid=" + schema + " and d.classid='pg_catalog." + catalog + "'::pg_catalog.regclass)"
-}
-
 // Stat describes one store; see [backend.Backend]. Bytes counts its tables with their indexes.
 func (be *Backend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {
 	info := backend.StoreInfo{Store: s}
@@ -284,7 +277,7 @@ func (be *Backend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo
 		var stamp string
 		err := c.QueryRow(ctx, "select coalesce(pg_catalog.obj_description(n.oid,'pg_namespace'),''),"+
 			"(select coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)),0)::int8 from pg_catalog.pg_class c "+
-			"where c.oid=any("+inSchema("pg_class", "n.oid")+") and c.relkind in ('r','m')) from pg_catalog.pg_namespace n where n.nspname=$1",
+			"where c.oid=any("+sqltext.InSchema("pg_class", "n.oid")+") and c.relkind in ('r','m')) from pg_catalog.pg_namespace n where n.nspname=$1",
 			be.queryMode(), s.String()).Scan(&stamp, &info.Bytes)
 		var stamped bool
 		if info.Owner, stamped = strings.CutPrefix(stamp, stampText); errors.Is(err, pgx.ErrNoRows) || err == nil && !stamped {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -29,38 +28,20 @@ func (b *Backend) CopyStore(ctx context.Context, from, to backend.Route) error {
 }
 
 func (b *Backend) createCopy(ctx context.Context, st *store, to backend.Route) error {
-	stamp, err := encodeStamp(to.Owner)
-	if err != nil {
+	return b.makeFile(ctx, to, func(temp string, stamp []byte) error {
+		if err := b.copyStore(ctx, st, temp); err != nil {
+			return err
+		}
+		return b.giveFile(ctx, temp, stamp)
+	})
+}
+
+// giveFile has a file that nobody has open carry an owner, and be on disk.
+func (b *Backend) giveFile(ctx context.Context, path string, stamp []byte) error {
+	if err := b.restamp(ctx, path, stamp); err != nil {
 		return err
 	}
-	unlock, err := b.lock(ctx, storeKey(to.Store))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	path := b.path(to.Store)
-	if err := absent(path); err != nil {
-		return err
-	}
-	temp := b.hidden(to.Store, tempExt)
-	err = b.copyStore(ctx, st, temp)
-	if err == nil {
-		err = b.restamp(ctx, temp, stamp)
-	}
-	if err == nil {
-		err = b.finishTemplate(ctx, temp)
-	}
-	if err == nil {
-		err = errors.Join(ctx.Err(), removeSideFiles(path))
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		b.clearBuild(temp)
-		return err
-	}
-	return syncDir(b.tenants())
+	return b.finishTemplate(ctx, path)
 }
 
 // restamp writes an owner into a file that nobody has open.

@@ -69,6 +69,23 @@ func (b *Backend) create(ctx context.Context, rt backend.Route, key string, buil
 
 // createFile makes a store of a template. fill, when it is given, changes the file before that gets the store's name.
 func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, build buildFunc, fill func(temp string) error) error {
+	return b.makeFile(ctx, rt, func(temp string, stamp []byte) error {
+		if err := b.plant(ctx, key, build, temp, stamp); err != nil || fill == nil {
+			return err
+		}
+		return fill(temp)
+	})
+}
+
+// makeFile is moveIn of a file that fill makes; nothing is left of it when that fails.
+func (b *Backend) makeFile(ctx context.Context, rt backend.Route, fill func(temp string, stamp []byte) error) error {
+	temp := b.hidden(rt.Store, tempExt)
+	return b.moveIn(ctx, rt, temp, func(stamp []byte) error { return fill(temp, stamp) }, b.clearBuild)
+}
+
+// moveIn gives a file the name of a store that is not there yet. ready has it carry the stamp and sees to it that it is on
+// disk, while the name is held; undo, when it is given, is called with the file when that or what comes after it fails.
+func (b *Backend) moveIn(ctx context.Context, rt backend.Route, file string, ready func(stamp []byte) error, undo func(file string)) error {
 	stamp, err := encodeStamp(rt.Owner)
 	if err != nil {
 		return err
@@ -82,23 +99,16 @@ func (b *Backend) createFile(ctx context.Context, rt backend.Route, key string, 
 	if err := absent(path); err != nil {
 		return err
 	}
-	temp := b.hidden(rt.Store, tempExt)
-	if err := b.plant(ctx, key, build, temp, stamp); err != nil {
-		b.clearBuild(temp)
-		return err
-	}
-	err = ctx.Err()
-	if err == nil && fill != nil {
-		err = fill(temp)
+	if err = ready(stamp); err == nil {
+		err = errors.Join(ctx.Err(), removeSideFiles(path))
 	}
 	if err == nil {
-		err = removeSideFiles(path)
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
+		err = os.Rename(file, path)
 	}
 	if err != nil {
-		b.clearBuild(temp)
+		if undo != nil {
+			undo(file)
+		}
 		return err
 	}
 	return syncDir(b.tenants())

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -46,46 +45,19 @@ func (b *Backend) Install(ctx context.Context, rt backend.Route, path string) er
 	if rt.IsZero() {
 		return &backend.Error{Op: "install", Err: backend.ErrNoTenant}
 	}
-	if err := b.install(ctx, rt, path); err != nil {
+	err := b.moveIn(ctx, rt, path, func(stamp []byte) error {
+		if _, err := ownerOf(ctx, path); err != nil {
+			return err
+		}
+		if err := b.fold(ctx, path); err != nil { // what is in a -wal of it is in the file then
+			return err
+		}
+		return b.giveFile(ctx, path, stamp)
+	}, nil)
+	if err != nil {
 		return &backend.Error{Op: "install", Store: rt.Store, Err: err}
 	}
 	return nil
-}
-
-func (b *Backend) install(ctx context.Context, rt backend.Route, path string) error {
-	stamp, err := encodeStamp(rt.Owner)
-	if err != nil {
-		return err
-	}
-	unlock, err := b.lock(ctx, storeKey(rt.Store))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	to := b.path(rt.Store)
-	if err := absent(to); err != nil {
-		return err
-	}
-	if _, err := ownerOf(ctx, path); err != nil {
-		return err
-	}
-	if err := b.fold(ctx, path); err != nil { // what is in a -wal of it is in the file then
-		return err
-	}
-	err = b.restamp(ctx, path, stamp)
-	if err == nil {
-		err = b.finishTemplate(ctx, path)
-	}
-	if err == nil {
-		err = errors.Join(ctx.Err(), removeSideFiles(to))
-	}
-	if err == nil {
-		err = os.Rename(path, to)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(b.tenants())
 }
 
 // FileOwner returns the owner that a file carries, which is no store's that is served: a copy, or one that was restored.

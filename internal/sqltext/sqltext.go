@@ -1,6 +1,8 @@
 // Package sqltext splits SQL into tokens and statements, as the servers' own scanners do. It is the only place of this
 // module that knows comments, quotes, dollar quotes and where a statement ends.
 //
+// Beside that it has the few pieces of SQL that several packages say alike.
+//
 // It knows no grammar. Whoever asks more of a text than its tokens errs on the safe side.
 package sqltext
 
