@@ -159,13 +159,24 @@ func (l *ledger) move(ctx context.Context, from, to string, stores []string) err
 }
 
 // Renamed moves the ledger's row of a store that was renamed. A row of the new name, left by a store that is gone, is
-// replaced. It does nothing when there is no row of the old name.
+// replaced. It does nothing when there is no row of the old name, nor when the stores are not as after that rename: there is none
+// of the new name, or one of the old. Somebody who was late, and finds what others did since, would take a row from its store.
 func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	if m.parts != nil {
 		return m.inLedgers(ctx, to, func(m *Migrator) error { return m.Renamed(ctx, from, to) })
 	}
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err
+	}
+	defer m.gate.forget(from)
+	defer m.gate.forget(to)
+	for _, s := range []backend.Store{from, to} {
+		switch _, err := m.be.Stat(ctx, s); {
+		case err != nil && !errors.Is(err, backend.ErrStoreMissing):
+			return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
+		case (err == nil) != (s == to):
+			return nil
+		}
 	}
 	tx, err := m.ledger.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -183,8 +194,6 @@ func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	if err != nil {
 		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
 	}
-	m.gate.forget(from)
-	m.gate.forget(to)
 	return nil
 }
 

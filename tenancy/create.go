@@ -40,11 +40,7 @@ func (a *App) createPlanned(ctx context.Context, p plan) (Tenant, error) {
 	case !errors.Is(err, errNoSpare):
 		return tenantOf(t), opError(string(p.kind()), p.slug, err)
 	}
-	id, err := newID()
-	if err != nil {
-		return Tenant{}, err
-	}
-	for {
+	for id := ID(""); ; {
 		t, err := a.create(Leave(ctx), id, p)
 		var other *unfinished
 		if errors.As(err, &other) {
@@ -58,14 +54,22 @@ func (a *App) createPlanned(ctx context.Context, p plan) (Tenant, error) {
 	}
 }
 
-// unfinished: the slug is that of a tenant whose creation is not over.
+// unfinished: the slug is that of a tenant whose creation is not over or, without an ID, it was and the tenant is gone.
 type unfinished struct{ id ID }
 
 func (e *unfinished) Error() string { return "tenant " + string(e.id) + " is being created" }
 
+// create makes a tenant with an ID of its own or goes on with the one that is given. That may be purged while its lock is
+// waited for, and then its ID is nobody's any more.
 func (a *App) create(ctx context.Context, id ID, p plan) (t Tenant, err error) {
+	again := id != ""
+	if !again {
+		if id, err = newID(); err != nil {
+			return Tenant{}, err
+		}
+	}
 	err = a.withTenant(ctx, "create", id, func(ctx context.Context, h *held) error {
-		r, err := a.claim(ctx, h, p)
+		r, err := a.claim(ctx, h, p, again)
 		if err != nil {
 			return err
 		}
@@ -89,23 +93,26 @@ func (a *App) createArgs(p plan) (args opArgs, live []string) {
 	return args, p.domains
 }
 
-// claim enters the tenant into the registry, or takes up one whose creation was not finished.
-func (a *App) claim(ctx context.Context, h *held, p plan) (r *run, err error) {
+// claim enters the tenant into the registry, unless it is there already, or takes up one whose creation was not finished.
+func (a *App) claim(ctx context.Context, h *held, p plan, again bool) (r *run, err error) {
 	args, live := a.createArgs(p)
-	if a.reg.d == backend.Postgres && len(args.Domains) == 0 && len(live) <= maxIn {
+	if !again && a.reg.d == backend.Postgres && len(args.Domains) == 0 && len(live) <= maxIn {
 		if r, err = a.claimAtOnce(ctx, h, p, args); err != nil || r != nil {
 			return r, err
 		}
 	}
 	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		r = &run{a: a, lock: h, known: true, fillStore: p.fill}
-		t, err := tx.insertTenant(ctx, h.id, p, args.Domains)
-		if err != nil {
-			return nil, err
+		var t *Tenant
+		var err error
+		if !again {
+			if t, err = tx.insertTenant(ctx, h.id, p, args.Domains); err != nil {
+				return nil, err
+			}
 		}
 		if t == nil {
 			r.resumed = true
-			if t, err = tx.reclaim(ctx, h.id, p); err != nil {
+			if t, err = tx.reclaim(ctx, h.id, p, again); err != nil {
 				return nil, err
 			}
 		}
@@ -184,12 +191,15 @@ func (tx *registryTx) insertTenant(ctx context.Context, id ID, p plan, pending [
 }
 
 // reclaim takes up the unfinished tenant of that slug, without its domains and its operation, or says what stands in
-// the way.
-func (tx *registryTx) reclaim(ctx context.Context, id ID, p plan) (*Tenant, error) {
+// the way. again says that it was there before.
+func (tx *registryTx) reclaim(ctx context.Context, id ID, p plan, again bool) (*Tenant, error) {
 	t, err := one(ctx, tx, selectBySlug, p.slug)
 	if errors.Is(err, ErrNotFound) {
 		if err := tx.conflict(ctx, id, p.slug, p.store, p.domains); err != nil {
 			return nil, err
+		}
+		if again {
+			return nil, &unfinished{}
 		}
 		return nil, errRetry // what was in the way is gone
 	}
@@ -200,7 +210,7 @@ func (tx *registryTx) reclaim(ctx context.Context, id ID, p plan) (*Tenant, erro
 		return nil, &ConflictError{Field: "slug", Value: p.slug, By: t.Slug}
 	case t.ID != id:
 		return nil, &unfinished{t.ID}
-	case p.store != t.Store && (p.named || t.Store.String() != string(t.ID)): // a spare is what it got the last time
+	case p.store != t.Store && (p.named || !t.ofSpare()): // a spare is what it got the last time
 		// The other store is this tenant's own and never was served; whoever finishes the creation removes it.
 		return nil, &ConflictError{Field: "slug", Value: p.slug, By: t.Slug}
 	}
@@ -227,7 +237,7 @@ var createSteps = []step{{name: "make", do: makeStore, commit: activate, atOnce:
 func makeStore(ctx context.Context, r *run) error {
 	ctx = backend.WithPlace(ctx, r.op.args.Place)
 	pristine := false
-	if r.op.args.Spare {
+	if r.t.ofSpare() {
 		var err error
 		if pristine, err = r.stampSpare(ctx); err != nil {
 			return err
@@ -257,6 +267,9 @@ func (r *run) clear(ctx context.Context) error {
 		return err
 	}
 	a.step("create: resumed")
+	if err := r.dropUnstamped(ctx); err != nil {
+		return err
+	}
 	aside, err := a.putAside(ctx, r.t.route())
 	switch {
 	case errors.Is(err, backend.ErrStoreMissing):

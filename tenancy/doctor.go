@@ -165,6 +165,8 @@ func examine(t *Tenant, op *Operation, info backend.StoreInfo, own string) (Find
 			f.Detail = fmt.Sprintf("its store %s is not there, and the store %s is its own by the stamp", t.Store, own)
 			f.Repair = "makes " + own + " its store"
 		}
+	case t.Status == Deleted && t.ofSpare() && info.Owner == spareOwner(t.ID):
+		return f, false // its creation failed before the spare was stamped; the purge removes it
 	case info.Owner != string(t.ID):
 		f.Code = FindingStoreForeign
 		f.Detail = fmt.Sprintf("its store %s was made for the tenant with the ID %s; its own ID is %s", t.Store, info.Owner, t.ID)

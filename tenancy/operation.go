@@ -48,7 +48,6 @@ type opArgs struct {
 	Seed json.RawMessage `json:"seed,omitempty"` // create: what OnCreate is to know
 	Hook bool            `json:"hook,omitempty"` // create: there is an OnCreate to be called
 
-	Spare   bool     `json:"spare,omitempty"`   // create: the store is a spare, to be stamped
 	Domains []string `json:"domains,omitempty"` // create: those that are pending, the first of them to be primary
 
 	Slug  string `json:"slug,omitempty"`  // rename: the new one

@@ -109,6 +109,9 @@ var purgeSteps = []step{
 		if err := r.lock.Check(ctx); err != nil {
 			return err
 		}
+		if err := r.dropUnstamped(ctx); err != nil {
+			return err
+		}
 		if err := r.a.be.Drop(ctx, r.t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 			return err
 		}

@@ -94,13 +94,6 @@ func (a *App) repairSpare(ctx context.Context, id ID) error {
 		if entered != nil {
 			return a.dropSpare(ctx, *entered)
 		}
-		rt, err := spareRoute(id)
-		if err != nil {
-			return err
-		}
-		if err := a.be.Drop(ctx, rt); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
-			return err
-		}
-		return nil
+		return a.dropSpareStore(ctx, id)
 	})
 }

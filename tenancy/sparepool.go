@@ -176,16 +176,16 @@ func (a *App) dropSpare(ctx context.Context, s Spare) error {
 		return err
 	}
 	a.step("spares: dropping")
-	rt, err := spareRoute(s.ID)
-	if err != nil {
-		return err
-	}
-	// What is there under the name and has another stamp is a customer's, whatever the registry says.
-	if err := a.be.Drop(ctx, rt); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+	if err := a.dropSpareStore(ctx, s.ID); err != nil {
 		return err
 	}
 	a.step("spares: dropped")
-	if err := a.migrator.Forget(ctx, rt.Store); err != nil {
+	if s.State != spareReady { // who was at it may have died
+		if err := a.tidy(ctx, s.store); err != nil {
+			return err
+		}
+	}
+	if err := a.migrator.Forget(ctx, s.store); err != nil {
 		return err
 	}
 	_, err = a.reg.db.ExecContext(ctx, `DELETE FROM tenement_spares WHERE id = $1 AND state = $2`, string(s.ID), spareDropping)

@@ -31,6 +31,31 @@ func spareRoute(id ID) (backend.Route, error) {
 	return backend.Route{Store: s, Owner: spareOwner(id)}, err
 }
 
+// ofSpare reports whether the tenant was given a spare. Until that is stamped it has the stamp of a spare, and is the tenant's
+// all the same: nobody else is ever given it.
+func (t *Tenant) ofSpare() bool { return t.Store.String() == string(t.ID) }
+
+// dropUnstamped removes the spare that a tenant was given and that was never stamped: nobody has written to it.
+func (r *run) dropUnstamped(ctx context.Context) error {
+	if !r.t.ofSpare() {
+		return nil
+	}
+	return r.a.dropSpareStore(ctx, r.t.ID)
+}
+
+// dropSpareStore removes the store of a spare. What is there under the name and has another stamp is a customer's, whatever the
+// registry says, and stays.
+func (a *App) dropSpareStore(ctx context.Context, id ID) error {
+	rt, err := spareRoute(id)
+	if err == nil {
+		err = a.be.Drop(ctx, rt)
+	}
+	if errors.Is(err, backend.ErrStoreMissing) {
+		err = nil
+	}
+	return err
+}
+
 // The states of a spare.
 const (
 	spareMaking   = "making"   // its store may be there, or a part of it
@@ -47,7 +72,6 @@ func (a *App) createFromSpare(ctx context.Context, p plan) (*Tenant, error) {
 		return nil, errNoSpare
 	}
 	args, live := a.createArgs(p)
-	args.Spare = true
 	if stamper, ok := a.be.(backend.Stamper); ok && !args.Hook && len(args.Domains) == 0 && len(live) <= maxIn {
 		return a.giveAtOnce(ctx, stamper, p)
 	}

@@ -369,3 +369,57 @@ func TestNoTenantStamps(t *testing.T) {
 	require.ErrorContains(t, err, "permission denied for function tenement_stamp")
 	requireHealthy(t, a)
 }
+
+// S84: a creation that ends between the claim of a spare and its stamp leaves a store that is still stamped as a spare. It is the
+// tenant's: made use of when the tenant is created again, and removed with it.
+func TestSpareClaimedAndNotStamped(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := openFilled(t, p.be, 4)
+		a.cfg.Hooks.OnCreate = fillOnCreate(a)
+		cut := func(slug string) Tenant {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			a.step = func(name string) {
+				if name == "create: claimed" {
+					cancel()
+				}
+			}
+			defer func() { a.step = func(string) {} }()
+			_, err := a.Create(ctx, Spec{Slug: slug})
+			require.ErrorIs(t, err, context.Canceled)
+			failed := *bySlug(t, a, slug)
+			require.Equal(t, Failed, failed.Status)
+			require.True(t, fromSpare(failed))
+			info, err := a.be.Stat(t.Context(), failed.Store)
+			require.NoError(t, err)
+			require.Equal(t, spareOwner(failed.ID), info.Owner)
+			return failed
+		}
+		failed := cut("thor")
+		thor, err := a.Create(t.Context(), Spec{Slug: "thor"})
+		require.NoError(t, err)
+		require.Equal(t, failed.ID, thor.ID)
+		require.Equal(t, failed.Store, thor.Store)
+
+		failed = cut("loki")
+		_, err = a.CreateBy(t.Context(), Spec{Slug: "loki"}, func(ctx context.Context, f Tenant) error { return a.Migrator().Provision(ctx, f.Route()) })
+		require.NoError(t, err)
+		require.Equal(t, failed.ID, bySlug(t, a, "loki").ID)
+
+		failed = cut("odin")
+		_, err = a.Delete(t.Context(), failed.ID)
+		require.NoError(t, err)
+		requireHealthy(t, a)
+		_, err = a.Restore(t.Context(), failed.ID)
+		require.NoError(t, err)
+		_, err = a.Delete(t.Context(), failed.ID)
+		require.NoError(t, err)
+		require.NoError(t, a.Purge(t.Context(), failed.ID))
+		_, err = a.be.Stat(t.Context(), failed.Store)
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		requireHealthy(t, a)
+		aside, err := a.AsideStores(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, aside)
+	})
+}

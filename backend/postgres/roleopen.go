@@ -7,9 +7,9 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // prepareRoles decides whose role does tenants' work, and makes it where that is wanted and possible.
@@ -49,7 +49,7 @@ func (be *Backend) prepareRoles(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return be.keepRole(ctx)
-	case be.cfg.TenantRole == roleAuto && ctx.Err() == nil && !connectionLost(err):
+	case be.cfg.TenantRole == roleAuto && mayNot(err):
 		r.mode = rolesOff
 		r.advice = append(r.advice, fmt.Sprintf("tenants' work is done with the rights of the log-in, so nothing but care keeps it from changing what is shared: %v", err))
 		be.cfg.Logger.WarnContext(ctx, "tenement: tenant roles are off", "reason", err)
@@ -58,11 +58,12 @@ func (be *Backend) prepareRoles(ctx context.Context) error {
 	return &backend.Error{Op: "open", Err: fmt.Errorf("tenant_role=%s: %w", be.cfg.TenantRole, err)}
 }
 
-// connectionLost reports whether the server did not answer, so that nothing is known.
-func connectionLost(err error) bool {
-	var pe *pgconn.PgError
+// mayNot reports whether it is for good that the role cannot be had: the log-in may not, or it is none to use. Whatever else
+// went wrong (a connection that was cut, a server that is full or shuts down, a timeout) says nothing of that, and who went on
+// without the role for it would leave the shared tables without their guard, and make stores that others refuse.
+func mayNot(err error) bool {
 	var refusal *roleRefusal
-	return !errors.As(err, &pe) && !errors.As(err, &refusal)
+	return errors.As(err, &refusal) || sqltext.State(err) == "42501" // insufficient_privilege
 }
 
 // roleRefusal says why a role cannot be used.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -256,4 +257,42 @@ func TestNoRole(t *testing.T) {
 		require.NoError(t, be.Close())
 	}
 	assert.Empty(t, log.String())
+}
+
+// A connection that is cut while the role is being made says nothing of what the log-in may: without the role shared tables
+// would have no guard, and stores that are made would be refused by everybody else.
+func TestRoleInterrupted(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Shared(t)
+	databaseURL := cluster.Database(t)
+	admin, err := pgx.Connect(t.Context(), cluster.AdminDatabaseURL(t, databaseURL))
+	require.NoError(t, err)
+	defer func() { _ = admin.Close(context.Background()) }()
+	tx, err := admin.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE pg_default_acl IN SHARE MODE`) // of this database only
+	require.NoError(t, err)
+
+	var log bytes.Buffer
+	opened := make(chan error, 1)
+	go func() {
+		be, err := postgres.Open(t.Context(), databaseURL, postgres.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err == nil {
+			err = be.Close()
+		}
+		opened <- err
+	}()
+	require.Eventually(t, func() bool {
+		var cut bool
+		err := tx.QueryRow(t.Context(), `SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_locks
+			WHERE relation = 'pg_default_acl'::regclass AND NOT granted`).Scan(&cut)
+		return assert.NoError(t, err) && cut
+	}, 30*time.Second, 10*time.Millisecond)
+	require.Error(t, <-opened)
+	assert.Empty(t, log.String())
+
+	require.NoError(t, tx.Rollback(t.Context()))
+	be := open(t, databaseURL, nil)
+	_, a := tenant(t, be, "a")
+	require.Equal(t, role(t, databaseURL), whoAmI(t, be, a))
 }
