@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tenement-go/tenement/backend/postgres"
 	"github.com/tenement-go/tenement/internal/chart"
@@ -100,7 +99,7 @@ type village struct {
 }
 
 func growth(ctx context.Context, e *env, s *scores) error {
-	if err := e.startCluster(ctx, "fsync=off", "full_page_writes=off", "shared_buffers=1GB", "max_locks_per_transaction=256"); err != nil {
+	if err := e.scaleCluster(ctx); err != nil {
 		return err
 	}
 	near, far := make([]*village, len(growthSizes)), make([]*village, len(growthSizes))
@@ -148,20 +147,9 @@ func (e *env) settle(ctx context.Context, n int) (near, far *village, err error)
 	if near, err = e.village(ctx, u); err != nil {
 		return nil, nil, err
 	}
-	near.tenants = make([]tenancy.ID, n)
-	g, inside := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for i := range n {
-		g.Go(func() error {
-			t, err := near.app.Create(inside, spec(i))
-			near.tenants[i] = t.ID
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	if err = near.populate(ctx, n); err != nil {
 		return nil, nil, err
 	}
-	near.made, near.version = n, new(1)
 	if err := fillSecured(ctx, near.pool, n); err != nil {
 		return nil, nil, err
 	}

@@ -125,7 +125,7 @@ func suitesOf(scale string) ([]suite, error) {
 	switch scale {
 	case "":
 		return slices.Concat(postgresReadSuites, postgresRandomSuites, postgresTripSuites,
-			sqliteSuites, resolverSuites, provisionSuites, spareSuites, transferSuites, fleetSuites, peerSuites, citusSuites), nil
+			sqliteSuites, resolverSuites, provisionSuites, spareSuites, transferSuites, fleetSuites, othersSuites(1000, 12), peerSuites, citusSuites), nil
 	case "10k":
 		return scaleSuites, nil
 	case "growth":

@@ -49,6 +49,7 @@ var scaleSuites = slices.Concat(
 	scalePoolerSuites,
 	scaleConnSuites,
 	scaleFileSuites,
+	othersSuites(10_000, 16),
 )
 
 // Parameters of our backend that the rows are about.
@@ -123,9 +124,14 @@ func (l scaleLoad) measure(ctx context.Context, e *env, s *scores) error {
 	return nil
 }
 
-// scaleFleet returns the fleet that all rows of the scale share, with so many stores. Making them waits for no disk.
+// scaleCluster starts the server of thousands of stores. Making them waits for no disk.
+func (e *env) scaleCluster(ctx context.Context) error {
+	return e.startCluster(ctx, "fsync=off", "full_page_writes=off", "shared_buffers=1GB")
+}
+
+// scaleFleet returns the fleet that all rows of the scale share, with so many stores.
 func (e *env) scaleFleet(ctx context.Context, stores int) (*fleet, error) {
-	if err := e.startCluster(ctx, "fsync=off", "full_page_writes=off", "shared_buffers=1GB"); err != nil {
+	if err := e.scaleCluster(ctx); err != nil {
 		return nil, err
 	}
 	return e.fleet(ctx, fleetKey{role: true}, stores)

@@ -29,13 +29,6 @@ done <<'INVARIANTS'
 check postgres
 stamp postgres sqlite
 ledger postgres sqlite
+queue sqlite
 INVARIANTS
-
-# Without the queue nothing is lost, writers only starve: that is for a test to see.
-if go test -C ../backend/sqlite -tags tenement_break_queue -run '^TestWritersAreServedInOrder$' . >"$bin/out" 2>&1; then
-	echo 'without queue: nothing was reported'
-	status=1
-else
-	echo "without queue: $(grep -m1 -E 'Error:' "$bin/out" | tr -s ' \t')"
-fi
 exit $status

