@@ -49,7 +49,7 @@ func (l *load) intoDB(ctx context.Context, d backend.Dialect, db *sql.DB) error 
 		if err != nil {
 			return err
 		}
-		w, err := openSQLiteWriter(ctx, tx, list, l.shared)
+		w, err := openSQLiteWriter(ctx, conn, tx, list, l.shared)
 		if err != nil {
 			return err
 		}
