@@ -121,15 +121,23 @@ func (c *company) inflict(ctx context.Context, f fault) error {
 	case faultCrash:
 		return errors.Join(c.st.cluster.Kill(ctx), c.st.cluster.Revive(ctx))
 	case faultMigrate, faultMigrKill:
-		return c.migrate(f)
+		return c.migrate(ctx, f)
 	case faultDisk:
 		return fillDisk(c.st.stores, time.Duration(200+f.arg%600)*time.Millisecond)
 	}
 	return nil
 }
 
-// migrate has three processes bring all stores to the next version at once.
-func (c *company) migrate(f fault) error {
+// migrate has three processes bring all stores to the next version at once. It begins when the fleet run before is over, as
+// deploys do: on a machine that is too slow for the schedule they would pile up, and all take longer and longer.
+func (c *company) migrate(ctx context.Context, f fault) error {
+	for _, p := range c.migrating {
+		select {
+		case <-p.done: // it ends itself, after migrationLimit at the latest
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	c.version = min(c.version+1, newest)
 	var both []*process
 	for range 3 {

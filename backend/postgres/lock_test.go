@@ -142,6 +142,57 @@ func TestLockBesideConcurrently(t *testing.T) {
 	assert.NoError(t, <-got)
 }
 
+// S81: nor does who holds one lock and waits for another, which two migrators may do at once, each with an index under way.
+// An index waits for the transactions that had a snapshot at one moment, and a question has one for microseconds: so what is
+// looked at is that no transaction in which something was asked goes on.
+func TestHolderBesideConcurrently(t *testing.T) {
+	t.Parallel()
+	for _, through := range []string{"direct", "pgbouncer"} {
+		t.Run(through, func(t *testing.T) {
+			t.Parallel()
+			databaseURL := pgtest.Shared(t).Database(t)
+			to, params := databaseURL, map[string]string{}
+			if through == "pgbouncer" {
+				to = pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{PoolSize: 8})
+				params["default_query_exec_mode"] = "exec"
+			}
+			one, two := open(t, to, params), open(t, to, params)
+			mine, err := one.Lock(t.Context(), "a")
+			require.NoError(t, err)
+			theirs, err := two.Lock(t.Context(), "b")
+			require.NoError(t, err)
+			admin, err := pgx.Connect(t.Context(), databaseURL)
+			require.NoError(t, err)
+			defer func() { _ = admin.Close(context.Background()) }()
+			transactions := func() (ids []string) {
+				rows, err := admin.Query(t.Context(), `SELECT DISTINCT v.virtualxid FROM pg_locks l JOIN pg_locks v USING (pid)
+					WHERE l.locktype = 'advisory' AND l.classid = 1953394288 AND v.locktype = 'virtualxid'
+					AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+				require.NoError(t, err)
+				ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
+				require.NoError(t, err)
+				return ids
+			}
+			before := transactions()
+			require.Len(t, before, 2)
+			ctx, cancel := context.WithCancel(t.Context())
+			waits := make(chan error, 1)
+			go func() { _, err := one.Lock(ctx, "b"); waits <- err }()
+			for range 10 {
+				require.NoError(t, mine.Check(t.Context()))
+				require.NoError(t, theirs.Check(t.Context()))
+				for _, id := range transactions() {
+					require.NotContains(t, before, id)
+				}
+			}
+			cancel()
+			require.ErrorIs(t, <-waits, context.Canceled)
+			mine.Unlock()
+			theirs.Unlock()
+		})
+	}
+}
+
 // S81: nor does who waits for a store that is in use, to drop it, keep an index of another store from being made.
 func TestDropBesideConcurrently(t *testing.T) {
 	t.Parallel()

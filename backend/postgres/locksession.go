@@ -65,8 +65,11 @@ func (l *locks) close() {
 // lockSession is a connection that holds locks. They are locks of the session, since some are given up while others are
 // held. A transaction is open for as long as there are any, so that a pooler leaves us the server connection: when its
 // client goes away inside of a transaction PgBouncer closes that, and the locks are gone (read in its
-// disconnect_client). One goroutine at a time speaks, so that nobody's context cuts a message off; what is asked meanwhile
-// goes into the next message together.
+// disconnect_client). It is another one after each message, and nothing was asked in it yet: CREATE INDEX CONCURRENTLY
+// waits until the transactions are over that had a snapshot when it looked (WaitForOlderSnapshots), also where they have
+// none any more. Two processes that each asked for a lock while their own index was made waited for each other's locks.
+// One goroutine at a time speaks, so that nobody's context cuts a message off; what is asked meanwhile goes into the next
+// message together.
 type lockSession struct {
 	be     *Backend
 	locks  *locks
@@ -244,9 +247,10 @@ func (s *lockSession) expire() {
 }
 
 const (
-	// The holders may be busy elsewhere for long.
-	lockBeginSQL = "begin isolation level read committed;set local statement_timeout=0;set local idle_in_transaction_session_timeout=0;"
-	lockEndSQL   = "select pg_catalog.pg_advisory_unlock_all();commit"
+	lockBeginSQL = "begin isolation level read committed;"
+	// The holders may be busy elsewhere for long. SET takes no snapshot (PlannedStmtRequiresSnapshot).
+	lockRestSQL = "commit and chain;set local statement_timeout=0;set local idle_in_transaction_session_timeout=0"
+	lockEndSQL  = "select pg_catalog.pg_advisory_unlock_all();commit"
 )
 
 // message sends what is asked in one message, and hands out the answers. No transaction is open after it when no lock is held.
@@ -269,9 +273,6 @@ func (s *lockSession) message(asks []*lockAsk) error {
 	var text strings.Builder
 	if !s.open {
 		text.WriteString(lockBeginSQL)
-		if s.be.roles.version >= 170000 {
-			text.WriteString("set local transaction_timeout=0;")
-		}
 	}
 	for _, a := range asks {
 		text.WriteString(a.sql())
@@ -282,6 +283,11 @@ func (s *lockSession) message(asks []*lockAsk) error {
 	last := held == 0 && !slices.ContainsFunc(asks, func(a *lockAsk) bool { return a.kind == askTry })
 	if last {
 		text.WriteString(lockEndSQL)
+	} else {
+		text.WriteString(lockRestSQL)
+		if s.be.roles.version >= 170000 {
+			text.WriteString(";set local transaction_timeout=0")
+		}
 	}
 	answers, err := s.exec(ctx, text.String(), last)
 	switch {
