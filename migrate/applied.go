@@ -175,7 +175,7 @@ func (m *Migrator) migrationsOf(at []AppliedSource) (todo []*migration, err erro
 
 // ProvisionAt is [Migrator.Provision] with the versions that another store had, rather than the newest. It returns what
 // CheckApplied does, before anything is made.
-func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []AppliedSource) error {
+func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []AppliedSource, o ProvisionOptions) error {
 	if _, err := m.migrationsOf(at); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []Appli
 	if err != nil {
 		return err
 	}
-	return m.provision(ctx, rt, todo, m.applyThese(todo))
+	return m.provision(ctx, rt, todo, m.applyThese(todo), o)
 }
 
 // applyThese is the work of applying some migrations, those of them that a store has not got.

@@ -24,12 +24,12 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 		return err
 	}
 	todo, _ := m.tenant.pending(state{}, limit{})
-	return m.provision(ctx, rt, todo, m.apply(limit{}))
+	return m.provision(ctx, rt, todo, m.apply(limit{}), ProvisionOptions{})
 }
 
 // provision makes the store with the migrations todo in it; rest is what applies those of them that a store lacks.
-func (m *Migrator) provision(ctx context.Context, rt backend.Route, todo []*migration, rest work) error {
-	made, err := m.provisionUnentered(ctx, rt, todo, rest, false)
+func (m *Migrator) provision(ctx context.Context, rt backend.Route, todo []*migration, rest work, o ProvisionOptions) error {
+	made, err := m.provisionUnentered(ctx, rt, todo, rest, o.Async)
 	if err != nil || made == nil {
 		return err
 	}
@@ -81,9 +81,9 @@ func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route, o P
 	return m.provisionUnentered(ctx, rt, todo, m.apply(limit{}), o.Async)
 }
 
-// ProvisionOptions are those of [Migrator.ProvisionUnentered].
+// ProvisionOptions are those of [Migrator.ProvisionUnentered] and [Migrator.ProvisionAt].
 type ProvisionOptions struct {
-	// Async is for those who commit that transaction next, in the same database, and do nothing in between that would be
+	// Async is for those who commit a transaction next, in the same database, and do nothing in between that would be
 	// missed: on Postgres one wait for the disk is then enough for both.
 	Async bool
 }

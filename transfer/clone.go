@@ -126,7 +126,7 @@ func (c *cloning) throughFile(ctx context.Context, to backend.Route, fresh bool)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if fresh {
-		if err := c.app.Migrator().ProvisionAt(ctx, to, c.sources); err != nil {
+		if err := c.app.Migrator().ProvisionAt(ctx, to, c.sources, beforeLoad); err != nil {
 			return err
 		}
 	}

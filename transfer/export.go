@@ -67,7 +67,7 @@ func export(ctx context.Context, app *tenancy.App, t tenancy.Tenant, path string
 func (w *fileWriter) write(ctx context.Context, s *snapshot, m *Manifest, told func(Progress)) error {
 	m.Sources, m.Tables, m.Sequences = s.sources, s.tables(), s.sequences()
 	m.name()
-	to := &sqliteWriter{tx: w.tx}
+	to := &sqliteWriter{conn: w.conn, tx: w.tx}
 	for i := range m.Tables {
 		t := &m.Tables[i]
 		name, columns, err := w.table(ctx, *t)

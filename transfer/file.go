@@ -33,6 +33,7 @@ const fileSchema = `
 type fileWriter struct {
 	path, temp string
 	db         *sql.DB
+	conn       *sql.Conn
 	tx         *sql.Tx
 	mark       string // where the seal is to be
 }
@@ -74,7 +75,10 @@ func createFile(ctx context.Context, path string) (w *fileWriter, err error) {
 		_, err = w.db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; %s", applicationID, Format, fileSchema))
 	}
 	if err == nil {
-		w.tx, err = w.db.BeginTx(ctx, nil)
+		w.conn, err = w.db.Conn(ctx)
+	}
+	if err == nil {
+		w.tx, err = w.conn.BeginTx(ctx, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, w.abandon())
@@ -84,14 +88,22 @@ func createFile(ctx context.Context, path string) (w *fileWriter, err error) {
 
 // abandon removes what was written.
 func (w *fileWriter) abandon() error {
-	var err error
 	if w.tx != nil {
 		_ = w.tx.Rollback()
 	}
-	if w.db != nil {
-		err = w.db.Close()
+	return errors.Join(w.close(), os.Remove(w.temp))
+}
+
+// close closes the database. It may be called more than once.
+func (w *fileWriter) close() (err error) {
+	if w.conn != nil {
+		err = w.conn.Close()
+		w.conn = nil
 	}
-	return errors.Join(err, os.Remove(w.temp))
+	if w.db != nil {
+		err = errors.Join(err, w.db.Close())
+	}
+	return err
 }
 
 // finish writes the manifest, and gives the file its name.
@@ -123,7 +135,7 @@ func (w *fileWriter) seal(ctx context.Context, m *Manifest) error {
 }
 
 func (w *fileWriter) publish() error {
-	if err := w.db.Close(); err != nil {
+	if err := w.close(); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(w.temp, os.O_RDWR, 0)

@@ -92,7 +92,7 @@ func (f *File) spec(opt ImportOptions) (tenancy.Spec, error) {
 
 // fill makes the store of rt and loads all of the file into it. ctx is in the tenant.
 func (f *File) fill(ctx context.Context, app *tenancy.App, rt backend.Route, opt ImportOptions) error {
-	if err := app.Migrator().ProvisionAt(ctx, rt, f.Manifest.Sources); err != nil {
+	if err := app.Migrator().ProvisionAt(ctx, rt, f.Manifest.Sources, beforeLoad); err != nil {
 		return err
 	}
 	if err := f.load(opt).into(tenancy.Leave(ctx), app.Backend(), rt); err != nil {

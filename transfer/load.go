@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // load is what is put into a store that its migrations have made.
@@ -14,6 +16,7 @@ type load struct {
 	from     reader
 	dialect  backend.Dialect // of what is read
 	leave    map[string]bool // tables that are left alone
+	later    bool            // on Postgres the commit does not wait for the disk
 	shared   bool            // it is the shared store, in which there are tables of the library's own
 	mappings []Mapping
 	told     func(Progress)
@@ -22,6 +25,10 @@ type load struct {
 	// that has loaded the rows: those that it sees are those that are committed, or none are.
 	arrived func(to reader, plans []*tablePlan) error
 }
+
+// beforeLoad are the terms on which a store is made that is loaded next: the commit of the load, in the same database, takes
+// the store along to the disk.
+var beforeLoad = migrate.ProvisionOptions{Async: true}
 
 // closer is a writer that has something to put back.
 type closer interface {
@@ -33,7 +40,7 @@ type closer interface {
 func (l *load) into(ctx context.Context, be backend.Backend, rt backend.Route) error {
 	db := be.Maintenance(rt)
 	defer db.Close()
-	return l.intoDB(ctx, be.Dialect(), db)
+	return l.intoDB(driver.OwnStatements(ctx), be.Dialect(), db)
 }
 
 func (l *load) intoDB(ctx context.Context, d backend.Dialect, db *sql.DB) error {
@@ -49,7 +56,7 @@ func (l *load) intoDB(ctx context.Context, d backend.Dialect, db *sql.DB) error 
 		if err != nil {
 			return err
 		}
-		w, err := openSQLiteWriter(ctx, tx, list, l.shared)
+		w, err := openSQLiteWriter(ctx, conn, tx, list, l.shared)
 		if err != nil {
 			return err
 		}
@@ -68,7 +75,11 @@ func (l *load) verify(to reader, plans []*tablePlan) error {
 }
 
 func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx) error {
-	if _, err := tx.ExecContext(ctx, textSettings); err != nil {
+	settings := textSettings
+	if l.later {
+		settings += `; SET LOCAL synchronous_commit = off`
+	}
+	if _, err := tx.ExecContext(ctx, settings); err != nil {
 		return err
 	}
 	list, err := postgresSchema(ctx, tx, l.leave)

@@ -153,7 +153,8 @@ func Move(ctx context.Context, from, to *tenancy.App, opt MoveOptions) (*MoveRes
 	}
 	defer lock.Unlock()
 	// What is done to the source is not fenced by the target's lock.
-	m.target = lock.Fence
+	m.lock, m.target = lock, lock.Fence
+	m.later = m.mayBeLater()
 	res, err := m.run(ctx)
 	if err != nil {
 		var many *MoveError
@@ -168,7 +169,9 @@ func Move(ctx context.Context, from, to *tenancy.App, opt MoveOptions) (*MoveRes
 type move struct {
 	from, to *tenancy.App
 	opt      MoveOptions
+	lock     backend.Lock // of the target
 	target   func(ctx context.Context) context.Context
+	later    bool // what is loaded need not be on disk before settle
 	started  time.Time
 	claims   claims
 
@@ -205,6 +208,9 @@ func (m *move) run(ctx context.Context) (*MoveResult, error) {
 		return nil, err
 	}
 	if err := m.removeGone(ctx); err != nil {
+		return nil, err
+	}
+	if err := m.settle(ctx); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(m.res.Tenants, func(a, b MovedTenant) int { return a.at - b.at })

@@ -113,6 +113,25 @@ func (c *claims) close(ctx context.Context) error {
 	return err
 }
 
+// mayBeLater reports whether the target is one server of Postgres: what the move loads need not wait for the disk one by one
+// then, see settle.
+func (m *move) mayBeLater() bool {
+	_, able := m.to.Backend().(backend.ScriptRunner)
+	return able && m.to.Backend().Dialect() == backend.Postgres && len(m.to.Places()) < 2
+}
+
+// settle makes durable what was loaded. Should the server have failed meanwhile, and forgotten some of it, then it has
+// lost the lock too, which is a session's: the move ends, and looks at all of it when it is gone on with.
+func (m *move) settle(ctx context.Context) error {
+	if !m.later {
+		return nil
+	}
+	if err := m.to.Backend().(backend.ScriptRunner).Flush(ctx); err != nil {
+		return err
+	}
+	return m.lock.Check(ctx)
+}
+
 // removeGone removes what was copied of tenants that were purged in the source since, and forgets the claims on those
 // that are in service.
 func (m *move) removeGone(ctx context.Context) error {

@@ -51,7 +51,7 @@ func (m *move) drop(ctx context.Context, rt backend.Route) error {
 
 // fill makes the store and loads what the snapshot has into it, and sees that it has arrived.
 func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backend.Route) (rows int64, err error) {
-	if err := m.to.Migrator().ProvisionAt(ctx, rt, s.sources); err != nil {
+	if err := m.to.Migrator().ProvisionAt(ctx, rt, s.sources, beforeLoad); err != nil {
 		return 0, err
 	}
 	m.tell(MoveEvent{Kind: MoveMade, Tenant: t})
@@ -68,7 +68,7 @@ func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backe
 func (m *move) loads(ctx context.Context, s *snapshot, t tenancy.Tenant, rows *int64) *load {
 	mappings := m.mappings(s.tables())
 	return &load{
-		from: s.reader, dialect: m.from.Backend().Dialect(), leave: leave(s.sources, m.opt.Without), mappings: mappings,
+		from: s.reader, later: m.later, dialect: m.from.Backend().Dialect(), leave: leave(s.sources, m.opt.Without), mappings: mappings,
 		told: func(p Progress) {
 			*rows += p.Rows
 			m.tell(MoveEvent{Kind: MoveTable, Tenant: t, Table: p.Table, Rows: p.Rows})

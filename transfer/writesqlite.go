@@ -3,7 +3,6 @@ package transfer
 import (
 	"context"
 	"database/sql"
-	"strings"
 
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
@@ -12,6 +11,7 @@ import (
 // triggers out of the way: a Maintenance handle's transaction enforces no keys, and has them checked before it commits;
 // triggers are dropped, and made again from their text, which SQLite keeps.
 type sqliteWriter struct {
+	conn     *sql.Conn // on which tx is
 	tx       *sql.Tx
 	triggers []string
 }
@@ -20,8 +20,8 @@ var _ writer = (*sqliteWriter)(nil)
 
 // openSQLiteWriter empties the tables of a store, and takes its triggers away. In the shared store, which is no Maintenance
 // handle's, foreign keys are put off to the commit.
-func openSQLiteWriter(ctx context.Context, tx *sql.Tx, list []Table, shared bool) (*sqliteWriter, error) {
-	w := &sqliteWriter{tx: tx}
+func openSQLiteWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table, shared bool) (*sqliteWriter, error) {
+	w := &sqliteWriter{conn: conn, tx: tx}
 	if shared {
 		if _, err := tx.ExecContext(ctx, `PRAGMA defer_foreign_keys = ON`); err != nil {
 			return nil, err
@@ -58,117 +58,6 @@ func (w *sqliteWriter) finish(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-const (
-	maxVariables = 32766 // of a statement, SQLite's own limit
-	maxBatch     = 64    // rows
-)
-
-// fill inserts rows while produce makes the next ones ready: what reads them and what writes them take about as long.
-func (w *sqliteWriter) fill(ctx context.Context, table string, columns []Column, produce func(put func(row []any) error) error) error {
-	in := &sqliteInserter{tx: w.tx, columns: len(columns), most: max(1, min(maxBatch, maxVariables/len(columns)))}
-	in.head = "INSERT INTO main." + sqltext.Quote(table) + " (" + quoted(columns, "") + ") VALUES "
-	in.tuple = "(?" + strings.Repeat(",?", len(columns)-1) + ")"
-	b := newBatches(in.most * len(columns))
-	inserted := make(chan error, 1)
-	go func() { inserted <- in.insertAll(ctx, b) }()
-	err := produce(b.put)
-	if err == nil {
-		err = b.flush()
-	}
-	close(b.full)
-	if failed := <-inserted; failed != nil {
-		return failed // which stopped produce
-	}
-	return err
-}
-
-// batches are rows on their way from who reads them to who inserts them. Their memory goes round.
-type batches struct {
-	mine    []any
-	full    chan []any
-	empty   chan []any
-	stopped chan struct{} // nobody takes them any more
-}
-
-// newBatches makes batches of so many values.
-func newBatches(size int) *batches {
-	const ahead = 2
-	b := &batches{mine: make([]any, 0, size), full: make(chan []any, ahead), empty: make(chan []any, ahead+1), stopped: make(chan struct{})}
-	for range ahead {
-		b.empty <- make([]any, 0, size)
-	}
-	return b
-}
-
-func (b *batches) put(row []any) error {
-	b.mine = append(b.mine, row...)
-	if len(b.mine)+len(row) <= cap(b.mine) {
-		return nil
-	}
-	return b.flush()
-}
-
-func (b *batches) flush() error {
-	if len(b.mine) == 0 {
-		return nil
-	}
-	select {
-	case b.full <- b.mine:
-	case <-b.stopped:
-		return errStopped
-	}
-	select {
-	case b.mine = <-b.empty:
-		return nil
-	case <-b.stopped:
-		return errStopped
-	}
-}
-
-// sqliteInserter inserts several rows by one statement.
-type sqliteInserter struct {
-	tx            *sql.Tx
-	head, tuple   string
-	columns, most int
-	full          *sql.Stmt
-}
-
-// insertAll inserts batches until there are no more, or until one cannot be inserted.
-func (in *sqliteInserter) insertAll(ctx context.Context, b *batches) error {
-	defer in.close()
-	for args := range b.full {
-		if err := in.insert(ctx, args); err != nil {
-			close(b.stopped)
-			return err
-		}
-		clear(args)
-		b.empty <- args[:0]
-	}
-	return nil
-}
-
-func (in *sqliteInserter) insert(ctx context.Context, args []any) (err error) {
-	n := len(args) / in.columns
-	text := func() string { return in.head + in.tuple + strings.Repeat(","+in.tuple, n-1) }
-	if n < in.most {
-		_, err = in.tx.ExecContext(ctx, text(), args...)
-		return err
-	}
-	if in.full == nil {
-		if in.full, err = in.tx.PrepareContext(ctx, text()); err != nil {
-			return err
-		}
-	}
-	_, err = in.full.ExecContext(ctx, args...)
-	return err
-}
-
-func (in *sqliteInserter) close() {
-	if in.full != nil {
-		_ = in.full.Close()
-	}
 }
 
 // sequence sets where AUTOINCREMENT goes on. A table without it has nowhere to keep that: SQLite itself gives out the

@@ -65,7 +65,7 @@ func TestNothingOfAnotherStore(t *testing.T) {
 
 		other := backend.Route{Store: thor.Store, Owner: "another"}
 		require.NoError(t, be.Drop(ctx, thor.Route()))
-		require.NoError(t, app.Migrator().ProvisionAt(ctx, other, nil))
+		require.NoError(t, app.Migrator().ProvisionAt(ctx, other, nil, migrate.ProvisionOptions{}))
 		db := be.DBFor(other)
 		_, err = db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS notes (text TEXT)")
 		require.NoError(t, err)
