@@ -351,3 +351,33 @@ func TestLocksLostTogether(t *testing.T) {
 	_, err = be.Lock(t.Context(), "1")
 	require.ErrorIs(t, err, backend.ErrClosed)
 }
+
+// S85: what the database sets for how long a session may be idle, or in a transaction, does not end a lock's.
+func TestLockOutlastsTimeouts(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"auto", "off"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			databaseURL := pgtest.Shared(t).Database(t)
+			admin, err := pgx.Connect(t.Context(), databaseURL)
+			require.NoError(t, err)
+			defer func() { _ = admin.Close(context.Background()) }()
+			settings := []string{"statement_timeout", "idle_in_transaction_session_timeout"}
+			if admin.PgConn().ParameterStatus("server_version") >= "17" {
+				settings = append(settings, "transaction_timeout")
+			}
+			database := pgx.Identifier{admin.Config().Database}.Sanitize()
+			for _, name := range settings {
+				_, err := admin.Exec(t.Context(), `ALTER DATABASE `+database+` SET `+name+` = '300ms'`)
+				require.NoError(t, err)
+			}
+			be := open(t, databaseURL, map[string]string{"tenant_role": role})
+			held, err := be.Lock(t.Context(), "a")
+			require.NoError(t, err)
+			_, err = admin.Exec(t.Context(), `SELECT pg_sleep(0.8)`) // for those to pass
+			require.NoError(t, err)
+			require.NoError(t, held.Check(t.Context()))
+			held.Unlock()
+		})
+	}
+}

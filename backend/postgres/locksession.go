@@ -285,7 +285,9 @@ func (s *lockSession) message(asks []*lockAsk) error {
 		text.WriteString(lockEndSQL)
 	} else {
 		text.WriteString(lockRestSQL)
-		if s.be.roles.version >= 170000 {
+		// Not be.roles.version, which is not asked for where roles are off.
+		var major int
+		if _, err := fmt.Sscanf(s.c.PgConn().ParameterStatus("server_version"), "%d", &major); err == nil && major >= 17 {
 			text.WriteString(";set local transaction_timeout=0")
 		}
 	}
