@@ -3,6 +3,7 @@ package tenancy
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/migrate"
@@ -143,7 +144,8 @@ type OpError struct {
 
 // Error names the operation, the tenant and the cause.
 func (e *OpError) Error() string {
-	return "tenement: " + e.Op + " tenant " + e.Slug + ": " + e.Err.Error()
+	what := "tenement: " + e.Op + " tenant " + e.Slug + ": "
+	return what + strings.TrimPrefix(e.Err.Error(), what) // a StatusError says it itself
 }
 
 // Unwrap returns the cause.

@@ -3,6 +3,7 @@ package tenancy
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -374,6 +375,7 @@ func TestStatusChanges(t *testing.T) {
 		require.ErrorIs(t, err, ErrStatus)
 		_, err = a.Rename(t.Context(), id(t, a, "thor"), "odin")
 		require.ErrorIs(t, err, ErrStatus)
+		require.Equal(t, 1, strings.Count(err.Error(), "rename tenant thor"), err)
 		_, err = a.Suspend(t.Context(), id(t, a, "nobody"), "")
 		require.ErrorIs(t, err, ErrNotFound)
 	})

@@ -97,8 +97,9 @@ func (t *Tenant) Route() backend.Route {
 	if t == nil {
 		return backend.Route{}
 	}
-	rt := t.latest().route()
-	rt.ReadOnly = t.latest().Status == ReadOnly
+	now := t.latest()
+	rt := now.route()
+	rt.ReadOnly = now.Status == ReadOnly
 	return rt
 }
 

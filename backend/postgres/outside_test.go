@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
@@ -118,4 +119,46 @@ func TestOutside(t *testing.T) {
 	require.Equal(t, 1, n)
 	require.NoError(t, be.Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM a.notes WHERE mark = 'half'`).Scan(&half))
 	require.Zero(t, half)
+}
+
+// S80: a load says that it runs the library's own statements, and is not looked at where the server's rights do. What a
+// tenant's trigger makes of them stays in the store all the same.
+func TestOutsideOfOwnStatements(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"auto", "each", "off"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": role})
+			_, err := be.Shared().ExecContext(t.Context(), `CREATE TABLE plans (name text)`)
+			require.NoError(t, err)
+			rt, _ := tenant(t, be, "a")
+			tenant(t, be, "b")
+			db := be.Maintenance(rt)
+			defer func() { _ = db.Close() }()
+			_, err = db.ExecContext(t.Context(), `CREATE FUNCTION elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$
+				BEGIN EXECUTE format('INSERT INTO %s VALUES (''x'')', NEW.mark); RETURN NULL; END $$;
+				CREATE TABLE targets (mark text); CREATE TABLE own (x text); CREATE TRIGGER t AFTER INSERT ON targets FOR EACH ROW EXECUTE FUNCTION elsewhere()`)
+			require.NoError(t, err)
+			load := func(into string) error {
+				ctx := driver.OwnStatements(t.Context())
+				tx, err := db.BeginTx(ctx, nil)
+				require.NoError(t, err)
+				defer func() { _ = tx.Rollback() }()
+				if _, err := tx.ExecContext(ctx, `INSERT INTO targets VALUES ($1)`, into); err != nil {
+					return err
+				}
+				return tx.Commit()
+			}
+			require.NoError(t, load("own"))
+			require.ErrorContains(t, load("public.plans"), "plans")
+			if role != "auto" { // one role has the rights of all tenants, as on a routed handle
+				require.Error(t, load("b.notes (mark)"))
+			}
+			var plans, notes, mine int
+			require.NoError(t, be.Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM plans`).Scan(&plans))
+			require.NoError(t, be.Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM b.notes`).Scan(&notes))
+			require.NoError(t, db.QueryRowContext(t.Context(), `SELECT count(*) FROM own`).Scan(&mine))
+			require.Equal(t, []int{0, 0, 1}, []int{plans, notes, mine})
+		})
+	}
 }
