@@ -63,7 +63,7 @@ SEED ?= 0
 
 .PHONY: storm
 storm: deps
-	mkdir -p storm/results && cd storm && go run . -seed $(SEED) -for 60s -ops 1700000 -tenants 200 -actors 150 -o results/storm.md
+	mkdir -p storm/results && cd storm && go run . -seed $(SEED) -for 60s -ops 5200000 -tenants 200 -actors 150 -o results/storm.md
 
 .PHONY: storm-short
 storm-short: deps

@@ -99,7 +99,7 @@ func parse(args []string, stderr io.Writer) (terms, error) {
 	flags.Uint64Var(&t.seed, "seed", 0, "of the schedule of faults (default: a random one)")
 	flags.DurationVar(&t.d, "for", t.d, "how long a storm is over each set-up, or a soak")
 	flags.StringVar(&t.on, "on", t.on, "the set-ups")
-	flags.IntVar(&t.ops, "ops", 0, "storm: go on until there were so many operations over each set-up")
+	flags.IntVar(&t.ops, "ops", 0, "storm: go on until there were so many operations, over all three set-ups")
 	flags.IntVar(&t.actors, "actors", 100, "storm: goroutines of each of the two processes")
 	flags.IntVar(&t.tenants, "tenants", t.tenants, "how many tenants there are, in a storm more or less")
 	flags.BoolVar(&t.errors, "errors", false, "storm: list the errors that operations returned, which are allowed")
