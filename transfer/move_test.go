@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 	"github.com/tenement-go/tenement/transfer"
@@ -247,6 +248,45 @@ func TestMoveFails(t *testing.T) {
 	_, err = transfer.Move(t.Context(), a.App, c.App, transfer.MoveOptions{Tenants: []tenancy.ID{was[0].ID}, NoShared: true})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"free", "gone"}, c.plans(t))
+}
+
+// What is loaded waits for the disk once, at the end: a server that failed before that may have forgotten some of it, and the
+// move ends, whatever it was at.
+func TestMoveServerFails(t *testing.T) {
+	t.Parallel()
+	pgtest.Shared(t) // or there is none
+	for _, after := range []int{1, 4} {
+		t.Run(fmt.Sprint(after), func(t *testing.T) {
+			t.Parallel()
+			server, err := pgtest.Start(t.Context())
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, server.Stop()) })
+			url, _, err := server.NewDatabase(t.Context())
+			require.NoError(t, err)
+			a := newPlace(t, backend.SQLite, blog, withPlans)
+			was := a.populate(t)
+			b := a.elsewhere(t, url, backend.Postgres)
+			done := 0
+			_, err = transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Parallel: 1, OnEvent: func(e transfer.MoveEvent) {
+				if e.Kind != transfer.MoveDone {
+					return
+				}
+				if done++; done == after {
+					assert.NoError(t, server.Kill(t.Context()))
+					assert.NoError(t, server.Revive(t.Context()))
+				}
+			}})
+			require.Error(t, err)
+			if after == len(was) {
+				require.ErrorIs(t, err, backend.ErrLockLost)
+			}
+			_, err = b.BySlug(t.Context(), "thor")
+			require.ErrorIs(t, err, tenancy.ErrNotFound, "nobody is served from the target yet")
+			_, err = transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Resume: true})
+			require.NoError(t, err)
+			requireMoved(t, a, b, was)
+		})
+	}
 }
 
 func same(res *transfer.MoveResult) (list []bool) {
