@@ -28,6 +28,9 @@ const (
 // Operation is something of several steps that is being done to a tenant. It is kept in the registry, with the step that
 // it reached: whoever runs an App over it goes on with an operation that nobody is at work on, so that one whose
 // process died is over within seconds.
+//
+// The same goes for one whose connection to the registry was lost: the call ends with an error for which errors.Is(err,
+// [backend.ErrLockLost]) holds, whatever it was at, and the operation is finished all the same. Ask [App.Operations] whether it is.
 type Operation struct {
 	ID      int64         `json:"id"`
 	Tenant  ID            `json:"tenant"`
