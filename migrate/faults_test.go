@@ -206,7 +206,9 @@ func TestCloseEndsLazyMigrations(t *testing.T) {
 		closing.Wait()
 		done := versions(t, be, route(0), "goose_db_version")
 		assert.Contains(t, []string{"0,1,2", "0,1,2,3"}, done, "2 was brought to its end")
-		require.Error(t, m.Ready(ctx, route(0)), "nothing is begun after Close")
+		if err := m.Ready(ctx, route(0)); done == "0,1,2" { // else 3 was begun before Close, and there is nothing to be done
+			require.Error(t, err, "nothing is begun after Close")
+		}
 		assert.Equal(t, done, versions(t, be, route(0), "goose_db_version"))
 	})
 }
