@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/pgtest"
@@ -274,6 +276,17 @@ func TestMoveServerFails(t *testing.T) {
 				if done++; done == after {
 					assert.NoError(t, server.Kill(t.Context()))
 					assert.NoError(t, server.Revive(t.Context()))
+					// No connection of the pool is one that was cut: what was loaded is not seen to be in danger by any other statement.
+					assert.Eventually(t, func() bool {
+						var g errgroup.Group
+						for range 8 {
+							g.Go(func() error {
+								_, err := b.Shared().ExecContext(t.Context(), `SELECT pg_sleep(0.05)`)
+								return err
+							})
+						}
+						return g.Wait() == nil
+					}, time.Minute, time.Millisecond)
 				}
 			}})
 			require.Error(t, err)
