@@ -120,8 +120,8 @@ func (v *village) populate(ctx context.Context, n int) error {
 }
 
 // paced has an operation done so many times a second, if that is possible.
-func (e *env) paced(op operation) operation {
-	tick := time.NewTicker(time.Second / othersPace)
+func (e *env) paced(perSecond int, op operation) operation {
+	tick := time.NewTicker(time.Second / time.Duration(perSecond))
 	e.cleanup(tick.Stop)
 	return func(ctx context.Context) error {
 		<-tick.C
@@ -130,7 +130,7 @@ func (e *env) paced(op operation) operation {
 }
 
 func besideSignUps(_ context.Context, e *env, v *village) (operation, error) {
-	return e.paced(v.creator(nil)), nil
+	return e.paced(othersPace, v.creator(nil)), nil
 }
 
 // besidePurges purges tenants that were deleted a while ago, so that a purge has nobody to wait for.
@@ -148,7 +148,7 @@ func besidePurges(ctx context.Context, e *env, v *village) (operation, error) {
 		}
 		victims <- t.ID
 	}
-	return e.paced(func(ctx context.Context) error {
+	return e.paced(othersPace, func(ctx context.Context) error {
 		select {
 		case id := <-victims:
 			return v.app.Purge(ctx, id)

@@ -126,7 +126,7 @@ func (l scaleLoad) measure(ctx context.Context, e *env, s *scores) error {
 
 // scaleCluster starts the server of thousands of stores. Making them waits for no disk.
 func (e *env) scaleCluster(ctx context.Context) error {
-	return e.startCluster(ctx, "fsync=off", "full_page_writes=off", "shared_buffers=1GB")
+	return e.startCluster(ctx, "fsync=off", "full_page_writes=off", "shared_buffers=1GB", "max_locks_per_transaction=256")
 }
 
 // scaleFleet returns the fleet that all rows of the scale share, with so many stores.

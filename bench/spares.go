@@ -154,12 +154,7 @@ func readsBesideSignUps(ctx context.Context, e *env, s *scores) error {
 			}
 		}}
 		if way.busy {
-			create, tick := signUp(app), time.NewTicker(time.Second/20)
-			e.cleanup(tick.Stop)
-			c.beside = func(ctx context.Context) error {
-				<-tick.C
-				return create(ctx)
-			}
+			c.beside = e.paced(20, signUp(app))
 		}
 		contenders = append(contenders, c)
 	}

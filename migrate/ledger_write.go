@@ -171,10 +171,10 @@ func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	defer m.gate.forget(from)
 	defer m.gate.forget(to)
 	for _, s := range []backend.Store{from, to} {
-		switch _, err := m.be.Stat(ctx, s); {
-		case err != nil && !errors.Is(err, backend.ErrStoreMissing):
+		switch there, err := m.there(ctx, s); {
+		case err != nil:
 			return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
-		case (err == nil) != (s == to):
+		case there != (s == to):
 			return nil
 		}
 	}
@@ -197,6 +197,15 @@ func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	return nil
 }
 
+// there reports whether a store is there.
+func (m *Migrator) there(ctx context.Context, s backend.Store) (bool, error) {
+	_, err := m.be.Stat(ctx, s)
+	if errors.Is(err, backend.ErrStoreMissing) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Forget removes the ledger's row of a store that was dropped. It does nothing when there is none, and when there is a
 // store of that name: then the row is that store's, though it may have been made after the one that is meant was dropped.
 func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
@@ -210,11 +219,11 @@ func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
 	if err != nil || e == nil {
 		return err
 	}
-	switch _, err := m.be.Stat(ctx, s); {
-	case err == nil:
-		return nil
-	case !errors.Is(err, backend.ErrStoreMissing):
+	switch there, err := m.there(ctx, s); {
+	case err != nil:
 		return fmt.Errorf("tenement: migrate: removing from the ledger: %w", err)
+	case there:
+		return nil
 	}
 	// The row of a store that was made since is another one.
 	if err := m.ledger.remove(ctx, backend.Route{Store: s, Owner: e.owner}, e.fingerprint); err != nil {

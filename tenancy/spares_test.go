@@ -40,7 +40,18 @@ func usable(t *testing.T, a *App) (n int) {
 }
 
 // fromSpare reports whether a tenant was made of a spare.
-func fromSpare(t Tenant) bool { return t.Store.String() == string(t.ID) }
+func fromSpare(t Tenant) bool { return t.ofSpare() }
+
+// requirePurged deletes and purges a tenant that was made of a spare, and looks for what is left.
+func requirePurged(t *testing.T, a *App, of Tenant) {
+	t.Helper()
+	_, err := a.Delete(t.Context(), of.ID)
+	require.NoError(t, err)
+	require.NoError(t, a.Purge(t.Context(), of.ID))
+	_, err = a.be.Stat(t.Context(), of.Store)
+	require.ErrorIs(t, err, backend.ErrStoreMissing)
+	requireHealthy(t, a)
+}
 
 // A tenant that is made of a spare is like any other: served, entered into the ledger, renamed without its store, deleted and
 // purged. The doctor has nothing to say about spares, and no status counts them.
@@ -85,12 +96,7 @@ func TestCreateFromSpare(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, fromSpare(thor))
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, thor)))
-		_, err = a.Delete(t.Context(), thor.ID)
-		require.NoError(t, err)
-		require.NoError(t, a.Purge(t.Context(), thor.ID))
-		_, err = a.be.Stat(t.Context(), thor.Store)
-		require.ErrorIs(t, err, backend.ErrStoreMissing)
-		requireHealthy(t, a)
+		requirePurged(t, a, thor)
 	})
 }
 
@@ -412,12 +418,7 @@ func TestSpareClaimedAndNotStamped(t *testing.T) {
 		requireHealthy(t, a)
 		_, err = a.Restore(t.Context(), failed.ID)
 		require.NoError(t, err)
-		_, err = a.Delete(t.Context(), failed.ID)
-		require.NoError(t, err)
-		require.NoError(t, a.Purge(t.Context(), failed.ID))
-		_, err = a.be.Stat(t.Context(), failed.Store)
-		require.ErrorIs(t, err, backend.ErrStoreMissing)
-		requireHealthy(t, a)
+		requirePurged(t, a, failed)
 		aside, err := a.AsideStores(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, aside)

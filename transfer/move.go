@@ -153,7 +153,7 @@ func Move(ctx context.Context, from, to *tenancy.App, opt MoveOptions) (*MoveRes
 	}
 	defer lock.Unlock()
 	// What is done to the source is not fenced by the target's lock.
-	m.lock, m.target = lock, lock.Fence
+	m.lock = lock
 	m.later = m.mayBeLater()
 	res, err := m.run(ctx)
 	if err != nil {
@@ -169,9 +169,8 @@ func Move(ctx context.Context, from, to *tenancy.App, opt MoveOptions) (*MoveRes
 type move struct {
 	from, to *tenancy.App
 	opt      MoveOptions
-	lock     backend.Lock // of the target
-	target   func(ctx context.Context) context.Context
-	later    bool // what is loaded need not be on disk before settle
+	lock     backend.Lock         // of the target
+	later    backend.ScriptRunner // has settle make durable what is loaded; nil: each commit waits for the disk
 	started  time.Time
 	claims   claims
 
@@ -269,7 +268,7 @@ func (m *move) begin(ctx context.Context) (todo []tenancy.Tenant, err error) {
 		return nil, ErrSamePlace
 	}
 	m.claims.db = m.to.Shared()
-	unfinished, err := m.claims.open(m.target(ctx))
+	unfinished, err := m.claims.open(m.lock.Fence(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -297,7 +296,7 @@ func (m *move) finish(ctx context.Context, todo []tenancy.Tenant) error {
 	if err := m.sharedStill(ctx); err != nil {
 		return err
 	}
-	if err := m.to.Enroll(m.target(ctx), m.from, ids); err != nil {
+	if err := m.to.Enroll(m.lock.Fence(ctx), m.from, ids); err != nil {
 		return err
 	}
 	m.res.InService = true
@@ -315,7 +314,7 @@ func (m *move) one(ctx, whole context.Context, at int, t tenancy.Tenant) error {
 	frozen := false
 	err := m.from.Freeze(ctx, t.ID, "it is being copied", func(inside context.Context, now tenancy.Tenant) (err error) {
 		done.Tenant, frozen = now, now.Status == tenancy.Active
-		done.Rows, done.Same, err = m.copy(m.target(ctx), inside, now)
+		done.Rows, done.Same, err = m.copy(m.lock.Fence(ctx), inside, now)
 		return err
 	})
 	if frozen {

@@ -113,20 +113,22 @@ func (c *claims) close(ctx context.Context) error {
 	return err
 }
 
-// mayBeLater reports whether the target is one server of Postgres: what the move loads need not wait for the disk one by one
+// mayBeLater returns the target when it is one server of Postgres: what the move loads need not wait for the disk one by one
 // then, see settle.
-func (m *move) mayBeLater() bool {
-	_, able := m.to.Backend().(backend.ScriptRunner)
-	return able && m.to.Backend().Dialect() == backend.Postgres && len(m.to.Places()) < 2
+func (m *move) mayBeLater() backend.ScriptRunner {
+	if runner, able := m.to.Backend().(backend.ScriptRunner); able && m.to.Backend().Dialect() == backend.Postgres && len(m.to.Places()) < 2 {
+		return runner
+	}
+	return nil
 }
 
 // settle makes durable what was loaded. Should the server have failed meanwhile, and forgotten some of it, then it has
 // lost the lock too, which is a session's: the move ends, and looks at all of it when it is gone on with.
 func (m *move) settle(ctx context.Context) error {
-	if !m.later {
+	if m.later == nil {
 		return nil
 	}
-	if err := m.to.Backend().(backend.ScriptRunner).Flush(ctx); err != nil {
+	if err := m.later.Flush(ctx); err != nil {
 		return err
 	}
 	return m.lock.Check(ctx)
@@ -150,7 +152,7 @@ func (m *move) removeGone(ctx context.Context) error {
 			} else if !errors.Is(err, tenancy.ErrNotFound) {
 				return err
 			}
-			if err := m.drop(m.target(ctx), backend.Route{Store: store, Owner: string(id)}); err != nil {
+			if err := m.drop(m.lock.Fence(ctx), backend.Route{Store: store, Owner: string(id)}); err != nil {
 				return fmt.Errorf("remove what was copied of a tenant that is gone: %w", err)
 			}
 		}

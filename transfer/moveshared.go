@@ -121,10 +121,10 @@ func notOwn(tables []Table, series []Sequence) ([]Table, []Sequence) {
 // when they are changed between two runs of one move.
 func (m *move) loadShared(ctx context.Context, here *snapshot) error {
 	var rows int64
-	l := m.loads(m.target(ctx), here, tenancy.Tenant{}, &rows)
+	l := m.loads(m.lock.Fence(ctx), here, tenancy.Tenant{}, &rows)
 	l.leave = m.out()
 	l.shared = true
-	err := l.intoDB(m.target(ctx), m.to.Backend().Dialect(), m.to.Shared())
+	err := l.intoDB(m.lock.Fence(ctx), m.to.Backend().Dialect(), m.to.Shared())
 	if sqltext.State(err) == "0A000" { // feature_not_supported: TRUNCATE of what is referred to
 		return fmt.Errorf("%w: they were changed in the source since tenants that refer to them were copied; remove what was copied "+
 			"(the target has no tenants yet), and begin anew: %w", ErrSharedDiffer, err)

@@ -68,7 +68,7 @@ func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backe
 func (m *move) loads(ctx context.Context, s *snapshot, t tenancy.Tenant, rows *int64) *load {
 	mappings := m.mappings(s.tables())
 	return &load{
-		from: s.reader, later: m.later, dialect: m.from.Backend().Dialect(), leave: leave(s.sources, m.opt.Without), mappings: mappings,
+		from: s.reader, later: m.later != nil, dialect: m.from.Backend().Dialect(), leave: leave(s.sources, m.opt.Without), mappings: mappings,
 		told: func(p Progress) {
 			*rows += p.Rows
 			m.tell(MoveEvent{Kind: MoveTable, Tenant: t, Table: p.Table, Rows: p.Rows})

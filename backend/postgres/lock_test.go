@@ -46,23 +46,29 @@ func TestLocks(t *testing.T) {
 	again.Unlock()
 }
 
+// twoThrough opens a database as two processes do, directly or through a pooler, and connects to it directly.
+func twoThrough(t *testing.T, through string) (one, two *postgres.Backend, admin *pgx.Conn) {
+	t.Helper()
+	databaseURL := pgtest.Shared(t).Database(t)
+	to, params := databaseURL, map[string]string{}
+	if through == "pgbouncer" {
+		to = pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{PoolSize: 8})
+		params["default_query_exec_mode"] = "exec"
+	}
+	one, two = open(t, to, params), open(t, to, params)
+	admin, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	return one, two, admin
+}
+
 // S85: a holder whose connection was lost changes nothing any more, whoever has the lock by then, and is told.
 func TestLockLost(t *testing.T) {
 	t.Parallel()
 	for _, through := range []string{"direct", "pgbouncer"} {
 		t.Run(through, func(t *testing.T) {
 			t.Parallel()
-			databaseURL := pgtest.Shared(t).Database(t)
-			to := databaseURL
-			params := map[string]string{}
-			if through == "pgbouncer" {
-				to = pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{PoolSize: 8})
-				params["default_query_exec_mode"] = "exec"
-			}
-			one, two := open(t, to, params), open(t, to, params)
-			admin, err := pgx.Connect(t.Context(), databaseURL)
-			require.NoError(t, err)
-			defer func() { _ = admin.Close(context.Background()) }()
+			one, two, admin := twoThrough(t, through)
 			lose := func() {
 				t.Helper()
 				var n int
@@ -104,7 +110,7 @@ func TestLockLost(t *testing.T) {
 			require.NoError(t, err)
 			dropped := make(chan error, 1)
 			go func() { dropped <- one.Drop(held.Fence(t.Context()), rt) }()
-			require.NoError(t, waiting(t.Context(), databaseURL, 1))
+			require.NoError(t, waiting(t.Context(), admin.Config().ConnString(), 1))
 			lose()
 			require.NoError(t, tx.Commit())
 			require.ErrorIs(t, <-dropped, backend.ErrLockLost)
@@ -150,20 +156,11 @@ func TestHolderBesideConcurrently(t *testing.T) {
 	for _, through := range []string{"direct", "pgbouncer"} {
 		t.Run(through, func(t *testing.T) {
 			t.Parallel()
-			databaseURL := pgtest.Shared(t).Database(t)
-			to, params := databaseURL, map[string]string{}
-			if through == "pgbouncer" {
-				to = pgtest.Bouncer(t, databaseURL, pgtest.BouncerConfig{PoolSize: 8})
-				params["default_query_exec_mode"] = "exec"
-			}
-			one, two := open(t, to, params), open(t, to, params)
+			one, two, admin := twoThrough(t, through)
 			mine, err := one.Lock(t.Context(), "a")
 			require.NoError(t, err)
 			theirs, err := two.Lock(t.Context(), "b")
 			require.NoError(t, err)
-			admin, err := pgx.Connect(t.Context(), databaseURL)
-			require.NoError(t, err)
-			defer func() { _ = admin.Close(context.Background()) }()
 			transactions := func() (ids []string) {
 				rows, err := admin.Query(t.Context(), `SELECT DISTINCT v.virtualxid FROM pg_locks l JOIN pg_locks v USING (pid)
 					WHERE l.locktype = 'advisory' AND l.classid = 1953394288 AND v.locktype = 'virtualxid'

@@ -79,6 +79,7 @@ type lockSession struct {
 	worked atomic.Bool   // it has answered
 
 	c    *pgx.Conn // the speaker's, as is what follows
+	rest string    // what ends a message after which there are locks
 	open bool      // the transaction is
 
 	// The rest is guarded by locks.mu.
@@ -268,7 +269,12 @@ func (s *lockSession) message(asks []*lockAsk) error {
 		if err != nil {
 			return err
 		}
-		s.c = c
+		s.c, s.rest = c, lockRestSQL
+		// Not be.roles.version, which is not asked for where roles are off.
+		var major int
+		if _, err := fmt.Sscanf(c.PgConn().ParameterStatus("server_version"), "%d", &major); err == nil && major >= 17 {
+			s.rest += ";set local transaction_timeout=0"
+		}
 	}
 	var text strings.Builder
 	if !s.open {
@@ -284,12 +290,7 @@ func (s *lockSession) message(asks []*lockAsk) error {
 	if last {
 		text.WriteString(lockEndSQL)
 	} else {
-		text.WriteString(lockRestSQL)
-		// Not be.roles.version, which is not asked for where roles are off.
-		var major int
-		if _, err := fmt.Sscanf(s.c.PgConn().ParameterStatus("server_version"), "%d", &major); err == nil && major >= 17 {
-			text.WriteString(";set local transaction_timeout=0")
-		}
+		text.WriteString(s.rest)
 	}
 	answers, err := s.exec(ctx, text.String(), last)
 	switch {
