@@ -30,32 +30,43 @@ func limitDescriptors(n int) error {
 	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 }
 
-// getStuck is somebody who may write to the store at path and has written one of the two copies of the header of its log's
-// index (wal.c, walIndexWriteHdr), until the input ends. It is no user of SQLite's, only of its locks and its file.
-func getStuck(path string) error {
+// hinder keeps others from the store at path until the input ends. It is no user of SQLite's, only of its locks and its
+// file. alone: it has the file locked for itself, as the last one does who closes it. Else it may write and has written one
+// of the two copies of the header of the log's index (wal.c, walIndexWriteHdr).
+func hinder(path string, alone bool) (err error) {
 	const (
-		writeLock = 120 // the byte that a writer has locked
-		second    = 48  // where the second copy is
-		change    = second + 8
+		sharedFirst, sharedSize = 0x40000002, 510 // what a file's readers have locked
+		writeLock               = 120             // of the index, what a writer has locked
+		second                  = 48              // where the second copy is
+		change                  = second + 8
 	)
-	f, err := os.OpenFile(path+"-shm", os.O_RDWR, 0)
+	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart, Start: sharedFirst, Len: sharedSize}
+	if !alone {
+		path += "-shm"
+		lock.Start, lock.Len = writeLock, 1
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart, Start: writeLock, Len: 1}
 	if err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLKW, &lock); err != nil {
 		return err
 	}
-	var b [1]byte
-	if _, err := f.ReadAt(b[:], change); err != nil {
-		return err
+	if !alone {
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], change); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt([]byte{b[0] + 1}, change); err != nil {
+			return err
+		}
+		defer func() {
+			_, werr := f.WriteAt(b[:], change)
+			err = errors.Join(err, werr)
+		}()
 	}
-	if _, err := f.WriteAt([]byte{b[0] + 1}, change); err != nil {
-		return err
-	}
-	fmt.Println("stuck")
+	fmt.Println("ready")
 	_, err = io.Copy(io.Discard, os.Stdin)
-	_, werr := f.WriteAt(b[:], change)
-	return errors.Join(err, werr)
+	return err
 }

@@ -9,4 +9,4 @@ func inodeOf(*testing.T, string) string { return "" }
 
 func limitDescriptors(int) error { return errors.New("there is no limit") }
 
-func getStuck(string) error { return errors.ErrUnsupported }
+func hinder(string, bool) error { return errors.ErrUnsupported }

@@ -18,12 +18,19 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-// The waits of SQLite. For nearly all locks it asks the busy handler, which the driver ends with the call's context. One
-// it sits out by itself: whoever begins to read a store in WAL mode and finds the index of the log in the middle of a
-// change tries again, a hundred times within ten seconds, and sleeps in between (wal.c, walTryBeginRead). No interrupt ends
-// that. It is for moments, but a process that is killed while it writes the index's header leaves it half written, and
-// whoever has the right to write meanwhile keeps all others from mending it. So the sleeping is done here, by a VFS that is
-// the system's own but for that, and ends with the context of the call: the tries that are left are then made at once.
+// The waits of SQLite. For nearly all locks it asks the busy handler, which the driver ends with the call's context. Two it
+// sits out by itself, and no interrupt ends them.
+//
+// Whoever begins to read a store in WAL mode and finds the index of the log in the middle of a change tries again, a hundred
+// times within ten seconds, and sleeps in between (wal.c, walTryBeginRead). It is for moments, but a process that is killed
+// while it writes the index's header leaves it half written, and whoever has the right to write meanwhile keeps all others
+// from mending it.
+//
+// Whoever opens a store that somebody has for himself waits as PRAGMA busy_timeout says: SQLite's own handler, which the
+// driver replaces when the next call begins.
+//
+// So the sleeping is done here, by a VFS that is the system's own but for that, and ends with the context of the call: the
+// tries that are left are then made at once.
 
 // patientVFS is the name of the VFS, callerParam that of the URI's parameter by which an opening of a file is known.
 const (

@@ -19,9 +19,6 @@ import (
 // SQLite's own waiting for somebody who is in the middle of a write, which nothing interrupts, ends with the call's context,
 // whatever the call is; whoever has the time is served when the other is done.
 func TestWaitsForTheLogEndWithTheirContext(t *testing.T) { // S73
-	if runtime.GOOS == "windows" {
-		t.Skip("the other process locks a byte of the index as Unix does")
-	}
 	t.Parallel()
 	type call struct {
 		name string
@@ -80,16 +77,7 @@ func TestWaitsForTheLogEndWithTheirContext(t *testing.T) { // S73
 			require.NoError(t, err)
 			defer fresh.Close()
 
-			other := another(t, "stuck", filepath.Join(dir, stuck.in))
-			in, err := other.StdinPipe()
-			require.NoError(t, err)
-			out, err := other.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, other.Start())
-			lines := bufio.NewScanner(out)
-			require.True(t, lines.Scan())
-			require.Equal(t, "stuck", lines.Text())
-
+			release := hindered(t, "stuck", filepath.Join(dir, stuck.in))
 			first := stuck.calls[0]
 			var patient errgroup.Group
 			patient.Go(func() error { return first.do(context.WithoutCancel(a), here) })
@@ -110,9 +98,8 @@ func TestWaitsForTheLogEndWithTheirContext(t *testing.T) { // S73
 				}
 			}
 			require.NoError(t, hasty.Wait())
-			require.NoError(t, in.Close()) // all are back before the other is done
+			release() // all are back before the other is done
 			require.NoError(t, patient.Wait())
-			require.NoError(t, other.Wait())
 			for _, b := range []*sqlite.Backend{here, fresh} {
 				for _, c := range stuck.calls {
 					require.NoError(t, c.do(a, b), c.name)
@@ -121,5 +108,53 @@ func TestWaitsForTheLogEndWithTheirContext(t *testing.T) { // S73
 				exec(t, t.Context(), b.Shared(), "DELETE FROM plans WHERE id > 1")
 			}
 		})
+	}
+}
+
+// So does the wait of whoever opens a store that somebody has for himself.
+func TestOpeningAStoreEndsWithItsContext(t *testing.T) { // S73
+	t.Parallel()
+	dir := t.TempDir()
+	b, err := sqlite.Open(t.Context(), dir, sqlite.Config{BusyTimeout: time.Hour})
+	require.NoError(t, err)
+	defer b.Close()
+	a := tenant(t, b, "a")
+	release := hindered(t, "alone", filepath.Join(dir, "tenants", "a.db"))
+	ctx, cancel := context.WithTimeout(a, time.Second)
+	defer cancel()
+	back := make(chan error, 1)
+	go func() {
+		var n int
+		back <- b.DB().QueryRowContext(ctx, "SELECT 1").Scan(&n)
+	}()
+	select {
+	case err := <-back:
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		release()
+	case <-time.After(time.Minute):
+		release()
+		require.Fail(t, "it waits on")
+	}
+	require.Equal(t, 1, number(t, a, b.DB(), "SELECT 1"))
+}
+
+// hindered has another process keep all others from the store at path until release is called.
+func hindered(t *testing.T, mode, path string) (release func()) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("the other process locks bytes of the files as on Unix")
+	}
+	other := another(t, mode, path)
+	in, err := other.StdinPipe()
+	require.NoError(t, err)
+	out, err := other.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, other.Start())
+	lines := bufio.NewScanner(out)
+	require.True(t, lines.Scan())
+	require.Equal(t, "ready", lines.Text())
+	return func() {
+		require.NoError(t, in.Close())
+		require.NoError(t, other.Wait())
 	}
 }
