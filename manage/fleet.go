@@ -112,8 +112,8 @@ func (p *progress) result(cmd *cobra.Command, res *migrate.Result) error {
 		one.Shared = nil // it has a line of its own
 		return p.line(resultLine{Event: "result", Result: &one, Failures: failuresOf(res.Failures)})
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), summary(cmd.Name(), res))
-	return printFailures(cmd.ErrOrStderr(), res)
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), summary(cmd.Name(), res))
+	return errors.Join(err, printFailures(cmd.ErrOrStderr(), res))
 }
 
 func (t *tree) verdict(cmd *cobra.Command, e *migrate.RunError) string {

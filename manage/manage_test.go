@@ -313,3 +313,26 @@ func TestHistory(t *testing.T) {
 		assert.Equal(t, "purged", kinds("tenant", "history", id, "--json")[0])
 	})
 }
+
+// What could not be written is not done.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, backend.SQLite)
+	p.mustOld(t, "tenant", "create", "potter")
+	for _, args := range [][]string{{"status"}, {"migrate", "--dry-run"}, {"migrate"}, {"migrate", "--json"}, {"redo", "--yes", "--source", "polls"}, {"tenant", "list"}, {"doctor"}} {
+		var stderr bytes.Buffer
+		open := func(ctx context.Context) (*tenancy.App, func() error, error) {
+			app, err := p.open(ctx, false)
+			return app, func() error { return app.Close() }, err
+		}
+		assert.Equal(t, manage.ExitFailed, manage.Execute(t.Context(), open, args, strings.NewReader(""), full{}, &stderr), args)
+		assert.Contains(t, stderr.String(), errFull.Error(), args)
+	}
+}
+
+var errFull = errors.New("no space left")
+
+// full is a file on a disk that is full.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errFull }
