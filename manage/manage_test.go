@@ -314,6 +314,26 @@ func TestHistory(t *testing.T) {
 	})
 }
 
+// A rollback that was stopped is not advised to be given again: that would undo one more in the stores where it was done.
+func TestStoppedRollback(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, backend.SQLite)
+	for _, slug := range []string{"a", "b", "c"} {
+		p.must(t, "tenant", "create", slug)
+	}
+	p.must(t, "sql", "b", "DROP INDEX polls_once")
+	for args, says := range map[string]string{
+		"rollback --yes --source polls":        "app rollback --to V goes on",
+		"rollback --yes --source polls --to 1": "app rollback goes on with them",
+		"redo --yes --source polls":            "app redo --tenant SLUG",
+	} {
+		c := p.run(t, &call{args: append(strings.Fields(args), "--fail-fast", "--parallel", "1")})
+		assert.Equal(t, manage.ExitFailed, c.status, args)
+		assert.Contains(t, c.stderr.String(), says, args)
+		p.must(t, "migrate", "--tenant", "a")
+	}
+}
+
 // What could not be written is not done.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()

@@ -139,6 +139,8 @@ func onlySource(sets []*set) (string, error) {
 // ErrUnknownSource when the set has no such source. Before anything is undone in a store, the processes that serve it are
 // told: their Ready refuses it within [ReadyBound].
 //
+// Given again after it was interrupted, it undoes more in the stores where it was done: go on with DownTo.
+//
 // A migration that does not say how it is undone is an ErrNoDown, before anything is undone anywhere, unless the options say
 // that it may be forgotten.
 func (m *Migrator) Down(ctx context.Context, source string, steps int, opt DownOptions) (*Result, error) {
