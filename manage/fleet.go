@@ -112,15 +112,14 @@ func (p *progress) result(cmd *cobra.Command, res *migrate.Result) error {
 		one.Shared = nil // it has a line of its own
 		return p.line(resultLine{Event: "result", Result: &one, Failures: failuresOf(res.Failures)})
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), summary(cmd.Name(), res))
-	return printFailures(cmd.ErrOrStderr(), res)
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), summary(cmd.Name(), res))
+	return errors.Join(err, printFailures(cmd.ErrOrStderr(), res))
 }
 
 func (t *tree) verdict(cmd *cobra.Command, e *migrate.RunError) string {
-	again := t.root.CommandPath() + " " + below(cmd)
 	left := ""
 	if e.Result.Left > 0 {
-		left = "; " + plural(e.Result.Left, "store is", "stores are") + " left: " + again + " goes on with them"
+		left = "; " + plural(e.Result.Left, "store is", "stores are") + " left: " + t.goesOn(cmd)
 	}
 	failed := plural(e.Result.Failed, "store", "stores") + " failed"
 	switch {
@@ -137,6 +136,19 @@ func (t *tree) verdict(cmd *cobra.Command, e *migrate.RunError) string {
 		return "stopped: " + said(e.Err) + left
 	}
 	return failed + left
+}
+
+// goesOn says how a command is finished that has left stores. What counts from where a store is must not be given again
+// as it is: it would undo something else in those in which it is done.
+func (t *tree) goesOn(cmd *cobra.Command) string {
+	again := t.root.CommandPath() + " " + below(cmd)
+	switch {
+	case cmd.Name() == "rollback" && !cmd.Flags().Changed("to"):
+		return again + " --to V goes on with them, V being the version that is to stay; without it, it would undo more in the others"
+	case cmd.Name() == "redo":
+		return again + " --tenant SLUG does them; without it, it would do the others once more"
+	}
+	return again + " goes on with them"
 }
 
 func summary(command string, res *migrate.Result) string {

@@ -313,3 +313,46 @@ func TestHistory(t *testing.T) {
 		assert.Equal(t, "purged", kinds("tenant", "history", id, "--json")[0])
 	})
 }
+
+// A rollback that was stopped is not advised to be given again: that would undo one more in the stores where it was done.
+func TestStoppedRollback(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, backend.SQLite)
+	for _, slug := range []string{"a", "b", "c"} {
+		p.must(t, "tenant", "create", slug)
+	}
+	p.must(t, "sql", "b", "DROP INDEX polls_once")
+	for args, says := range map[string]string{
+		"rollback --yes --source polls":        "app rollback --to V goes on",
+		"rollback --yes --source polls --to 1": "app rollback goes on with them",
+		"redo --yes --source polls":            "app redo --tenant SLUG",
+	} {
+		c := p.run(t, &call{args: append(strings.Fields(args), "--fail-fast", "--parallel", "1")})
+		assert.Equal(t, manage.ExitFailed, c.status, args)
+		assert.Contains(t, c.stderr.String(), says, args)
+		p.must(t, "migrate", "--tenant", "a")
+	}
+}
+
+// What could not be written is not done.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, backend.SQLite)
+	p.mustOld(t, "tenant", "create", "potter")
+	for _, args := range [][]string{{"status"}, {"migrate", "--dry-run"}, {"migrate"}, {"migrate", "--json"}, {"redo", "--yes", "--source", "polls"}, {"tenant", "list"}, {"doctor"}} {
+		var stderr bytes.Buffer
+		open := func(ctx context.Context) (*tenancy.App, func() error, error) {
+			app, err := p.open(ctx, false)
+			return app, func() error { return app.Close() }, err
+		}
+		assert.Equal(t, manage.ExitFailed, manage.Execute(t.Context(), open, args, strings.NewReader(""), full{}, &stderr), args)
+		assert.Contains(t, stderr.String(), errFull.Error(), args)
+	}
+}
+
+var errFull = errors.New("no space left")
+
+// full is a file on a disk that is full.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errFull }

@@ -107,8 +107,8 @@ func printSpread(cmd *cobra.Command, app *tenancy.App) error {
 	for _, n := range nodes {
 		parts = append(parts, fmt.Sprintf("%s: %s", n.Name, plural(len(n.Stores), "store", "stores")))
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), strings.Join(parts, ", "))
-	return nil
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(parts, ", "))
+	return err
 }
 
 // moveToNode moves a tenant's store to another node.
@@ -156,7 +156,9 @@ func (t *tree) citusRebalance() *cobra.Command {
 					return err
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s -> %s\n", m.Store, m.From, m.To)
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s -> %s\n", m.Store, m.From, m.To); err != nil {
+				return err
+			}
 		}
 		if len(moves) == 0 {
 			return t.done(cmd, nil, "the stores are spread already")

@@ -1,6 +1,7 @@
 package manage
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +49,8 @@ func (t *tree) statusCommand() *cobra.Command {
 	return cmd
 }
 
-func printStatus(w io.Writer, st *migrate.Status) error {
+func printStatus(to io.Writer, st *migrate.Status) error {
+	w := bufio.NewWriter(to) // which keeps the first error, for the tables too
 	shared := "current"
 	if !st.Shared.Current {
 		shared = plural(len(st.Shared.Pending), "migration", "migrations") + " pending"
@@ -90,7 +92,7 @@ func printStatus(w io.Writer, st *migrate.Status) error {
 		}
 	}
 	if len(st.Drift) == 0 {
-		return nil
+		return w.Flush()
 	}
 	fmt.Fprintln(w)
 	tab := newTable(w, "DRIFT", "MIGRATION", "IN", "STORES", "MEANING")

@@ -264,8 +264,9 @@ func printComparison(cmd *cobra.Command, c *transfer.Comparison) error {
 		return err
 	}
 	if c.Files[0].Hash != c.Files[1].Hash {
-		fmt.Fprintf(cmd.OutOrStdout(), "the files differ: %d of %d bytes, %d of %d bytes there\n",
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "the files differ: %d of %d bytes, %d of %d bytes there\n",
 			c.Files[0].Count, c.Files[0].Bytes, c.Files[1].Count, c.Files[1].Bytes)
+		return err
 	}
 	return nil
 }

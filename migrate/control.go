@@ -107,10 +107,18 @@ const (
 		"and put what needs other rights into the shared set"
 )
 
+// rules are what a file is held to.
+type rules struct {
+	of    backend.Dialect
+	used  backend.Dialect // the one at hand
+	kind  Set
+	fault func(line int, why string)
+}
+
 // check reports what one direction of the migration does to its own harm, by line. The direction begins somewhere behind
 // from in the file; check returns where it ends.
-func (m *migration) check(d backend.Dialect, kind Set, text []byte, statements []string, from int, fault func(line int, why string)) (end int) {
-	open := openTransaction{dialect: d}
+func (o rules) check(m *migration, text []byte, statements []string, from int) (end int) {
+	open := openTransaction{dialect: o.of}
 	for _, statement := range statements {
 		line := 0
 		if at := find(text, statement, from); at >= 0 {
@@ -125,16 +133,21 @@ func (m *migration) check(d backend.Dialect, kind Set, text []byte, statements [
 			}
 			return line + strings.Count(statement[:at], "\n")
 		}
-		r := read(textDialect(d), statement)
-		if why := r.refusal(kind); why != "" {
-			fault(lineAt(r.at), why)
+		r := read(textDialect(o.of), statement)
+		if o.of != o.used && statementsIn(o.of, statement) != statementsIn(o.used, statement) {
+			// The body of a function or a trigger, or a string that only the other one takes for one: what is in it are no
+			// statements.
+			continue
+		}
+		if why := r.refusal(o.kind); why != "" {
+			o.fault(lineAt(r.at), why)
 		}
 		for _, c := range r.controls {
 			switch {
 			case !m.tx:
 				open.follow(c, lineAt(c.at))
 			case c.verb == begins || c.verb == ends || c.verb == chains:
-				fault(lineAt(c.at), controlsTransaction)
+				o.fault(lineAt(c.at), controlsTransaction)
 			}
 		}
 		if r.cut {
@@ -142,9 +155,27 @@ func (m *migration) check(d backend.Dialect, kind Set, text []byte, statements [
 		}
 	}
 	if open.open() {
-		fault(open.since, leavesOpen)
+		o.fault(open.since, leavesOpen)
 	}
 	return from
+}
+
+// statementsIn counts the statements that a dialect sees in one of goose's.
+func statementsIn(d backend.Dialect, text string) (n int) {
+	s := sqltext.New(textDialect(d), text)
+	for within := false; ; {
+		switch s.Next().Kind {
+		case sqltext.End:
+			return n
+		case sqltext.Separator:
+			within = false
+		default:
+			if !within {
+				n++
+			}
+			within = true
+		}
+	}
 }
 
 // find returns where a statement begins in a file, at the beginning of a line at or behind from, or -1.

@@ -17,7 +17,6 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 var hasUp = regexp.MustCompile(`(?mi)^--\s*\+goose\s+up\s*$`)
@@ -165,29 +164,14 @@ func (s *series) readMigration(used backend.Dialect, kind Set, version int64, v 
 	}
 	for _, d := range []backend.Dialect{backend.SQLite, backend.Postgres} {
 		if v.dialect == "" || v.dialect == d {
-			up, down := m.up, m.down
-			if d != used {
-				up, down = slices.DeleteFunc(slices.Clone(up), makesTrigger), slices.DeleteFunc(slices.Clone(down), makesTrigger)
-			}
-			end := m.check(d, kind, v.text, up, 0, refuse)
-			m.check(d, kind, v.text, down, end, refuse)
+			r := rules{of: d, used: used, kind: kind, fault: refuse}
+			r.check(m, v.text, m.down, r.check(m, v.text, m.up, 0))
 		}
 	}
 	if len(found) > 0 {
 		return nil
 	}
 	return m
-}
-
-// makesTrigger reports whether a statement makes a trigger. Those of SQLite have statements in them, which by the rules of
-// Postgres would end a transaction.
-func makesTrigger(statement string) bool {
-	s := sqltext.New(sqltext.SQLite, statement)
-	create, what := s.Next(), s.Next()
-	if s.Is(what, "temp") || s.Is(what, "temporary") {
-		what = s.Next()
-	}
-	return s.Is(create, "create") && s.Is(what, "trigger")
 }
 
 // choose returns the variant of a version that d sees.

@@ -141,3 +141,30 @@ END;
 	require.NoError(t, err)
 	require.NoError(t, m.Close())
 }
+
+// The same for Postgres: what is in the body of a function are no statements, though SQLite would take them for some. An
+// application that has never run on SQLite names its files as goose has them.
+func TestFunctionInAFileForAnyDialect(t *testing.T) {
+	t.Parallel()
+	m, err := migrate.New(untouchable{dialect: backend.Postgres}, migrate.Config{Tenant: []migrate.Source{{Name: "app", FS: fstest.MapFS{"00001_a.sql": {Data: []byte(`-- +goose Up
+CREATE TABLE a (n INTEGER);
+-- +goose StatementBegin
+CREATE FUNCTION twice(n integer) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN 2 * n;
+END;
+$$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+DO $do$
+BEGIN
+	PERFORM twice(2);
+END;
+$do$;
+-- +goose StatementEnd
+-- +goose Down
+DROP FUNCTION twice(integer);
+`)}}}}})
+	require.NoError(t, err)
+	require.NoError(t, m.Close())
+}

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 const (
@@ -117,6 +120,7 @@ func (m *Migrator) upgrade(ctx context.Context, src *series, version int64) erro
 		return fault(err)
 	}
 	defer lock.Unlock()
+	collisions := 0
 	return m.persist(ctx, func() error {
 		g, err := m.goose(src, m.ledger.db)
 		if err != nil {
@@ -126,10 +130,30 @@ func (m *Migrator) upgrade(ctx context.Context, src *series, version int64) erro
 			if mig.version <= version {
 				continue
 			}
-			if _, failure := g.up(ctx, mig); failure != nil {
+			_, failure := g.up(ctx, mig)
+			if failure != nil && collided(failure) && collisions < maxCollisions {
+				// Somebody whose lock was lost, or ours, is at the same. He is over when this fails: the server has waited for him.
+				collisions++
+				return fault(fmt.Errorf("%w: %w", backend.ErrBusy, failure))
+			}
+			if failure != nil {
 				return fault(failure)
 			}
 		}
 		return nil
 	})
+}
+
+// maxCollisions is how often what stands in the way is taken for another's who makes the same tables; after that it is a
+// table of the application's.
+const maxCollisions = 3
+
+// collided reports whether a failure was for something of that name that is there: a table, a function, a row of the
+// catalog's that another transaction has just committed.
+func collided(err error) bool {
+	switch sqltext.State(err) {
+	case "23505", "42P07", "42710", "42723":
+		return true
+	}
+	return false
 }

@@ -148,11 +148,11 @@ func TestCheck(t *testing.T) {
 				m := &migration{version: 1, file: "1_a.sql"}
 				require.NoError(t, m.parse(file), c.text)
 				first := 0
-				m.check(d, SetTenant, file, m.up, 0, func(line int, _ string) {
+				rules{of: d, used: d, kind: SetTenant, fault: func(line int, _ string) {
 					if first == 0 {
 						first = line - strings.Count(head, "\n")
 					}
-				})
+				}}.check(m, file, m.up, 0)
 				assert.Equal(t, want, first, "%s: %s%s", d, head, c.text)
 			}
 		}

@@ -137,7 +137,10 @@ func onlySource(sets []*set) (string, error) {
 // Down undoes the newest migrations of one source, as many as steps says (at least one), newest first, in every store of
 // the set or in those that the options name. The source's name may be empty when the set has only one. It returns
 // ErrUnknownSource when the set has no such source. Before anything is undone in a store, the processes that serve it are
-// told: their Ready refuses it within [ReadyBound].
+// told: their Ready refuses it within [ReadyBound]. It does not wait for them: until then, what they need and is undone
+// fails with the database's error.
+//
+// Given again after it was interrupted, it undoes more in the stores where it was done: go on with DownTo.
 //
 // A migration that does not say how it is undone is an ErrNoDown, before anything is undone anywhere, unless the options say
 // that it may be forgotten.

@@ -73,14 +73,14 @@ func (a *App) renew(ctx context.Context) error {
 	return nil
 }
 
-// withdraw takes the announcement back.
+// withdraw takes the announcement back. Nobody is let in from then on: this process hears of no change any more.
 func (a *App) withdraw() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := a.announced.turn.Acquire(ctx, 1)
 	if err == nil {
 		defer a.announced.turn.Release(1)
-		if !a.announced.made.Load() {
+		if !a.announced.made.Swap(false) {
 			return
 		}
 		_, err = a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, a.announced.id)

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"html/template"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -72,6 +75,16 @@ func TestEnterAndLeave(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, followed))
 	})
+}
+
+// Who prints a tenant means its slug. What this process knows beyond it is not shown, nor read without its locks.
+func TestTenantPrintsAsItsSlug(t *testing.T) {
+	t.Parallel()
+	thor := Tenant{ID: "01a218d3-ab51-7f35-b683-bfd29dc2fb61", Slug: "thor", Name: "Thor", live: &live{}}
+	var page strings.Builder
+	require.NoError(t, template.Must(template.New("").Parse("{{.}} {{.Slug}}")).Execute(&page, &thor))
+	assert.Equal(t, "thor thor", page.String())
+	assert.Equal(t, "thor thor thor", fmt.Sprintf("%v %+v %s", thor, &thor, thor))
 }
 
 func TestRef(t *testing.T) {

@@ -3,6 +3,7 @@ package tenancy
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // domain is the spelling of host under which it is registered.
@@ -79,7 +80,7 @@ func (a *App) RemoveDomain(ctx context.Context, id ID, host string) (Tenant, err
 		}
 		if !t.hasDomain(name) {
 			if !withdrawn {
-				return ErrUnknownHost
+				return &noHostError{"it has no domain", name}
 			}
 			return tx.update(ctx, t, EventDomains, name, `name = name`)
 		}
@@ -117,7 +118,7 @@ func (a *App) SetPrimaryDomain(ctx context.Context, id ID, host string) (Tenant,
 	return a.edit(ctx, "set primary domain of", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
 		switch {
 		case !t.hasDomain(name):
-			return ErrUnknownHost
+			return &noHostError{"it has no domain", name}
 		case t.PrimaryDomain() == name:
 			return nil
 		}
@@ -145,7 +146,7 @@ func (a *App) MoveDomain(ctx context.Context, host string, toID ID) (Tenant, err
 	err = a.write(Leave(ctx), func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		from, err := one(ctx, tx, selectByHost, name)
 		if errors.Is(err, ErrNotFound) {
-			return nil, ErrUnknownHost
+			return nil, &noHostError{"no tenant has the domain", name}
 		}
 		if err != nil {
 			return nil, err
@@ -190,3 +191,9 @@ func (a *App) MoveDomain(ctx context.Context, host string, toID ID) (Tenant, err
 	}
 	return *after, nil
 }
+
+// noHostError is ErrUnknownHost with the host: others may be meant by one command, and it may lead to another tenant.
+type noHostError struct{ what, host string }
+
+func (e *noHostError) Error() string { return fmt.Sprintf("%s %q", e.what, e.host) }
+func (e *noHostError) Unwrap() error { return ErrUnknownHost }

@@ -65,6 +65,9 @@ func newTable(name, query string, size int, unknown error, has func(*Tenant, str
 }
 
 func (a *App) resolve(ctx context.Context, tb *table, key string) (*Tenant, error) {
+	if a.closed.Load() { // what is in memory gets old from then on
+		return nil, ErrClosed
+	}
 	t, ok := tb.found.GetIfPresent(key)
 	if ok && t.live.cur.Load() == t {
 		return t, nil
@@ -84,9 +87,6 @@ func (a *App) resolveSlow(ctx context.Context, tb *table, key string, old *Tenan
 	}
 	if until, ok := tb.absent.GetIfPresent(key); ok && time.Now().Before(until) {
 		return nil, tb.unknown
-	}
-	if a.closed.Load() {
-		return nil, ErrClosed
 	}
 	// The question is asked once for all who wait for it, so it must not end with the one who came first. Who comes after
 	// a change does not join those who asked before it: their answer may be on its way.

@@ -401,10 +401,17 @@ func TestClosed(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {
 		a := open(t, p.be, func(c *Config) { c.PollInterval = time.Millisecond })
 		create(t, a, "thor", "thor.example")
+		thor, err := a.Resolve(t.Context(), "thor.example")
+		require.NoError(t, err)
+		require.NoError(t, a.Run(t.Context(), thor, Policy{}, func(context.Context, *Tenant) error { return nil }))
 		require.NoError(t, a.Close())
 		require.NoError(t, a.Close())
-		_, err := a.Resolve(t.Context(), "odin.example")
-		require.ErrorIs(t, err, ErrClosed)
+		for _, host := range []string{"odin.example", "thor.example"} {
+			_, err = a.Resolve(t.Context(), host)
+			require.ErrorIs(t, err, ErrClosed, "also of what is in memory, which nothing keeps current any more")
+		}
+		err = a.Run(t.Context(), thor, Policy{}, func(context.Context, *Tenant) error { return nil })
+		require.ErrorIs(t, err, ErrClosed, "who purges a tenant does not wait for this App any more")
 		_, err = p.be.Stat(t.Context(), backend.MustParseStore("thor"))
 		require.NoError(t, err, "the backend is the caller's")
 	})

@@ -160,8 +160,8 @@ func (a *App) bootstrap(ctx context.Context) error {
 }
 
 // Close stops what the App does on its own, lazy migrations and operations that it took up included, and waits for it. The
-// backend stays open. Calls of Resolve and the like fail
-// with ErrClosed afterwards; contexts that were entered stay as they are.
+// backend stays open. Resolve, Enter and the like fail with ErrClosed afterwards; contexts that were entered stay as they
+// are, and hear of no change any more. So a server is shut down first.
 func (a *App) Close() error {
 	a.doneMu.Lock()
 	closed := a.closed.Swap(true)

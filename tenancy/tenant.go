@@ -91,6 +91,9 @@ type Tenant struct {
 
 var _ backend.Router = (*Tenant)(nil)
 
+// String returns the slug: in a template, a log line or a message that is what is meant, and not all that is known.
+func (t Tenant) String() string { return t.Slug }
+
 // Route says where the tenant's units of work go; see [backend.Route]. It follows the tenant: of a copy that is older
 // than a rename it is the route after it, once this process has heard of that.
 func (t *Tenant) Route() backend.Route {

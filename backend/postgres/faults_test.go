@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -894,5 +895,31 @@ func TestCommitThatCannotLast(t *testing.T) {
 			require.NoError(t, conn.QueryRowContext(a, `SELECT count(*) FROM notes`).Scan(&n))
 			require.Equal(t, 1, n)
 		})
+	}
+}
+
+// S76: What the log-in's settings make of a value that is written as text is not what a tenant gets to read: the first
+// query of a store on a connection is sent before its columns are known.
+func TestSettingsOfTextDoNotReachValues(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{
+		"pool_max_conns": "1", "extra_float_digits": "0", "bytea_output": "escape", "datestyle": "SQL", "intervalstyle": "iso_8601",
+	})
+	for i := range 3 {
+		_, ctx := tenant(t, be, fmt.Sprintf("t%d", i))
+		const query = `SELECT 0.1::float8+0.2::float8, '\x0041ff'::bytea, timestamptz '2026-11-26 12:00:00+00', $1::text`
+		var (
+			sum  float64
+			raw  []byte
+			at   time.Time
+			text string
+		)
+		require.NoError(t, be.DB().QueryRowContext(ctx, query, "a").Scan(&sum, &raw, &at, &text))
+		assert.InDelta(t, 0.30000000000000004, sum, 0)
+		assert.Equal(t, []byte{0, 'A', 0xff}, raw)
+		assert.True(t, at.Equal(time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)), at)
+		var span pgtype.Interval
+		require.NoError(t, be.PGX().QueryRow(ctx, "SELECT interval '1 day 02:03:04'").Scan(&span))
+		assert.Equal(t, int32(1), span.Days)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -57,10 +58,21 @@ func (c *conn) choose(j *job, q *query, alone bool) plan {
 		}
 	}
 	p := choose(s)
+	if !p.binary && !p.describe && s.mode != pgx.QueryExecModeExec && !c.readsText() {
+		p = plan{describe: true}
+	}
 	if p.describe || p.parse || p.st.store != s.store {
 		c.see(q.sql)
 	}
 	return p
+}
+
+// readsText reports whether values that come as text are what they are, and in a form that pgx reads. Where somebody has
+// set it otherwise a statement is described once more, since pgx alone, which knows the columns, would not have noticed.
+// (Exec and simple_protocol are modes in which pgx has all of them come as text, too.)
+func (c *conn) readsText() bool {
+	dates, intervals := c.pc.ParameterStatus("DateStyle"), c.pc.ParameterStatus("IntervalStyle") // poolers may not pass them on
+	return !c.be.otherText && (dates == "" || strings.HasPrefix(dates, "ISO")) && (intervals == "" || intervals == "postgres")
 }
 
 // encode writes down the values of a query's parameters.

@@ -80,6 +80,7 @@ type Backend struct {
 	maxConns         int
 	lifetime, jitter time.Duration // of a connection
 	pooled           atomic.Bool   // a pooler stands between us and the server
+	otherText        bool          // what the server does not report of how it writes values is set in another way; see conn.readsText
 	firstSights      atomic.Int64
 }
 
@@ -226,12 +227,17 @@ func leaks(connString, reason string) bool {
 	return false
 }
 
+// greetSQL asks for the process's number, and whether values are written otherwise than pgx reads them; see conn.readsText.
+const greetSQL = "select pg_catalog.pg_backend_pid()::pg_catalog.int4" +
+	",pg_catalog.current_setting('bytea_output') operator(pg_catalog.<>) 'hex'" +
+	" or pg_catalog.current_setting('extra_float_digits')::pg_catalog.int4 operator(pg_catalog.<) 1"
+
 // check makes sure that the database answers, and asks whether it is a pooler who does: those make up process numbers of
 // their own.
 func (be *Backend) check(ctx context.Context) error {
 	err := be.pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
 		var pid uint32
-		err := c.QueryRow(ctx, "select pg_catalog.pg_backend_pid()::int4", be.queryMode()).Scan(&pid)
+		err := c.QueryRow(ctx, greetSQL, be.queryMode()).Scan(&pid, &be.otherText)
 		be.pooled.Store(pid != c.Conn().PgConn().PID())
 		return err
 	})
