@@ -161,8 +161,9 @@ type Locker interface {
 // does something that cannot be undone proves first that it still holds it.
 type Lock interface {
 	// Fence returns a context in which [Backend.Create], [Backend.Drop], [Backend.Rename], [ScriptRunner.RunScripts] and
-	// the methods of [Adopter] fail with ErrLockLost, and change nothing, once the lock is not held any more. The
-	// check is made where nobody who got the lock afterwards can have come in between: with the store held.
+	// the methods of [Adopter] fail with ErrLockLost, and change nothing, once the lock is not held any more; and so does
+	// what is begun on a handle, in whichever store. The check is made where nobody who got the lock afterwards can have
+	// come in between: with the store held. What had begun before is done in the store that it began in.
 	Fence(ctx context.Context) context.Context
 	// Check returns ErrLockLost when the lock is not held any more.
 	Check(ctx context.Context) error

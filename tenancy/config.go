@@ -114,7 +114,9 @@ type Hooks struct {
 	// seed is what [Spec.Seed] was, nil when there was none. An error makes Create fail; creating the tenant again
 	// starts over with an empty store. It may create other tenants, from a context that it left by [Leave].
 	//
-	// It may be called by another process than the one that was asked to create the tenant, if that one died.
+	// It may be called by another process than the one that was asked to create the tenant, if that one died or lost the
+	// tenant's lock. What the first one still does in its context after that, in any tenant's store, fails with
+	// backend.ErrLockLost; so does what goes on after a creation has failed, and not what goes on after one that succeeded.
 	OnCreate func(ctx context.Context, t Tenant, seed Seed) error
 
 	// OnChange is told of every change of a tenant after it was made, by this process (before the call that made it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -26,8 +27,8 @@ type held struct {
 
 type heldKey struct{}
 
-// withTenant calls fn while holding the tenant's lock. Within the context that fn gets, changes of stores fail once the
-// lock was lost. It returns a *StatusError within fn itself: waiting for oneself would not end.
+// withTenant calls fn while holding the tenant's lock. Within the context that fn gets, changes of stores and work in them
+// fail once the lock was lost. It returns a *StatusError within fn itself: waiting for oneself would not end.
 func (a *App) withTenant(ctx context.Context, op string, id ID, fn func(ctx context.Context, h *held) error) error {
 	return a.withLock(ctx, op, "tenant", string(id), func(ctx context.Context, lock backend.Lock) error {
 		return fn(ctx, &held{Lock: lock, id: id})
@@ -58,8 +59,27 @@ func (a *App) withLock(ctx context.Context, op, kind, name string, fn func(ctx c
 		return err
 	}
 	defer lock.Unlock()
-	ctx = context.WithValue(lock.Fence(ctx), heldKey{}, append(slices.Clip(outer), key))
-	return fn(ctx, lock)
+	inside := &locked{Context: context.WithValue(lock.Fence(ctx), heldKey{}, append(slices.Clip(outer), key)), before: ctx}
+	err = fn(inside, lock)
+	inside.over.Store(err == nil)
+	return err
+}
+
+// locked is the context of what is done under a lock. What outlives that, such as a goroutine that OnCreate has begun, goes
+// on as if there had never been a lock; but where it did not end well, the lock's fence keeps it from what others make in
+// the place of what they found.
+type locked struct {
+	context.Context
+	before context.Context
+	over   atomic.Bool // it ended well
+}
+
+// Value is looked up without the lock once that is over.
+func (l *locked) Value(key any) any {
+	if l.over.Load() {
+		return l.before.Value(key)
+	}
+	return l.Context.Value(key)
 }
 
 // tryTenant is withTenant for those who do not want to wait. busy says that somebody else has the lock.

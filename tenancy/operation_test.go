@@ -396,3 +396,88 @@ func TestEnterDuringRename(t *testing.T) {
 		require.NoError(t, visit(others[1]))
 	})
 }
+
+// What OnCreate does after its lock was lost never gets into the store of whoever started over, and what goes on after it
+// does, if the creation succeeded.
+func TestOnCreateOutlivesItsLock(t *testing.T) {
+	t.Parallel()
+	spec := Spec{Slug: "thor"}
+	t.Run("lost", func(t *testing.T) {
+		t.Parallel()
+		p := newPlace(t, pgtest.Shared(t).Database(t))
+		ways := map[string]func(a *App, ctx context.Context) error{
+			"a statement": func(a *App, ctx context.Context) error {
+				_, err := a.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ('late')")
+				return err
+			},
+			"a transaction": func(a *App, ctx context.Context) error {
+				tx, err := a.DB().BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				if _, err = tx.Exec("INSERT INTO polls (question) VALUES ('late')"); err != nil {
+					return errors.Join(err, tx.Rollback())
+				}
+				return tx.Commit()
+			},
+			"outside of a transaction": func(a *App, ctx context.Context) error {
+				_, err := a.DB().ExecContext(ctx, "VACUUM polls")
+				return err
+			},
+		}
+		first := true
+		var next *App
+		fill := func(a **App) func(*Config) {
+			return func(c *Config) {
+				c.Hooks.OnCreate = func(ctx context.Context, _ Tenant, _ Seed) error {
+					if first {
+						first = false
+						cutLocks(t, p)
+						assert.NoError(t, next.FinishOperations(t.Context()))
+						for name, do := range ways {
+							assert.ErrorIs(t, do(*a, ctx), backend.ErrLockLost, name)
+						}
+						return nil
+					}
+					_, err := (*a).DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ('Hammer?')")
+					return err
+				}
+			}
+		}
+		var late *App
+		late = open(t, p.backend(t), fill(&late))
+		next = open(t, p.backend(t), fill(&next))
+		_, err := late.Create(t.Context(), spec)
+		require.ErrorIs(t, err, backend.ErrLockLost)
+		thor, err := next.BySlug(t.Context(), "thor")
+		require.NoError(t, err)
+		require.Equal(t, Active, thor.Status)
+		require.Equal(t, []string{"Hammer?"}, questions(t, next, enter(t, thor)))
+		requireHealthy(t, next)
+	})
+	t.Run("over", func(t *testing.T) {
+		onEach(t, func(t *testing.T, p place) {
+			var a *App
+			var kept []context.Context
+			failing := true
+			a = open(t, p.be, func(c *Config) {
+				c.Hooks.OnCreate = func(ctx context.Context, _ Tenant, _ Seed) error {
+					kept = append(kept, context.WithoutCancel(ctx))
+					if failing {
+						return errors.New("not this time")
+					}
+					return nil
+				}
+			})
+			_, err := a.Create(t.Context(), spec)
+			require.ErrorContains(t, err, "not this time")
+			failing = false
+			_, err = a.Create(t.Context(), spec)
+			require.NoError(t, err)
+			_, err = a.DB().ExecContext(kept[0], "INSERT INTO polls (question) VALUES ('late')")
+			require.ErrorIs(t, err, backend.ErrLockLost)
+			ask(t, a, kept[1], "Welcome?")
+			require.Equal(t, []string{"Welcome?"}, questions(t, a, kept[1]))
+		})
+	})
+}

@@ -363,6 +363,55 @@ var fenceCases = []testCase{
 			require.NoError(e, e.be.Create(again.Fence(e.ctx), a))
 		},
 	},
+	{
+		id: "lock", name: "fences what is done in stores",
+		rule: "In a lock's Fence, what is begun on a handle works while it is held, and fails with ErrLockLost once it is not. What had begun before goes on in the store that it began in.",
+		run: func(e *env) {
+			locker := able[backend.Locker](e, e.be)
+			held, err := locker.Lock(e.ctx, "key")
+			require.NoError(e, err)
+			a := e.tenant("a", "a1")
+			ctx := backend.WithRoute(held.Fence(e.ctx), a)
+			pinned, owners := e.pin(a), e.be.Maintenance(a)
+			defer func() { require.NoError(e, owners.Close()) }()
+			ways := map[string]func() error{"a transaction": func() error {
+				tx, err := e.be.DB().BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				if _, err = tx.Exec(insertNote, "late"); err != nil {
+					return errors.Join(err, tx.Rollback())
+				}
+				return tx.Commit()
+			}}
+			for name, db := range map[string]*sql.DB{"routed": e.be.DB(), "bound": pinned, "maintenance": owners} {
+				ways[name] = func() error { _, err := db.ExecContext(ctx, insertNote, "late"); return err }
+				ways[name+", read"] = func() error { _, err := readMarks(ctx, db); return err }
+			}
+			for name, do := range ways {
+				require.NoError(e, do(), name)
+			}
+			_, err = e.be.DB().ExecContext(ctx, `DELETE FROM notes WHERE mark = 'late'`)
+			require.NoError(e, err)
+			tx, err := e.be.DB().BeginTx(ctx, nil)
+			require.NoError(e, err)
+			_, err = tx.Exec(insertNote, "a2")
+			require.NoError(e, err)
+			held.Unlock()
+			again, err := locker.Lock(e.ctx, "key") // somebody else's from now on
+			require.NoError(e, err)
+			defer again.Unlock()
+			_, err = tx.Exec(insertNote, "a3")
+			require.NoError(e, err)
+			require.NoError(e, tx.Commit())
+			for name, do := range ways {
+				assert.ErrorIs(e, do(), backend.ErrLockLost, name)
+			}
+			e.holds(a, "a1", "a2", "a3")
+			_, err = e.be.DB().ExecContext(backend.WithRoute(again.Fence(e.ctx), a), insertNote, "a4")
+			require.NoError(e, err)
+		},
+	},
 }
 
 var sweepCases = []testCase{

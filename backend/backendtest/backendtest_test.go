@@ -120,6 +120,7 @@ var faultsFor = map[string][]fault{
 	"lock/excludes":                                                                   {locksNothing},
 	"lock/one key at a time":                                                          {locksAll},
 	"lock/fences what is done under it":                                               {fencesNothing},
+	"lock/fences what is done in stores":                                              {fencesNothing, workUnfenced},
 	"sweep/removes what is left over and nothing else":                                {sweepsNothing},
 	"backup/writes a new file or nothing":                                             {backsUpAny, ownerUnchecked},
 	"readonly/what would change the store is refused":                                 {routeWrites},

@@ -112,6 +112,7 @@ const (
 	buildsHalf    fault = "a template whose build failed is used"
 	locksNothing  fault = "a lock excludes nobody"
 	fencesNothing fault = "a fence keeps nothing out"
+	workUnfenced  fault = "a fence keeps no statement out"
 	locksAll      fault = "there is one lock for all keys"
 	sweepsNothing fault = "sweeping removes nothing"
 	backsUpAny    fault = "a backup replaces what is there"
@@ -693,6 +694,9 @@ func (m *model) Sweep(_ context.Context, l backend.Leftover) error {
 // Session opens a connection.
 func (m *model) Session(ctx context.Context, rt backend.Route, access driver.Access) (driver.Session, error) {
 	if err := m.open("use"); err != nil {
+		return nil, err
+	}
+	if err := fenced(ctx); err != nil && access != driver.AccessShared && !m.faults[workUnfenced] {
 		return nil, err
 	}
 	if m.faults[contextIgnored] {

@@ -72,19 +72,25 @@ func (l *lock) in(ctx context.Context, o *opened) (backend.Lock, error) {
 	return there, l.home.Check(ctx)
 }
 
-// enter opens a place, and makes of a context that a lock fences one that the place's backend understands.
+// enter opens a place, for what is done there in ctx; see fence.
 func (b *Backend) enter(ctx context.Context, p *place) (*opened, context.Context, error) {
 	o, err := p.open(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	ctx, err = b.fence(ctx, o)
+	return o, ctx, err
+}
+
+// fence makes of a context that a lock fences one that a place's backend understands.
+func (b *Backend) fence(ctx context.Context, o *opened) (context.Context, error) {
 	l, fenced := ctx.Value(fenceKey{}).(*lock)
 	if !fenced || o == b.home {
-		return o, ctx, nil
+		return ctx, nil
 	}
 	there, err := l.in(ctx, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return o, there.Fence(ctx), nil
+	return there.Fence(ctx), nil
 }

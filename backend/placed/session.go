@@ -31,8 +31,9 @@ func (s source) Session(ctx context.Context, rt backend.Route, access driver.Acc
 		return o.src.Session(ctx, rt, access)
 	}
 	sess := &session{b: s.b, rt: rt, access: access, fresh: true}
+	sess.lock, _ = ctx.Value(fenceKey{}).(*lock)
 	err := s.b.following(ctx, rt.Store, func(o *opened) (err error) {
-		sess.Session, err = o.src.Session(ctx, rt, access)
+		sess.Session, err = s.b.sessionAt(ctx, o, rt, access)
 		sess.at = o
 		return err
 	})
@@ -40,6 +41,15 @@ func (s source) Session(ctx context.Context, rt backend.Route, access driver.Acc
 		return nil, err
 	}
 	return sess, nil
+}
+
+// sessionAt returns a session of a place, fenced as ctx is.
+func (b *Backend) sessionAt(ctx context.Context, o *opened, rt backend.Route, access driver.Access) (driver.Session, error) {
+	ctx, err := b.fence(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return o.src.Session(ctx, rt, access)
 }
 
 func (s source) Ping(ctx context.Context) error {
@@ -84,7 +94,8 @@ type session struct {
 	rt     backend.Route
 	access driver.Access
 	at     *opened
-	fresh  bool // nothing has been run
+	fresh  bool  // nothing has been run
+	lock   *lock // that fences it; nil: none
 
 	// The transaction that is open, as it was begun.
 	tx       sqldriver.Tx
@@ -123,7 +134,10 @@ func (s *session) moved(ctx context.Context, err error) bool {
 	if o, ok := s.b.elsewhere(ctx, s.rt.Store, was); ok {
 		s.at = o
 	}
-	if s.Session, err = s.at.src.Session(ctx, s.rt, s.access); err == nil && s.tx != nil {
+	if s.lock != nil {
+		ctx = s.lock.Fence(ctx) // the statement's may be none at all
+	}
+	if s.Session, err = s.b.sessionAt(ctx, s.at, s.rt, s.access); err == nil && s.tx != nil {
 		var tx sqldriver.Tx
 		if tx, err = s.Session.BeginTx(s.beginCtx, s.opts); err != nil {
 			s.Release()

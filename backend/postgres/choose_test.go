@@ -85,6 +85,7 @@ func TestMend(t *testing.T) {
 		"the role was reset":                      {failure{at: stepPrefix, code: codeNotRole}, with(func(s *standing) { s.role = true }), loserole},
 		"something left, or a logarithm of ours":  {failure{at: stepPrefix, code: codeUntidy}, with(func(s *standing) { s.tidying = true }), cleanfirst},
 		"which nobody asked for":                  {failure{at: stepPrefix, code: codeUntidy}, alone, giveUp},
+		"the fence's lock was lost":               {failure{at: stepPrefix, code: codeFence}, with(func(s *standing) { s.role = true }), giveUp},
 		"no such role":                            {failure{at: stepPrefix, code: "42704"}, with(func(s *standing) { s.role = true }), norole},
 		"not in a transaction block":              {failure{at: stepQuery, code: "25001"}, alone, settle},
 		"which the application began":             {failure{at: stepQuery, code: "25001"}, with(func(s *standing) { s.inTx = true }), giveUp},

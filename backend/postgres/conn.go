@@ -144,7 +144,7 @@ func (s *session) exchange(ctx context.Context, begin txState, cause error) erro
 	}
 	// The session, and the job that it is at, stay where they are, in the broken connection's memory: nobody else will
 	// use that.
-	s.c, fresh.by, fresh.tx = fresh, s, begin
+	s.c, fresh.by, fresh.tx, fresh.unit.fence = fresh, s, begin, old.unit.fence
 	return nil
 }
 

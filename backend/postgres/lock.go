@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // lockSpace keeps our advisory locks apart from the application's: the first four bytes of each key.
@@ -96,7 +97,8 @@ func (l *lock) acquire(ctx context.Context, be *Backend) error {
 // fenceKey is the key of a context's fence, a *lock.
 type fenceKey struct{}
 
-// Fence returns a context whose operations prove that the lock is held, once they have the store's lock.
+// Fence returns a context whose operations prove that the lock is held, once they have the store's lock, and whose units of
+// work do so once they have their share of it.
 //
 // The proof is a second lock with a number of its own, of the session that holds the first: it ends before that does,
 // however that comes about. Whoever can get it knows that they have ended. It is asked for with the store's
@@ -106,6 +108,27 @@ func (l *lock) Fence(ctx context.Context) context.Context {
 	return context.WithValue(ctx, fenceKey{}, l)
 }
 
+// lostSQL is a condition: the lock is not held any more.
+func (l *lock) lostSQL() string {
+	return fmt.Sprintf("pg_catalog.pg_try_advisory_xact_lock_shared(%s,%d)", proofSpace, int32(l.proof))
+}
+
+// fence returns the lock by which work in stores is fenced; nil where there is none of this server's. A standby knows
+// nothing of its primary's advisory locks.
+func (be *Backend) fence(ctx context.Context, access driver.Access) *lock {
+	l, ok := ctx.Value(fenceKey{}).(*lock)
+	if !ok || access == driver.AccessShared || l.s.be != be || be.replica {
+		return nil
+	}
+	return l
+}
+
+// prefixSQL is a column of the prefix that fails (codeFence) when the lock is not held any more. The share of the store that
+// the prefix has taken does for it what the store's lock does for fenceSQL.
+func (l *lock) prefixSQL() string {
+	return ",pg_catalog.substr(''::pg_catalog.text,1,0 operator(pg_catalog.-) " + l.lostSQL() + "::pg_catalog.int4)"
+}
+
 // fenceSQL returns the statement that fails (codeLockLost) when the lock by which ctx is fenced is not held any more;
 // none when it is not fenced.
 func fenceSQL(ctx context.Context) string {
@@ -113,7 +136,7 @@ func fenceSQL(ctx context.Context) string {
 	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("select pg_catalog.ln((not pg_catalog.pg_try_advisory_xact_lock_shared(%s,%d))::pg_catalog.int4::pg_catalog.float8);", proofSpace, int32(l.proof))
+	return "select pg_catalog.ln((not " + l.lostSQL() + ")::pg_catalog.int4::pg_catalog.float8);"
 }
 
 // codeLockLost is what fenceSQL fails with: no other statement of ours takes a logarithm.

@@ -23,6 +23,7 @@ func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Acc
 		return nil, &backend.Error{Op: "connect", Store: rt.Store, Err: err}
 	}
 	c.bindUnit(rt, access)
+	c.unit.fence = be.fence(ctx, access)
 	if rt.Store != c.last || access != c.lastAccess {
 		c.dirty = c.dirty || be.cleansChanges()
 		c.last, c.lastAccess = rt.Store, access

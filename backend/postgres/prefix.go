@@ -88,6 +88,7 @@ const (
 	codeNotRole  = "22003" // the connection has not the role
 	codeNotOurs  = "2201F" // the role may not use the schema
 	codeUntidy   = "2201E" // the connection is to be cleaned in a transaction of its own
+	codeFence    = "22011" // the lock by which the unit is fenced is not held any more
 )
 
 // roleKind says what the prefix does about the role that does tenants' work.
@@ -170,7 +171,7 @@ const codeReadOnly = "25006"
 func (u *unit) readOnly() bool { return u.rt.ReadOnly && u.access == driver.AccessTenant }
 
 // preparable reports whether the unit's prefix is kept prepared. On a replica every tenant's is read-only.
-func (u *unit) preparable() bool { return !u.readOnly() || u.be.replica }
+func (u *unit) preparable() bool { return u.fence == nil && (!u.readOnly() || u.be.replica) }
 
 // sql is the text of the unit's prefix.
 func (u *unit) sql() string { return u.sqlOf(u.kind) }
@@ -179,6 +180,9 @@ func (u *unit) sqlOf(kind prefixKind) string {
 	sql := prefixSQL[u.role][kind]
 	if u.readOnly() {
 		sql += sqlReadOnly
+	}
+	if u.fence != nil {
+		sql += u.fence.prefixSQL()
 	}
 	return sql
 }
@@ -218,6 +222,7 @@ type unit struct {
 	key    []byte // of the lock
 	check  []byte // OID or stamp
 	assume []byte // role
+	fence  *lock  // nil: none
 }
 
 // bindUnit prepares c for units of work of rt.

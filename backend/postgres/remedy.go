@@ -107,6 +107,8 @@ func mendPrefix(f failure, s standing) remedy {
 		return reidentify
 	case refusesStore(f.code):
 		return missing
+	case f.code == codeFence:
+		return giveUp
 	case s.role && f.code == codeNotRole && !s.lost:
 		return loserole
 	case s.role:
@@ -162,6 +164,9 @@ func (s *session) fault(op string, err error) error {
 	case errors.As(err, &ours):
 		return err
 	case errors.As(err, &pe):
+		if pe.Code == codeFence && s.c.unit.fence != nil && s.c.wire.at() <= stepPrefix {
+			return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: backend.ErrLockLost}
+		}
 		if pe.Code == codeReadOnly && s.c.unit.readOnly() {
 			return &backend.Error{Op: op, Store: s.c.unit.rt.Store, Err: fmt.Errorf("%w: %w", backend.ErrReadOnly, err)}
 		}

@@ -209,7 +209,13 @@ func (b *Backend) session(ctx context.Context, rt backend.Route, access driver.A
 			return nil, &backend.Error{Op: "open", Err: backend.ErrNoTenant}
 		}
 		var err error
-		if st, err = b.stores.acquire(ctx, rt); err != nil {
+		if st, err = b.stores.acquire(ctx, rt); err == nil {
+			// What has begun goes on in this store, whatever has its name later.
+			if err = fenced(ctx); err != nil {
+				b.stores.release(st)
+			}
+		}
+		if err != nil {
 			return nil, &backend.Error{Op: "open", Store: rt.Store, Err: err}
 		}
 	}
