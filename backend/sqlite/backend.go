@@ -106,7 +106,6 @@ func (b *Backend) openShared(ctx context.Context, path string) error {
 	b.attach = "ATTACH '" + strings.ReplaceAll(uri(path, "ro"), "'", "''") + "' AS " + sharedSchema
 	b.shared = b.newStore(backend.Store{}, path)
 	b.shared.shared = true
-	b.shared.setup += "; " + b.attach
 	r, err := dial(ctx, dsn(path, "rwc"))
 	if err != nil {
 		return err

@@ -23,7 +23,8 @@ type Config struct {
 	// writer is not counted. Defaults to 64. URL: max_readers.
 	MaxReaders int
 	// BusyTimeout bounds each wait for a lock that another process holds, and each wait for the store's writer or a
-	// free reader when the call's context has no deadline. Defaults to 5 seconds. URL: busy_timeout, such as 500ms.
+	// free reader when the call's context has no deadline; but for one of SQLite's own, for somebody who is writing the
+	// index of the log, which lasts ten seconds at most. Defaults to 5 seconds. URL: busy_timeout, such as 500ms.
 	BusyTimeout time.Duration
 	// Synchronous is SQLite's setting of that name: Full keeps every commit through a power failure, Normal may lose
 	// the last ones (but never half of one), Off may lose the file. Defaults to Full. URL: synchronous.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
-	"io"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -79,20 +78,18 @@ func uri(path, mode string) string {
 
 // dial opens a connection to the file that dsn names, which must be there unless its mode is rwc.
 func dial(ctx context.Context, dsn string) (raw, error) {
-	connector, err := sqlite.NewConnector(dsn)
-	if err != nil {
-		return nil, err
-	}
-	dc, err := connector.Connect(ctx)
+	c := new(caller)
+	dc, err := c.connect(ctx, dsn)
 	if err != nil {
 		return nil, err
 	}
 	r, ok := dc.(raw)
 	if !ok {
 		_ = dc.Close()
+		c.forget()
 		return nil, errors.New("modernc.org/sqlite lacks an interface that this package needs; use the version in go.mod")
 	}
-	return r, nil
+	return &patientConn{r, c}, nil
 }
 
 // ask runs a query on a connection that nobody else uses and returns its first value.
@@ -109,11 +106,7 @@ func ask(ctx context.Context, r raw, query string) (int64, error) {
 
 // stmt is a statement, or a text of several, and the rows of its execution.
 type stmt struct {
-	driver interface {
-		driver.Stmt
-		driver.StmtExecContext
-		driver.StmtQueryContext
-	} // nil: a text of several statements, which the driver compiles one by one as they run
+	driver  prepared // nil: a text of several statements, which the driver compiles one by one as they run
 	query   string
 	effects effect
 	kept    bool // in its connection's cache
@@ -159,6 +152,9 @@ func (c *conn) compile(ctx context.Context, query string) (*stmt, error) {
 		return nil, errNUL
 	case !hit && !alone(query):
 		// It is not known what it does; the authorizer looks at each of its statements as they come.
+		if !c.tenant && !namesShared(query) {
+			return &stmt{query: query, effects: writes}, nil
+		}
 		return &stmt{query: query, effects: writes}, c.attach(ctx)
 	}
 	st, err := c.prepare(ctx, query)
@@ -187,17 +183,18 @@ func (c *conn) compile(ctx context.Context, query string) (*stmt, error) {
 // prepare compiles one statement, with the shared store attached where that may matter: attaching it is a fair part of
 // what opening a store costs, and most connections of a store that comes and goes see but a few statements. A name that
 // the tenant has is the tenant's whether or not the shared store is attached; one that it has not fails to compile, and is
-// compiled again with it.
+// compiled again with it. The shared store's own tables all have their names without it, but for one that says public.
 func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 	text := mainOnly(query)
-	if attachFirst(text) {
+	if c.tenant && attachFirst(text) {
 		if err := c.attach(ctx); err != nil {
 			return nil, err
 		}
 	}
 	c.listen()
 	ds, err := c.raw.PrepareContext(ctx, text)
-	if !c.attached && (code(err) == sqlite3.SQLITE_ERROR || (err == nil && c.effects&looksUp != 0)) {
+	unknown := code(err) == sqlite3.SQLITE_ERROR || err == nil && c.tenant && c.effects&looksUp != 0
+	if !c.attached && unknown && (c.tenant || namesShared(text)) {
 		// It may mean a shared table.
 		if err == nil {
 			_ = ds.Close()
@@ -216,11 +213,7 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 		st.effects |= writes // compiled without a word to the authorizer
 		st.vacuum = true
 	}
-	st.driver = ds.(interface {
-		driver.Stmt
-		driver.StmtExecContext
-		driver.StmtQueryContext
-	})
+	st.driver = ds.(prepared)
 	return st, nil
 }
 
@@ -266,16 +259,6 @@ func (c *conn) inTransaction() bool {
 	return false
 }
 
-// attach attaches the shared store. The caller holds c.mu.
-func (c *conn) attach(ctx context.Context) error {
-	if c.attached {
-		return nil
-	}
-	err := c.st.b.withDescriptors(func() error { return c.run(ctx, c.st.b.attach) })
-	c.attached = err == nil
-	return err
-}
-
 // setForeignKeys has foreign keys enforced, or not. It does nothing within a transaction. The caller holds c.mu.
 func (c *conn) setForeignKeys(ctx context.Context, on bool) error {
 	if c.lenient == !on {
@@ -290,41 +273,6 @@ func (c *conn) setForeignKeys(ctx context.Context, on bool) error {
 		c.lenient = !on
 	}
 	return err
-}
-
-// schemaProbe makes SQLite compare the schema it has in memory with the file's, which it does for the files that a
-// statement reads only.
-const (
-	schemaVersion = "PRAGMA main.schema_version"
-	schemaProbe   = "SELECT 1 FROM main.sqlite_schema LIMIT 0"
-)
-
-// schemaChanged reports whether the tenant's schema is another than when it was last asked, and has SQLite read it
-// again if so.
-func (c *conn) schemaChanged(ctx context.Context) (bool, error) {
-	version, err := c.number(ctx, schemaVersion)
-	if err != nil || version == c.schema {
-		return false, err
-	}
-	if _, err := c.number(ctx, schemaProbe); err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	c.schema = version
-	return true, nil
-}
-
-// checkSchema forgets the statements that read shared tables when the tenant's schema changed.
-func (c *conn) checkSchema(ctx context.Context) error {
-	changed, err := c.schemaChanged(ctx)
-	if err != nil || !changed {
-		return err
-	}
-	for _, query := range c.stmts.Keys() {
-		if st, ok := c.stmts.Peek(query); ok && st.effects&sharedRead != 0 && st.rows.in == nil {
-			c.stmts.Remove(query)
-		}
-	}
-	return nil
 }
 
 // number runs a query of this package's own, compiled once, and returns its first value, or io.EOF.

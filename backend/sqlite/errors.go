@@ -46,7 +46,8 @@ func (s *session) explain(op string, err error) error {
 			return s.fail(op, fmt.Errorf("a script runs in a transaction already; take its BEGIN, COMMIT or ROLLBACK out: %w", err))
 		}
 	}
-	if s.st.fault(err) {
+	var locked *logBusyError
+	if s.st.fault(err) || errors.As(err, &locked) {
 		return s.fail(op, err)
 	}
 	return err

@@ -44,9 +44,14 @@ func TestMain(m *testing.M) {
 const marks = `CREATE TABLE marks (mark TEXT NOT NULL);
 	CREATE TABLE counters (k TEXT PRIMARY KEY, n INTEGER NOT NULL); INSERT INTO counters VALUES ('all', 0)`
 
-// child is the other process. "visit" opens each store, reads and leaves; "serve" writes until its input ends.
+// child is the other process. "visit" opens each store, reads and leaves; "serve" writes until its input ends;
+// "stuck" is in the middle of a write to one store (its path is in place of the directory) until its input ends, "alone" has
+// the store's file for itself.
 func child(mode, dir string) error {
 	ctx := context.Background()
+	if mode == "stuck" || mode == "alone" {
+		return hinder(dir, mode == "alone")
+	}
 	if few, ok := strings.CutPrefix(mode, "few"); ok {
 		return manyStores(ctx, dir, few != "")
 	}

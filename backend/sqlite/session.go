@@ -315,6 +315,11 @@ func (s *session) enter(ctx context.Context, op string, st *stmt) error {
 			return s.fail(op, err)
 		}
 	}
+	if s.tx == none && !s.c.tenant && (st.effects&begins != 0 || st.driver == nil && !namesShared(st.query)) {
+		if err := s.c.detachSelf(ctx); err != nil {
+			return s.explain(op, err)
+		}
+	}
 	if s.tx == none && st.effects&begins != 0 {
 		if err := s.relax(ctx); err != nil {
 			return s.explain(op, err)

@@ -135,8 +135,7 @@ func (st *store) connect(ctx context.Context) (*conn, string, error) {
 		}
 		return nil, "", err
 	}
-	// The shared store is attached to itself, so that public.x means the same everywhere.
-	c := &conn{st: st, raw: r, stmts: newStatements(st.b.cfg.Statements), tenant: !st.shared, attached: st.shared}
+	c := &conn{st: st, raw: r, stmts: newStatements(st.b.cfg.Statements), tenant: !st.shared}
 	owner := ""
 	// The settings read the schema, and with it open the -wal of the store.
 	if st.shared {

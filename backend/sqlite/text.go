@@ -111,6 +111,9 @@ func attachFirst(query string) bool {
 	return keyword(query, "DROP") || keyword(query, "ANALYZE") || keyword(query, "EXPLAIN")
 }
 
+// namesShared reports whether a text may name the schema of the shared store.
+func namesShared(query string) bool { return strings.Contains(strings.ToLower(query), sharedSchema) }
+
 // everywhere are the pragmas that mean every attached database when they name none.
 var everywhere = []string{"wal_checkpoint", "optimize", "integrity_check", "quick_check", "foreign_key_check"}
 

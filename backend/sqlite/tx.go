@@ -55,7 +55,7 @@ func (s *session) begin(ctx context.Context, begin string) error {
 	if err := c.usable("begin"); err != nil {
 		return err
 	}
-	if err := s.relax(ctx); err != nil {
+	if err := errors.Join(s.relax(ctx), c.detachSelf(ctx)); err != nil {
 		return s.explain("begin", err)
 	}
 	c.readOnly = false // for BEGIN itself, which counts as a write

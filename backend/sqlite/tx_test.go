@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -245,4 +246,81 @@ func TestRaw(t *testing.T) {
 	require.NoError(t, b.Close())
 	_, _, err = r.Status(sqlite.DBStatusSchemaUsed, false)
 	require.ErrorIs(t, err, backend.ErrClosed)
+}
+
+// A transaction of the shared store has its file open once: as public, too, it would be read by somebody else, who may have
+// to wait for the transaction itself. public.x can be read before and after.
+func TestSharedTransactionReadsItsFileOnce(t *testing.T) { // S73
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (id INTEGER PRIMARY KEY)")
+	conn, err := b.Shared().Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	const public = "SELECT count(*) FROM public.plans"
+	files := func() (n int64) {
+		for _, c := range b.shared.conns {
+			c.mu.Lock()
+			c.own = true
+			n, err = ask(t.Context(), c.raw, "SELECT count(*) FROM pragma_database_list WHERE file <> ''")
+			c.own = false
+			c.mu.Unlock()
+			require.NoError(t, err)
+		}
+		return n
+	}
+	for _, how := range []struct {
+		begin func() error
+		end   func() error
+	}{
+		{
+			func() error { _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); return err },
+			func() error { _, err := conn.ExecContext(t.Context(), "COMMIT"); return err },
+		},
+		{
+			func() error {
+				_, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE; INSERT INTO plans DEFAULT VALUES")
+				return err
+			},
+			func() error { _, err := conn.ExecContext(t.Context(), "ROLLBACK"); return err },
+		},
+	} {
+		var n int
+		require.NoError(t, conn.QueryRowContext(t.Context(), public).Scan(&n))
+		require.Len(t, b.shared.conns, 1)
+		require.EqualValues(t, 2, files(), "a read of public")
+		require.NoError(t, how.begin())
+		require.EqualValues(t, 1, files(), "within the transaction")
+		require.NoError(t, how.end())
+	}
+	var n int
+	require.NoError(t, conn.QueryRowContext(t.Context(), public).Scan(&n))
+	require.Zero(t, n)
+	tx, err := conn.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, files(), "within the transaction")
+	require.NoError(t, tx.Commit())
+}
+
+// What is kept of a connection for the sake of its waits goes with it.
+
+// What is kept of a connection for the sake of its waits goes with it.
+func TestNothingIsKeptOfAClosedConnection(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.db")
+	_, err := dial(t.Context(), dsn(path, "rw"))
+	require.Error(t, err, "there is no such file")
+	for _, name := range []string{dsn(path, "rwc"), nowhereDSN} {
+		r, err := dial(t.Context(), name)
+		require.NoError(t, err)
+		c := r.(*patientConn).c
+		known := func(m *sync.Map) (is bool) {
+			m.Range(func(_, v any) bool { is = is || v == c; return !is })
+			return is
+		}
+		require.Equal(t, name != nowhereDSN, known(&callers))
+		require.NoError(t, r.Close())
+		require.False(t, known(&callers))
+		require.False(t, known(&openings))
+	}
 }
