@@ -53,7 +53,6 @@ func (s *atOnce) run(ctx context.Context, query string, into ...any) (done bool,
 	case err != nil:
 		return false, err
 	}
-	_ = prune(ctx, s.reg.db, s.touched) // it is tried again with other changes
 	return true, nil
 }
 

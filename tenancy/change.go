@@ -111,24 +111,6 @@ func (tx *registryTx) enter(ctx context.Context) error {
 	for i := range tx.touched {
 		tx.touched[i].revision = last - int64(n-1-i)
 	}
-	return prune(ctx, tx, tx.touched)
-}
-
-// prune forgets old changes of what was touched, now and then.
-func prune(ctx context.Context, q querier, touched []touch) error {
-	n := len(touched)
-	last := touched[n-1].revision
-	if last%64 >= int64(n) {
-		return nil
-	}
-	for _, t := range touched {
-		_, err := q.ExecContext(ctx, `DELETE FROM tenement_changes WHERE tenant_id = $1 AND revision <= $2 AND revision <= COALESCE(
-			(SELECT revision FROM tenement_changes WHERE tenant_id = $1 ORDER BY revision DESC LIMIT 1 OFFSET $3), 0)`,
-			string(t.id), last-keepChanges, keepHistory)
-		if err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -292,6 +274,7 @@ func (a *App) write(ctx context.Context, fn func(ctx context.Context, tx *regist
 func (a *App) noted(ctx context.Context, touched []touch, changed []*Tenant) {
 	a.own.add(touched)
 	a.gen.Add(1)
+	a.prune(touched)
 	for _, t := range changed {
 		if purged(touched, t.ID) {
 			a.lives.forget(t.ID)
@@ -306,6 +289,29 @@ func (a *App) noted(ctx context.Context, touched []touch, changed []*Tenant) {
 			}
 		}
 	}
+}
+
+// prune forgets old changes of what was touched, now and then, and behind who has changed it: one of a hundred of them would
+// wait for that, and in a transaction all who come after it. What fails is tried again with other changes. A program that
+// changes something and ends gets it done, too: Close waits for it, within bounds.
+func (a *App) prune(touched []touch) {
+	n := len(touched)
+	last := touched[n-1].revision
+	if last%64 >= int64(n) {
+		return
+	}
+	a.background(func() {
+		ctx, cancel := afterwards(a.ctx)
+		defer cancel()
+		for _, t := range touched {
+			_, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_changes WHERE tenant_id = $1 AND revision <= $2 AND revision <= COALESCE(
+				(SELECT revision FROM tenement_changes WHERE tenant_id = $1 ORDER BY revision DESC LIMIT 1 OFFSET $3), 0)`,
+				string(t.id), last-keepChanges, keepHistory)
+			if err != nil {
+				return
+			}
+		}
+	})
 }
 
 func purged(touched []touch, id ID) bool {

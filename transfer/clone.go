@@ -3,11 +3,13 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/sqltext"
@@ -33,8 +35,9 @@ type CloneOptions struct {
 // (but with a role per tenant, where no role may read both). While it goes on the tenant cannot be renamed or purged.
 //
 // With masks no row leaves the tenant as it is. It returns an [*UnmaskedError] before anything is made when a column is not
-// classified, so that one that a migration adds later does not get out unnoticed; otherwise what [tenancy.App.CreateBy] and
-// [Import] return, and like there nothing is left when it fails.
+// classified, so that one that a migration adds later does not get out unnoticed, and [ErrMask] when the tables do not
+// take what the masks make of the rows; otherwise what [tenancy.App.CreateBy] and [Import] return, and like there nothing is
+// left when it fails.
 func Clone(ctx context.Context, app *tenancy.App, id tenancy.ID, opt CloneOptions) (clone tenancy.Tenant, err error) {
 	err = app.Hold(ctx, id, func(ctx context.Context, t tenancy.Tenant) error {
 		c := &cloning{app: app, t: t, opt: opt}
@@ -80,12 +83,24 @@ func (c *cloning) look(ctx context.Context) error {
 func (c *cloning) fill(ctx context.Context, t tenancy.Tenant) error {
 	to := backend.Route{Store: t.Store, Owner: string(t.ID)}
 	if err := c.fillStore(tenancy.Leave(ctx), to); err != nil {
+		if c.masks != nil && refused(err) {
+			return fmt.Errorf("%w: %w", ErrMask, err)
+		}
 		return err
 	}
 	if c.opt.NoFiles || c.masks != nil || !c.app.HasFiles() {
 		return nil
 	}
 	return c.copyFiles(ctx)
+}
+
+// refused reports whether an error is that of a constraint or a type.
+func refused(err error) bool {
+	if code, ok := sqliteCode(err); ok {
+		return code == sqliteConstraint || code == sqliteMismatch
+	}
+	state := sqltext.State(err)
+	return strings.HasPrefix(state, "23") || strings.HasPrefix(state, "22") // integrity_constraint_violation, data_exception
 }
 
 func (c *cloning) fillStore(ctx context.Context, to backend.Route) error {

@@ -119,7 +119,7 @@ func TestCloneWithMasks(t *testing.T) {
 		opt.Spec.Slug = "broken"
 		opt.Masks = append([]transfer.Mask{{Table: "authors", Column: "name", With: transfer.Const("same")}}, opt.Masks...)
 		_, err = transfer.Clone(t.Context(), a.App, thor.ID, opt)
-		require.Error(t, err)
+		require.ErrorIs(t, err, transfer.ErrMask)
 		_, err = a.BySlug(t.Context(), "broken")
 		require.ErrorIs(t, err, tenancy.ErrNotFound)
 		_, err = a.Backend().Stat(t.Context(), backend.MustParseStore("broken"))
@@ -163,10 +163,11 @@ CREATE INDEX "Up" ON x (up DESC NULLS LAST);
 CREATE UNIQUE INDEX marked ON x (note, id); ALTER TABLE x CLUSTER ON marked;
 CREATE TABLE y (id bigint REFERENCES x);
 CREATE VIEW v AS SELECT code, note FROM x GROUP BY code, note;
+CREATE TABLE heir (more text) INHERITS (x);
 CREATE TABLE z (id bigint PRIMARY KEY, note text); CREATE VIEW by_key AS SELECT id, note FROM z GROUP BY id;
 COMMENT ON INDEX "Up" IS 'it''s up'; COMMENT ON CONSTRAINT "one code" ON x IS 'a code'; COMMENT ON CONSTRAINT x_pkey ON x IS 'a key';`))
 	thor := a.create(t, "thor", `INSERT INTO x SELECT i, 'code ' || i, i, repeat('note', 50) FROM generate_series(1, 25000) s (i)`, `INSERT INTO y VALUES (7)`,
-		`INSERT INTO z SELECT i, repeat('note', 50) FROM generate_series(1, 25000) s (i)`)
+		`INSERT INTO heir (id, code, more) VALUES (1, 'of his own', 'more')`, `INSERT INTO z SELECT i, repeat('note', 50) FROM generate_series(1, 25000) s (i)`)
 	clone, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
 	require.NoError(t, err)
 	requireSame(t, transfer.InStore(a.App, thor.ID), transfer.InStore(a.App, clone.ID))
@@ -182,4 +183,23 @@ COMMENT ON INDEX "Up" IS 'it''s up'; COMMENT ON CONSTRAINT "one code" ON x IS 'a
 		AND i.indexrelid > (SELECT max(oid) FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'v') ORDER BY c.relname COLLATE "C"`
 	assert.Equal(t, []string{`"Up"`, "lower_code", `"one code"`, "x_pkey"}, a.query(t, clone, younger))
 	assert.Empty(t, a.query(t, thor, younger))
+
+	// Where that saves the log, they are in files that the copy's own transaction has made.
+	const anew = `SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relfilenode <> oid ORDER BY relname COLLATE "C"`
+	if a.query(t, thor, `SHOW wal_level`)[0] == "minimal" {
+		assert.Equal(t, []string{"x", "z"}, a.query(t, clone, anew))
+	} else {
+		assert.Empty(t, a.query(t, clone, anew))
+	}
+
+	// What a mask makes alike is found when the index is made, and nothing stays.
+	_, err = transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "broken"}, Masks: []transfer.Mask{
+		{Table: "x", Column: "code", With: transfer.Const("same")}, {Table: "*", Column: "*", With: transfer.Keep()},
+	}})
+	require.ErrorIs(t, err, transfer.ErrMask)
+	assert.ErrorContains(t, err, "table x: ")
+	_, err = a.BySlug(t.Context(), "broken")
+	require.ErrorIs(t, err, tenancy.ErrNotFound)
+	_, err = a.Backend().Stat(t.Context(), backend.MustParseStore("broken"))
+	require.ErrorIs(t, err, backend.ErrStoreMissing)
 }

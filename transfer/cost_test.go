@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,6 +50,35 @@ func TestMoveTripsOnPostgres(t *testing.T) {
 	few := trips(4)
 	more := trips(24)
 	require.LessOrEqual(t, (more-few)/20, int64(27))
+}
+
+// A clone on Postgres takes so many round trips, and for each small table those that insert its rows.
+func TestCloneTripsOnPostgres(t *testing.T) {
+	t.Parallel()
+	trips := func(tables int) int64 {
+		var text strings.Builder
+		for i := range tables {
+			fmt.Fprintf(&text, "CREATE TABLE t%d (id bigint PRIMARY KEY, note text);\n", i)
+		}
+		url := placeURL(t, backend.Postgres)
+		proxy, err := wireproxy.NewURL(url)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = proxy.Close() })
+		a := openPlace(t, proxy.URL(url), backend.Postgres, files("00001_x.sql", text.String()))
+		thor := a.create(t, "thor")
+		clone := func(slug string) {
+			_, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: slug}})
+			require.NoError(t, err)
+		}
+		clone("warm")
+		proxy.ResetRoundTrips()
+		clone("copy")
+		return proxy.RoundTrips()
+	}
+	few := trips(4)
+	more := trips(24)
+	require.LessOrEqual(t, few, int64(35))
+	require.LessOrEqual(t, (more-few)/20, int64(1))
 }
 
 // Each row that is exported takes the memory of its line, and an interface for each of its values.

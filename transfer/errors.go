@@ -23,6 +23,9 @@ var (
 	ErrNoSQLite = errors.New("tenement: transfer: a tenant's file is a SQLite database, and this program links no driver for it")
 	// ErrMigrated: the tenant was migrated while it was copied. Nothing was made; it can be copied again.
 	ErrMigrated = errors.New("the tenant was migrated while it was copied: copy it again")
+	// ErrMask: a constraint or a type refuses what masks make of rows: two are alike where there may be one, say. The
+	// database's own error is in the chain.
+	ErrMask = errors.New("the tables do not take what the masks make of the rows")
 	// ErrUnmasked: a column is not classified by any mask; see [*UnmaskedError].
 	ErrUnmasked = errors.New("no mask says what becomes of it")
 )

@@ -249,10 +249,12 @@ func (f *File) fault(err error) error {
 
 // SQLite's result codes: https://www.sqlite.org/rescode.html.
 const (
-	sqliteError   = 1
-	sqliteIOErr   = 10
-	sqliteCorrupt = 11
-	sqliteNotADB  = 26
+	sqliteError      = 1
+	sqliteIOErr      = 10
+	sqliteCorrupt    = 11
+	sqliteConstraint = 19
+	sqliteMismatch   = 20
+	sqliteNotADB     = 26
 )
 
 // fileFaults are SQLite's words for a file that is not what it was: pages, tables or columns are missing.

@@ -39,6 +39,7 @@ type present struct {
 	forced    bool // row level security that is forced on the owner
 	views     bool // materialized ones, with rows
 	sequences bool // of the tables, or of none
+	minimal   bool // the server's log has no more than it takes to recover (wal_level)
 }
 
 func (p *present) ask(ctx context.Context, q querier, list []Table) error {
@@ -49,8 +50,9 @@ func (p *present) ask(ctx context.Context, q querier, list []Table) error {
 	return q.QueryRowContext(ctx, `SELECT COALESCE(bool_or(c.relhastriggers), false), COALESCE(bool_or(c.relforcerowsecurity), false),
 			COALESCE(bool_or(c.relkind = 'm' AND c.relispopulated), false),
 			COALESCE(bool_or(c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-				AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND d.refobjid <> ALL ($1::text[]::regclass[]))), false)
-		FROM pg_catalog.pg_class c WHERE c.oid = ANY (`+relationsHere+`)`, names).Scan(&p.triggers, &p.forced, &p.views, &p.sequences)
+				AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND d.refobjid <> ALL ($1::text[]::regclass[]))), false),
+			current_setting('wal_level') = 'minimal'
+		FROM pg_catalog.pg_class c WHERE c.oid = ANY (`+relationsHere+`)`, names).Scan(&p.triggers, &p.forced, &p.views, &p.sequences, &p.minimal)
 }
 
 // takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back, and the table
