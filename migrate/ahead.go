@@ -111,7 +111,8 @@ func (m *Migrator) aheadOne(ctx context.Context, rt backend.Route) error {
 		return err
 	}
 	// goose had a part in it, or a script whose head wrote the row.
-	return m.ledger.remove(ctx, rt, m.Fingerprint())
+	_, err = m.ledger.remove(ctx, rt, m.Fingerprint())
+	return err
 }
 
 // Made is a store that ProvisionAhead made, at [Migrator.Fingerprint], and that is rt.Owner's by now.

@@ -78,6 +78,37 @@ func TestNoRowsOfNothing(t *testing.T) {
 	})
 }
 
+// lateBackend has something come in between when a store is looked at.
+type lateBackend struct {
+	backend.Backend
+	between func()
+}
+
+func (l *lateBackend) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {
+	defer l.between()
+	return l.Backend.Stat(ctx, s)
+}
+
+// What a migrator notes of a store late, while that is forgotten, is forgotten too.
+func TestForgottenWhileItIsNoted(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := t.Context()
+		src := migrate.Source{Name: "app", FS: version(1, killed...)}
+		provision(t, migrator(t, be, tenants(src)), 2)
+		require.NoError(t, be.Drop(ctx, route(1)))
+		times := 0
+		m := migrator(t, &lateBackend{be.Backend, func() {
+			if times++; times == 1 {
+				_, err := be.Shared().ExecContext(ctx, `UPDATE tenement_ledger SET fingerprint = '' WHERE store = 't0001'`)
+				require.NoError(t, err)
+			}
+		}}, tenants(src))
+		require.NoError(t, m.Forget(ctx, store(1)))
+		assert.Equal(t, "t0000", ledgerRows(t, be))
+	})
+}
+
 // A store that is purged while it is worked on through goose is not entered again.
 func TestPurgedWhileItIsWorkedOn(t *testing.T) {
 	t.Parallel()

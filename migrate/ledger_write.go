@@ -79,14 +79,11 @@ func (l *ledger) replace(ctx context.Context, tx Execer, rt backend.Route, s sta
 	return nil
 }
 
-// remove removes the row of a store that was found to be gone, unless somebody wrote it since.
-func (l *ledger) remove(ctx context.Context, rt backend.Route, fingerprint string) error {
-	_, err := l.db.ExecContext(ctx, l.dialect.bind(`DELETE FROM tenement_ledger WHERE store = ? AND owner = ? AND fingerprint = ?`),
+// remove removes the row of a store that was found to be gone. false means that it says something else by now, or is gone.
+func (l *ledger) remove(ctx context.Context, rt backend.Route, fingerprint string) (done bool, err error) {
+	res, err := l.db.ExecContext(ctx, l.dialect.bind(`DELETE FROM tenement_ledger WHERE store = ? AND owner = ? AND fingerprint = ?`),
 		rt.Store.String(), rt.Owner, fingerprint)
-	if err != nil {
-		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
-	}
-	return nil
+	return affected(res, err)
 }
 
 func affected(res sql.Result, err error) (bool, error) {
@@ -215,20 +212,23 @@ func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err
 	}
-	e, err := m.ledger.entry(ctx, s.String())
-	if err != nil || e == nil {
-		return err
+	defer m.gate.forget(s)
+	for gone := false; !gone; {
+		e, err := m.ledger.entry(ctx, s.String())
+		if err != nil || e == nil {
+			return err
+		}
+		switch there, err := m.there(ctx, s); {
+		case err != nil:
+			return fmt.Errorf("tenement: migrate: removing from the ledger: %w", err)
+		case there:
+			return nil
+		}
+		// The row of a store that was made since is another one. So is what a migrator, late, notes about the one that is
+		// gone: that is looked at again.
+		if gone, err = m.ledger.remove(ctx, backend.Route{Store: s, Owner: e.owner}, e.fingerprint); err != nil {
+			return err
+		}
 	}
-	switch there, err := m.there(ctx, s); {
-	case err != nil:
-		return fmt.Errorf("tenement: migrate: removing from the ledger: %w", err)
-	case there:
-		return nil
-	}
-	// The row of a store that was made since is another one.
-	if err := m.ledger.remove(ctx, backend.Route{Store: s, Owner: e.owner}, e.fingerprint); err != nil {
-		return err
-	}
-	m.gate.forget(s)
 	return nil
 }

@@ -156,7 +156,8 @@ func (m *Migrator) enter(ctx context.Context, rt backend.Route, out *outcome) (d
 	if errors.Is(err, backend.ErrStoreMissing) {
 		out.missing = true
 		if done {
-			return true, m.ledger.remove(ctx, rt, out.have.fingerprint())
+			_, err = m.ledger.remove(ctx, rt, out.have.fingerprint())
+			return true, err
 		}
 		return false, nil
 	}

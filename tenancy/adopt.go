@@ -232,15 +232,17 @@ func asideName(s backend.Store) (backend.Store, error) {
 }
 
 // putAside renames a store to one of those that are set aside. It returns backend.ErrStoreMissing when there is none of
-// that name and owner.
+// that name and owner; then too the ledger has no row of it afterwards, which whoever dropped or renamed it may not have
+// come to remove.
 func (a *App) putAside(ctx context.Context, rt backend.Route) (to backend.Store, err error) {
 	if to, err = asideName(rt.Store); err != nil {
 		return to, err
 	}
-	if err := a.be.Rename(ctx, rt, to); err != nil {
+	err = a.be.Rename(ctx, rt, to)
+	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 		return to, err
 	}
-	return to, a.migrator.Forget(ctx, rt.Store)
+	return to, cmp.Or(a.migrator.Forget(ctx, rt.Store), err)
 }
 
 // AsideStores lists the stores that were set aside, in order of name.

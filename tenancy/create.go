@@ -295,6 +295,7 @@ func (r *run) unmake(ctx context.Context) error {
 	if err := r.a.be.Drop(ctx, r.t.route()); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 		return fmt.Errorf("remove what was made: %w", err)
 	}
+	r.a.step("unmake: dropped")
 	return r.a.migrator.Forget(ctx, r.t.Store)
 }
 

@@ -116,3 +116,20 @@ func TestKilledCreateBy(t *testing.T) {
 		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, last)))
 	})
 }
+
+// What a tenant that was undone had in the ledger goes with it, also when whoever dropped its store did not get further.
+func TestUndoneAndNotForgotten(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		interrupted(t, p, "unmake: dropped", func(a *App) error {
+			_, err := a.CreateBy(t.Context(), Spec{Slug: "thor"}, func(ctx context.Context, thor Tenant) error {
+				return errors.Join(a.migrator.Provision(ctx, thor.route()), errors.New("no"))
+			})
+			return err
+		})
+		a := open(t, p.be)
+		require.NoError(t, a.FinishOperations(t.Context()))
+		_, err := a.BySlug(t.Context(), "thor")
+		require.ErrorIs(t, err, ErrNotFound)
+		requireHealthy(t, a)
+	})
+}

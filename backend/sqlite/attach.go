@@ -11,7 +11,7 @@ func (c *conn) attach(ctx context.Context) error {
 	if c.attached {
 		return nil
 	}
-	err := c.st.b.withDescriptors(func() error { return c.run(ctx, c.st.b.attach) })
+	err := c.st.b.withDescriptors(ctx, func() error { return c.run(ctx, c.st.b.attach) })
 	c.attached = err == nil
 	return err
 }

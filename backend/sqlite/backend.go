@@ -81,7 +81,7 @@ func Open(ctx context.Context, dir string, cfg Config) (*Backend, error) {
 		locks: locks{dir: filepath.Join(dir, "locks")},
 		stop:  make(chan struct{}),
 	}
-	b.descriptors.limit = descriptorLimit()
+	b.descriptors.limit, b.descriptors.scarce = descriptorLimit(), make(chan struct{}, 1)
 	b.stores = newShelf(b, min(cfg.MaxOpenStores, b.descriptors.stores()))
 	b.locks.retry = b.withDescriptors
 	for _, d := range []string{dir, b.tenants(), b.templateDir(), b.locks.dir, b.moving()} {

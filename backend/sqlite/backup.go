@@ -63,7 +63,7 @@ func (b *Backend) backup(ctx context.Context, rt backend.Route, path string) err
 // copyStore makes a copy of the store, in one file and on disk.
 func (b *Backend) copyStore(ctx context.Context, st *store, to string) error {
 	var r raw
-	err := b.withDescriptors(func() (err error) {
+	err := b.withDescriptors(ctx, func() (err error) {
 		if r, err = dial(ctx, st.dsn); err != nil {
 			return err
 		}

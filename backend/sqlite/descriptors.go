@@ -1,11 +1,11 @@
 package sqlite
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -30,8 +30,8 @@ type descriptors struct {
 	limit int64
 	conns atomic.Int64 // connections that are open
 
-	last   atomic.Int64 // when they were last short, in time since Backend.epoch
-	scarce sync.Mutex   // held by who makes room
+	last   atomic.Int64  // when they were last short, in time since Backend.epoch
+	scarce chan struct{} // has room for one: who makes room
 }
 
 // stores returns how many stores the limit has room for.
@@ -47,8 +47,8 @@ func (d *descriptors) short() bool { return d.conns.Load() > max(1, (d.limit/3*2
 const scarceFor = 2 * time.Second
 
 // withDescriptors runs fn, which opens files, again when it failed for want of a descriptor and some could be had by closing
-// what nobody uses.
-func (b *Backend) withDescriptors(fn func() error) error {
+// what nobody uses. Whether it ends with ctx once it has its turn is for fn.
+func (b *Backend) withDescriptors(ctx context.Context, fn func() error) error {
 	d := &b.descriptors
 	if last := d.last.Load(); last == 0 || b.now()-time.Duration(last) > scarceFor {
 		if err := fn(); err == nil || !cannotOpen(err) {
@@ -57,8 +57,12 @@ func (b *Backend) withDescriptors(fn func() error) error {
 	}
 	// One at a time, and with room made first: those who are short would take from each other what is made free, and SQLite
 	// opens a file read-only that it could not open for writing, if there is a descriptor again by then.
-	d.scarce.Lock()
-	defer d.scarce.Unlock()
+	select {
+	case d.scarce <- struct{}{}:
+		defer func() { <-d.scarce }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for starved() {
 		d.last.Store(int64(b.now()))
 		if !b.stores.spare() {

@@ -310,7 +310,7 @@ func (b *Backend) owner(ctx context.Context, s backend.Store, file os.FileInfo) 
 		return st.owner, nil
 	}
 	var owner string
-	err := b.withDescriptors(func() (err error) {
+	err := b.withDescriptors(ctx, func() (err error) {
 		owner, err = ownerOf(ctx, b.path(s))
 		return err
 	})

@@ -19,7 +19,7 @@ type locks struct {
 	dir    string
 	keys   keyLocks
 	queues driver.Queues
-	retry  func(func() error) error // when descriptors are short
+	retry  func(context.Context, func() error) error // when descriptors are short
 }
 
 // errLocked is what tryLockFile returns when another process (or another Backend of this one) has the lock.
@@ -125,8 +125,9 @@ func (l *locks) enter(ctx context.Context, key string, wait bool) (leave func(),
 // lockFile keeps other processes from the key.
 func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock func(), err error) {
 	pause := time.Millisecond
+	retry := func(fn func() error) error { return l.retry(ctx, fn) }
 	for {
-		unlock, err := l.keys.try(l.dir, key, l.retry)
+		unlock, err := l.keys.try(l.dir, key, retry)
 		if err == nil {
 			return unlock, nil
 		}

@@ -131,7 +131,7 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 	name := dsn(path, "rw")
 	var r raw
 	var owner string
-	err := b.withDescriptors(func() (err error) {
+	err := b.withDescriptors(ctx, func() (err error) {
 		if r, err = dial(ctx, name); err != nil {
 			return err
 		}

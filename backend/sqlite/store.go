@@ -117,7 +117,7 @@ func (st *store) add(c *conn) {
 
 // dial opens a connection to the store, readies it for an application's statements and returns the owner that it found.
 func (st *store) dial(ctx context.Context) (c *conn, owner string, err error) {
-	err = st.b.withDescriptors(func() error {
+	err = st.b.withDescriptors(ctx, func() error {
 		c, owner, err = st.connect(ctx)
 		return err
 	})

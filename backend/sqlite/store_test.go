@@ -411,3 +411,22 @@ func TestLostAsACallEnds(t *testing.T) {
 		require.Nil(t, c.raw)
 	}
 }
+
+// Whoever is short of descriptors waits for those who make room no longer than his context.
+func TestWaitForDescriptorsEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	b, err := Open(t.Context(), t.TempDir(), Config{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.Close()) }()
+	rt := backend.Route{Store: backend.MustParseStore("thor"), Owner: "1"}
+	require.NoError(t, b.Create(t.Context(), rt))
+	b.descriptors.last.Store(int64(b.now() + time.Hour)) // they are short
+	b.descriptors.scarce <- struct{}{}                   // and somebody is at it
+	ctx, cancel := context.WithTimeout(backend.WithRoute(t.Context(), rt), 20*time.Millisecond)
+	defer cancel()
+	_, err = b.DB().ExecContext(ctx, "CREATE TABLE polls (question TEXT)")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	<-b.descriptors.scarce
+	_, err = b.DB().ExecContext(backend.WithRoute(t.Context(), rt), "SELECT 1")
+	require.NoError(t, err)
+}

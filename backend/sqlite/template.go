@@ -95,7 +95,7 @@ func (b *Backend) plant(ctx context.Context, key string, build buildFunc, temp s
 // use makes a store of the template.
 func (b *Backend) use(ctx context.Context, t *template, build buildFunc, temp string, stamp []byte) error {
 	if !t.direct {
-		return b.withDescriptors(func() error { return t.copyTo(temp, stamp) })
+		return b.withDescriptors(ctx, func() error { return t.copyTo(temp, stamp) })
 	}
 	if _, err := b.buildFile(ctx, temp, build); err != nil {
 		b.clearBuild(temp)
