@@ -55,7 +55,7 @@ var scaleSuites = slices.Concat(
 // Parameters of our backend that the rows are about.
 var (
 	withoutWaiting = []string{"affinity_wait", "0"}
-	// By the formula in the doc of postgres.Config: 5 MB + 12,288 × 12.5 KB + 8,192 × 10 KB.
+	// By the formula in the doc of postgres.Config: 5 MB + 12,288 × 12.5 KB + 8,192 × 9 KB, or 16.
 	roomyProcesses = []string{"first_sights", "12288", "tenant_statements", "8192"}
 )
 
