@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tenement-go/tenement/backend/driver"
 )
 
 // plan decides how each query is sent, and has described what is not known yet: in one round trip for all of them.
@@ -16,7 +18,7 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 	var unknown []*query
 	for i := range j.queries {
 		q := &j.queries[i]
-		q.plan = c.choose(j, q, alone)
+		q.plan = c.choose(ctx, j, q, alone)
 		if q.plan.describe {
 			unknown = append(unknown, q)
 		}
@@ -48,7 +50,7 @@ func (c *conn) plan(ctx context.Context, j *job, alone bool) error {
 	return nil
 }
 
-func (c *conn) choose(j *job, q *query, alone bool) plan {
+func (c *conn) choose(ctx context.Context, j *job, q *query, alone bool) plan {
 	s := situation{mode: j.mode, store: c.unit.rt.Store, st: q.st, alone: alone, pooled: c.be.pooled.Load()}
 	s.stale = s.pooled && c.be.stalePlans.has(q.sql, s.store)
 	if q.st != nil && q.st.store != s.store {
@@ -58,7 +60,7 @@ func (c *conn) choose(j *job, q *query, alone bool) plan {
 		}
 	}
 	p := choose(s)
-	if !p.binary && !p.describe && s.mode != pgx.QueryExecModeExec && !c.readsText() {
+	if !p.binary && !p.describe && s.mode != pgx.QueryExecModeExec && !c.readsText() && !driver.IsOwn(ctx) {
 		p = plan{describe: true}
 	}
 	if p.describe || p.parse || p.st.store != s.store {
@@ -69,7 +71,8 @@ func (c *conn) choose(j *job, q *query, alone bool) plan {
 
 // readsText reports whether values that come as text are what they are, and in a form that pgx reads. Where somebody has
 // set it otherwise a statement is described once more, since pgx alone, which knows the columns, would not have noticed.
-// (Exec and simple_protocol are modes in which pgx has all of them come as text, too.)
+// (Exec and simple_protocol are modes in which pgx has all of them come as text, too; and the library's own statements set
+// what they read by.)
 func (c *conn) readsText() bool {
 	dates, intervals := c.pc.ParameterStatus("DateStyle"), c.pc.ParameterStatus("IntervalStyle") // poolers may not pass them on
 	return !c.be.otherText && (dates == "" || strings.HasPrefix(dates, "ISO")) && (intervals == "" || intervals == "postgres")
