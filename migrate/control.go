@@ -133,12 +133,12 @@ func (o rules) check(m *migration, text []byte, statements []string, from int) (
 			}
 			return line + strings.Count(statement[:at], "\n")
 		}
-		r := read(textDialect(o.of), statement)
 		if o.of != o.used && statementsIn(o.of, statement) != statementsIn(o.used, statement) {
 			// The body of a function or a trigger, or a string that only the other one takes for one: what is in it are no
 			// statements.
 			continue
 		}
+		r := read(textDialect(o.of), statement)
 		if why := r.refusal(o.kind); why != "" {
 			o.fault(lineAt(r.at), why)
 		}

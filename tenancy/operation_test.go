@@ -43,6 +43,16 @@ func cutLocks(t *testing.T, p place) {
 	require.NotZero(t, n)
 }
 
+// requireOneThor fails unless thor is what one process alone has made of it.
+func requireOneThor(t *testing.T, a *App) {
+	t.Helper()
+	thor, err := a.BySlug(t.Context(), "thor")
+	require.NoError(t, err)
+	require.Equal(t, Active, thor.Status)
+	require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, thor)))
+	requireHealthy(t, a)
+}
+
 // S85: whoever lost the lock does nothing destructive any more.
 func TestLockLost(t *testing.T) {
 	t.Parallel()
@@ -65,11 +75,7 @@ func TestLockLost(t *testing.T) {
 			ask(t, next, enter(t, thor), "Hammer?")
 		}
 		require.ErrorIs(t, late.FinishOperations(t.Context()), backend.ErrLockLost)
-		thor, err := next.BySlug(t.Context(), "thor")
-		require.NoError(t, err)
-		require.Equal(t, Active, thor.Status)
-		require.Equal(t, []string{"Hammer?"}, questions(t, next, enter(t, thor)))
-		requireHealthy(t, next)
+		requireOneThor(t, next)
 	})
 	t.Run("purge", func(t *testing.T) {
 		t.Parallel()
@@ -449,11 +455,7 @@ func TestOnCreateOutlivesItsLock(t *testing.T) {
 		next = open(t, p.backend(t), fill(&next))
 		_, err := late.Create(t.Context(), spec)
 		require.ErrorIs(t, err, backend.ErrLockLost)
-		thor, err := next.BySlug(t.Context(), "thor")
-		require.NoError(t, err)
-		require.Equal(t, Active, thor.Status)
-		require.Equal(t, []string{"Hammer?"}, questions(t, next, enter(t, thor)))
-		requireHealthy(t, next)
+		requireOneThor(t, next)
 	})
 	t.Run("over", func(t *testing.T) {
 		onEach(t, func(t *testing.T, p place) {

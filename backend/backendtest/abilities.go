@@ -303,20 +303,14 @@ var lockCases = []testCase{
 		id: "lock", name: "one key at a time",
 		rule: "Different keys do not exclude each other, and waiting ends with the context.",
 		run: func(e *env) {
-			locker := able[backend.Locker](e, e.be)
-			heldA, err := locker.Lock(e.ctx, "a")
-			require.NoError(e, err)
-			heldB, err := locker.Lock(e.ctx, "b/ with 'quotes'\x00 and more")
-			require.NoError(e, err, "another key")
+			heldA, heldB := e.lock("a"), e.lock("b/ with 'quotes'\x00 and more")
 			ctx, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
 			defer cancel()
-			_, err = locker.Lock(ctx, "a")
+			_, err := able[backend.Locker](e, e.be).Lock(ctx, "a")
 			require.ErrorIs(e, err, context.DeadlineExceeded)
 			heldB.Unlock()
 			heldA.Unlock()
-			heldA, err = locker.Lock(e.ctx, "a")
-			require.NoError(e, err, "after it was given back")
-			heldA.Unlock()
+			e.lock("a").Unlock() // after it was given back
 		},
 	},
 }
@@ -326,9 +320,7 @@ var fenceCases = []testCase{
 		id: "lock", name: "fences what is done under it",
 		rule: "In a lock's Fence, Create, Drop, Rename and RunScripts work while it is held; once it is not, they fail with ErrLockLost and change nothing, and Check says so.",
 		run: func(e *env) {
-			locker := able[backend.Locker](e, e.be)
-			held, err := locker.Lock(e.ctx, "key")
-			require.NoError(e, err)
+			held := e.lock("key")
 			ctx := held.Fence(e.ctx)
 			require.NoError(e, held.Check(e.ctx))
 			a, b := route("a"), e.tenant("b", "b1")
@@ -345,8 +337,7 @@ var fenceCases = []testCase{
 			require.NoError(e, e.be.Drop(ctx, c))
 			held.Unlock()
 			require.ErrorIs(e, held.Check(e.ctx), backend.ErrLockLost, "Check")
-			again, err := locker.Lock(e.ctx, "key") // somebody else's from now on
-			require.NoError(e, err)
+			again := e.lock("key") // somebody else's from now on
 			defer again.Unlock()
 			assert.ErrorIs(e, e.be.Create(ctx, a), backend.ErrLockLost, "Create")
 			assert.ErrorIs(e, e.be.Rename(ctx, b, c.Store), backend.ErrLockLost, "Rename")
@@ -367,10 +358,7 @@ var fenceCases = []testCase{
 		id: "lock", name: "fences what is done in stores",
 		rule: "In a lock's Fence, what is begun on a handle works while it is held, and fails with ErrLockLost once it is not. What had begun before goes on in the store that it began in.",
 		run: func(e *env) {
-			locker := able[backend.Locker](e, e.be)
-			held, err := locker.Lock(e.ctx, "key")
-			require.NoError(e, err)
-			a := e.tenant("a", "a1")
+			held, a := e.lock("key"), e.tenant("a", "a1")
 			ctx := backend.WithRoute(held.Fence(e.ctx), a)
 			pinned, owners := e.pin(a), e.be.Maintenance(a)
 			defer func() { require.NoError(e, owners.Close()) }()
@@ -391,15 +379,14 @@ var fenceCases = []testCase{
 			for name, do := range ways {
 				require.NoError(e, do(), name)
 			}
-			_, err = e.be.DB().ExecContext(ctx, `DELETE FROM notes WHERE mark = 'late'`)
+			_, err := e.be.DB().ExecContext(ctx, `DELETE FROM notes WHERE mark = 'late'`)
 			require.NoError(e, err)
 			tx, err := e.be.DB().BeginTx(ctx, nil)
 			require.NoError(e, err)
 			_, err = tx.Exec(insertNote, "a2")
 			require.NoError(e, err)
 			held.Unlock()
-			again, err := locker.Lock(e.ctx, "key") // somebody else's from now on
-			require.NoError(e, err)
+			again := e.lock("key") // somebody else's from now on
 			defer again.Unlock()
 			_, err = tx.Exec(insertNote, "a3")
 			require.NoError(e, err)

@@ -107,21 +107,19 @@ var adoptCases = []testCase{
 		id: "adopt", name: "fenced",
 		rule: "Adopt and Restamp fail with ErrLockLost, and change nothing, when the lock that fences them is not held any more.",
 		run: func(e *env) {
-			adopter, locker := able[backend.Adopter](e, e.be), able[backend.Locker](e, e.be)
+			adopter := able[backend.Adopter](e, e.be)
 			a, c := e.tenant("a", "a1"), route("c")
 			if e.cfg.Foreign != nil {
 				require.NoError(e, e.cfg.Foreign(e.ctx, e.be, c.Store))
 			}
-			held, err := locker.Lock(e.ctx, "key")
-			require.NoError(e, err)
+			held := e.lock("key")
 			lost := held.Fence(e.ctx)
 			held.Unlock()
 			assert.ErrorIs(e, adopter.Restamp(lost, a, "heir"), backend.ErrLockLost, "Restamp")
 			assert.ErrorIs(e, adopter.Adopt(lost, c), backend.ErrLockLost, "Adopt")
 			require.Equal(e, []string{"a"}, e.stores())
 			e.holds(a, "a1")
-			held, err = locker.Lock(e.ctx, "key")
-			require.NoError(e, err)
+			held = e.lock("key")
 			defer held.Unlock()
 			require.NoError(e, adopter.Restamp(held.Fence(e.ctx), a, "heir"))
 			if e.cfg.Foreign != nil {

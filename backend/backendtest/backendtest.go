@@ -359,6 +359,14 @@ func (e *env) conn() *sql.Conn {
 	return conn
 }
 
+// lock waits for a key.
+func (e *env) lock(key string) backend.Lock {
+	e.Helper()
+	held, err := able[backend.Locker](e, e.be).Lock(e.ctx, key)
+	require.NoError(e, err, "lock %q", key)
+	return held
+}
+
 // pin returns a pinned handle that is closed at the end of the case.
 func (e *env) pin(rt backend.Route) *sql.DB {
 	db := e.be.DBFor(rt)

@@ -116,11 +116,13 @@ func (l *lock) lostSQL() string {
 // fence returns the lock by which work in stores is fenced; nil where there is none of this server's. A standby knows
 // nothing of its primary's advisory locks.
 func (be *Backend) fence(ctx context.Context, access driver.Access) *lock {
-	l, ok := ctx.Value(fenceKey{}).(*lock)
-	if !ok || access == driver.AccessShared || l.s.be != be || be.replica {
+	if access == driver.AccessShared || be.replica {
 		return nil
 	}
-	return l
+	if l, ok := ctx.Value(fenceKey{}).(*lock); ok && l.s.be == be {
+		return l
+	}
+	return nil
 }
 
 // prefixSQL is a column of the prefix that fails (codeFence) when the lock is not held any more. The share of the store that

@@ -1,7 +1,6 @@
 package sqlite_test
 
 import (
-	"bufio"
 	"context"
 	"path/filepath"
 	"runtime"
@@ -144,13 +143,7 @@ func hindered(t *testing.T, mode, path string) (release func()) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the other process locks bytes of the files as on Unix")
 	}
-	other := another(t, mode, path)
-	in, err := other.StdinPipe()
-	require.NoError(t, err)
-	out, err := other.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, other.Start())
-	lines := bufio.NewScanner(out)
+	other, in, lines := started(t, mode, path)
 	require.True(t, lines.Scan())
 	require.Equal(t, "ready", lines.Text())
 	return func() {

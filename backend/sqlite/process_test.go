@@ -176,6 +176,18 @@ func another(t *testing.T, mode, dir string) *osexec.Cmd {
 	return cmd
 }
 
+// started is another that runs, what it is told by closing, and the lines that it says.
+func started(t *testing.T, mode, dir string) (cmd *osexec.Cmd, in io.Closer, lines *bufio.Scanner) {
+	t.Helper()
+	cmd = another(t, mode, dir)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	return cmd, in, bufio.NewScanner(out)
+}
+
 func served(t *testing.T, dir string, maxOpen int) *sqlite.Backend {
 	t.Helper()
 	b, err := sqlite.Open(t.Context(), dir, sqlite.Config{MaxOpenStores: maxOpen, Synchronous: sqlite.Off})
@@ -293,13 +305,7 @@ func TestTwoProcessesLoseNothing(t *testing.T) { // S72
 	defer here.Wait()
 	defer cancel()
 	for round := range 6 {
-		cmd := another(t, "serve", dir)
-		in, err := cmd.StdinPipe()
-		require.NoError(t, err)
-		out, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		lines := bufio.NewScanner(out)
+		cmd, in, lines := started(t, "serve", dir)
 		for n := 0; lines.Scan(); n++ {
 			name, row, _ := strings.Cut(lines.Text(), " ")
 			require.NotEqual(t, "error", name, row)
@@ -312,7 +318,7 @@ func TestTwoProcessesLoseNothing(t *testing.T) { // S72
 				}
 			}
 		}
-		err = cmd.Wait()
+		err := cmd.Wait()
 		require.Equal(t, round%2 == 0, err == nil, "%v", err)
 	}
 	cancel()

@@ -55,11 +55,15 @@ func (s *session) begin(ctx context.Context, begin string) error {
 	if err := c.usable("begin"); err != nil {
 		return err
 	}
-	if err := errors.Join(s.relax(ctx), c.detachSelf(ctx)); err != nil {
+	err := c.detachSelf(ctx)
+	if err == nil {
+		err = s.relax(ctx)
+	}
+	if err != nil {
 		return s.explain("begin", err)
 	}
 	c.readOnly = false // for BEGIN itself, which counts as a write
-	err := c.control(ctx, begin)
+	err = c.control(ctx, begin)
 	c.readOnly = s.frozen || err == nil && begin == "BEGIN"
 	if err != nil {
 		defer s.restore()
