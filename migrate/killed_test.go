@@ -29,7 +29,8 @@ var killed = []string{
 	"4_d.sql", "-- +goose NO TRANSACTION\n-- +goose Up\nINSERT INTO a (x) VALUES (4);\n",
 }
 
-// asChild is the test binary run again: it migrates a fleet and says so, line by line.
+// asChild is the test binary run again: it migrates a fleet and says so, line by line. A role below zero undoes the newest
+// migration.
 func asChild(role string) int {
 	ctx := context.Background()
 	be, err := backend.Open(ctx, os.Getenv("MIGRATE_TEST_URL"))
@@ -38,9 +39,14 @@ func asChild(role string) int {
 		return 1
 	}
 	n, _ := strconv.Atoi(role)
-	m, err := migrate.New(be, tenants(migrate.Source{Name: "app", FS: version(n, killed...)}))
-	if err == nil {
-		_, err = tenantsUp(ctx, m, migrate.Fleet{OnEvent: func(e migrate.Event) { fmt.Println(e.Kind, e.Done) }})
+	m, err := migrate.New(be, tenants(migrate.Source{Name: "app", FS: version(max(n, -n), killed...)}))
+	fleet := migrate.Fleet{OnEvent: func(e migrate.Event) { fmt.Println(e.Kind, e.Done) }}
+	switch {
+	case err != nil:
+	case n < 0:
+		_, err = m.Down(ctx, "", 1, migrate.DownOptions{Fleet: fleet, Forget: true})
+	default:
+		_, err = tenantsUp(ctx, m, fleet)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

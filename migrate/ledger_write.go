@@ -114,13 +114,14 @@ func (l *ledger) lost(ctx context.Context) error {
 	return nil
 }
 
-// setback notes, before anything is undone in a store, that what it has is not known, and has the processes that know it
-// as ready look again.
-func (l *ledger) setback(ctx context.Context, rt backend.Route) error {
+// setback notes, before anything is undone in some stores, that what they have is not known, and has the processes that
+// know them as ready look again.
+func (l *ledger) setback(ctx context.Context, stores []string) error {
 	tx, err := l.db.BeginTx(ctx, nil)
 	if err == nil {
 		defer func() { _ = tx.Rollback() }()
-		_, err = tx.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET fingerprint = '' WHERE store = ?`), rt.Store.String())
+		_, err = tx.ExecContext(ctx, l.dialect.bind(
+			`UPDATE tenement_ledger SET fingerprint = '' WHERE store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`), anys(stores)...)
 		if err == nil {
 			_, err = tx.ExecContext(ctx, `UPDATE tenement_ledger_revision SET revision = revision + 1 WHERE id = 1`)
 		}
@@ -128,6 +129,16 @@ func (l *ledger) setback(ctx context.Context, rt backend.Route) error {
 			err = tx.Commit()
 		}
 	}
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
+// unset takes a setback back.
+func (l *ledger) unset(ctx context.Context, fingerprint string, stores []string) error {
+	_, err := l.db.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET fingerprint = ?
+		WHERE fingerprint = '' AND store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`), append([]any{fingerprint}, anys(stores)...)...)
 	if err != nil {
 		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	batchSize = 32  // stores in one message
+	batchSize = 32  // stores that a worker takes at a time
 	pageSize  = 256 // stores read from the ledger at a time
 )
 
@@ -30,6 +30,7 @@ type queue struct {
 	pages     pager
 	stopAfter int           // stop when this many have failed; 0: never
 	patience  time.Duration // how long one store is put off before it counts as failed
+	batch     int           // how many stores are taken at a time, at most
 	now       func() time.Time
 
 	mu       sync.Mutex
@@ -40,7 +41,7 @@ type queue struct {
 }
 
 func newQueue(pages pager, stopAfter int, patience time.Duration) *queue {
-	return &queue{pages: pages, stopAfter: stopAfter, patience: patience, now: time.Now, quota: -1}
+	return &queue{pages: pages, stopAfter: stopAfter, patience: patience, batch: batchSize, now: time.Now, quota: -1}
 }
 
 // allow sets how many more stores may be taken from the pages; negative means all.
@@ -81,6 +82,13 @@ func (q *queue) putOff(t task) bool {
 	return true
 }
 
+// giveBack takes a store back for which there was no time.
+func (q *queue) giveBack(t task) {
+	q.mu.Lock()
+	q.ready = append(q.ready, t)
+	q.mu.Unlock()
+}
+
 // take returns the next stores to visit, or how long to wait for one that was put off, or neither when none is left. It
 // returns ErrStopped when enough have failed.
 func (q *queue) take(ctx context.Context) ([]task, time.Duration, error) {
@@ -101,7 +109,7 @@ func (q *queue) take(ctx context.Context) ([]task, time.Duration, error) {
 			return nil, 0, err
 		}
 	}
-	if n := min(len(q.ready), batchSize); n > 0 {
+	if n := min(len(q.ready), q.batch); n > 0 {
 		batch := slices.Clone(q.ready[:n])
 		q.ready = q.ready[n:]
 		return batch, 0, nil
@@ -119,7 +127,7 @@ func (q *queue) take(ctx context.Context) ([]task, time.Duration, error) {
 func (q *queue) due(now time.Time) []task {
 	var due []task
 	q.deferred = slices.DeleteFunc(q.deferred, func(t task) bool {
-		if len(due) == batchSize || t.notYet.After(now) {
+		if len(due) == q.batch || t.notYet.After(now) {
 			return false
 		}
 		due = append(due, t)

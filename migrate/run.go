@@ -92,7 +92,15 @@ func (f *fleet) over(sel selection, total int, others []entry) {
 		pages = pages.then(chunks(others))
 	}
 	f.res.Total = total + len(others)
+	f.line(pages)
+}
+
+// line has the stores stand in line.
+func (f *fleet) line(pages pager) {
 	f.queue = newQueue(pages, f.opt.StopAfter, f.m.cfg.LockPatience)
+	if f.work.descent != nil {
+		f.queue.batch = roundSize
+	}
 }
 
 // overNamed makes the run one over the stores that the options name. One that is not there fails at once.
@@ -130,7 +138,7 @@ func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
 		}
 	}
 	f.res.Total = len(list) + len(failed)
-	f.queue = newQueue(chunks(list), f.opt.StopAfter, f.m.cfg.LockPatience)
+	f.line(chunks(list))
 	f.start()
 	for _, failure := range failed {
 		f.queue.fail()
@@ -212,6 +220,9 @@ func (f *fleet) batch(ctx context.Context, tasks []task) error {
 		return err
 	}
 	defer free()
+	if f.work.descent != nil {
+		return f.descend(ctx, tasks)
+	}
 	slow, err := f.send(ctx, tasks)
 	if err != nil {
 		return err
@@ -357,6 +368,11 @@ func (f *fleet) one(ctx context.Context, t task) error {
 		return err
 	}
 	out, err := f.m.inStore(ctx, f.m.tenant, t.route(), f.work)
+	return f.came(ctx, t, out, err)
+}
+
+// came deals with what became of one store.
+func (f *fleet) came(ctx context.Context, t task, out *outcome, err error) error {
 	switch {
 	case err != nil && passing(err, f.m.dialect) && context.Cause(ctx) == nil && f.putOff(t, err):
 		if out != nil {

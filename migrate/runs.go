@@ -15,9 +15,23 @@ import (
 // A run over the tenants has a row in the ledger and holds a lock of its name for as long as it lasts. A row whose lock is
 // free is that of a run whose process died.
 
+// lookOnly is the limit of a run that undoes something. Whoever finds that its process died does not go on with it, but
+// has the ledger know what became of the stores.
+var lookOnly = limit{to: -1}
+
+// entered does a run that others finish, as far as a limit, should its process die.
+func (m *Migrator) entered(ctx context.Context, f *fleet, lim limit) (*Result, error) {
+	over, err := m.begin(ctx, f, lim)
+	if err != nil {
+		return nil, err
+	}
+	res, err := f.do(ctx)
+	return res, errors.Join(err, over(ctx))
+}
+
 // begin enters a run that has something to do. over ends it, whatever came of it: who stopped a run meant it.
-func (m *Migrator) begin(ctx context.Context, f *fleet) (over func(context.Context) error, err error) {
-	if f.res.Total == 0 || f.opt.adopted {
+func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(context.Context) error, err error) {
+	if f.res.Total == 0 {
 		return func(context.Context) error { return nil }, nil
 	}
 	id := uuid.NewString()
@@ -29,7 +43,7 @@ func (m *Migrator) begin(ctx context.Context, f *fleet) (over func(context.Conte
 	err = m.persist(ctx, func() error {
 		_, err := m.ledger.db.ExecContext(ctx, m.dialect.bind(
 			`INSERT INTO tenement_ledger_runs (id, target, source, to_version, started_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`),
-			id, m.tenant.target.fingerprint(), f.opt.source, f.opt.to, time.Now().UnixMilli())
+			id, m.tenant.target.fingerprint(), lim.source, lim.to, time.Now().UnixMilli())
 		return err
 	})
 	if err != nil {
@@ -111,6 +125,25 @@ func (l *ledger) openRuns(ctx context.Context, target string) ([]openRun, error)
 	return list, nil
 }
 
+// findOut asks the stores of which the ledger does not know what they have.
+func (m *Migrator) findOut(ctx context.Context) (*Result, error) {
+	groups, _, err := m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	for _, g := range groups {
+		if g.state == nil {
+			total += g.stores
+		} else {
+			total += g.failed
+		}
+	}
+	f := m.newFleet(options{}, m.look())
+	f.over(selection{fingerprints: []string{""}}, total, nil)
+	return f.do(backend.Apart(ctx))
+}
+
 // lockTry is how long Settle waits for the lock of a run that may be under way.
 const lockTry = 250 * time.Millisecond
 
@@ -162,7 +195,12 @@ func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
 			continue
 		}
 		m.log.InfoContext(ctx, "a run over the tenants was left undone; going on with it")
-		res, err := m.upTenants(ctx, options{limit: r.limit, adopted: true})
+		var res *Result
+		if r.limit == lookOnly {
+			res, err = m.findOut(ctx)
+		} else {
+			res, err = m.upTenants(ctx, options{limit: r.limit, adopted: true})
+		}
 		if ctx.Err() != nil {
 			return res, err // whoever calls next goes on
 		}

@@ -199,7 +199,10 @@ func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 	}
 	f := m.newFleet(options{Fleet: opt}, m.look())
 	f.verify = true
-	return m.everywhere(ctx, f, others)
+	if err := f.overAll(ctx, others); err != nil {
+		return nil, err
+	}
+	return f.do(ctx)
 }
 
 // drift adds to list what differs between a group of stores and the binary.

@@ -18,7 +18,7 @@ import (
 type work struct {
 	// do changes the store. It returns what it applied or undid, also when it failed.
 	do func(ctx context.Context, w *workplace) (touched []*migration, failure *StoreError)
-	// descent is set when the store loses something, of which those who serve it have to hear before.
+	// descent is set when the store loses something, of which those who serve it have to hear before; see descend.
 	descent *descent
 }
 
@@ -26,6 +26,7 @@ type work struct {
 type workplace struct {
 	m    *Migrator
 	set  *set
+	rt   backend.Route // zero for the shared store
 	db   *sql.DB
 	lock backend.Lock
 	have state
@@ -44,21 +45,40 @@ type outcome struct {
 // store. Callers hold a slot. An error is one of the ledger, or says that the caller has had enough: what was done stands,
 // and the next run will correct the ledger.
 func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, do work) (*outcome, error) {
-	fault := func(err error) error { return fmt.Errorf("tenement: migrate: locking %s: %w", storeTitle(rt), err) }
-	key := "shared"
-	if !rt.IsZero() {
-		key = "store/" + rt.Store.String()
-	}
-	lock, err := m.lock(ctx, key)
+	lock, err := m.lockStore(ctx, rt)
 	if err != nil {
-		return nil, fault(err)
+		return nil, err
 	}
 	defer lock.Unlock()
 	known, err := m.ledger.entry(ctx, rt.Store.String())
 	if err != nil {
 		return nil, err
 	}
-	w := &workplace{m: m, set: s, db: m.ledger.db, lock: lock}
+	if do.descent != nil && known != nil { // in the shared store; see descend for the others
+		if err := m.ledger.setback(ctx, []string{rt.Store.String()}); err != nil {
+			return nil, err
+		}
+		known.fingerprint = ""
+	}
+	return m.inLocked(ctx, s, rt, lock, known, do)
+}
+
+// lockStore excludes other migrators from one store. Callers hold a slot.
+func (m *Migrator) lockStore(ctx context.Context, rt backend.Route) (backend.Lock, error) {
+	key := "shared"
+	if !rt.IsZero() {
+		key = "store/" + rt.Store.String()
+	}
+	lock, err := m.lock(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("tenement: migrate: locking %s: %w", storeTitle(rt), err)
+	}
+	return lock, nil
+}
+
+// inLocked is inStore for those who hold the store's lock, and know the ledger's row; nil is none.
+func (m *Migrator) inLocked(ctx context.Context, s *set, rt backend.Route, lock backend.Lock, known *entry, do work) (*outcome, error) {
+	w := &workplace{m: m, set: s, rt: rt, db: m.ledger.db, lock: lock}
 	if !rt.IsZero() {
 		w.db = m.be.Maintenance(rt)
 		defer func() { _ = w.db.Close() }()
@@ -68,6 +88,7 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, do wor
 		out.ledger = known.state
 	}
 	// The store is looked at before anything is written about it.
+	var err error
 	w.have, err = m.readState(ctx, s, w.db, out.ledger)
 	switch {
 	case errors.Is(err, backend.ErrStoreMissing):
@@ -75,12 +96,6 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, do wor
 		return out, nil
 	case err != nil:
 		out.failure = storeFailure(err)
-	case do.descent != nil && known != nil:
-		if err := m.ledger.setback(ctx, rt); err != nil {
-			return nil, err
-		}
-		known.fingerprint = ""
-		m.gate.forget(rt.Store)
 	}
 	if out.failure == nil {
 		out.touched, out.failure = do.do(ctx, w)

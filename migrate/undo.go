@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 // The work that goes backwards.
@@ -15,10 +18,31 @@ type descent struct {
 	steps  int
 	keep   int64
 	forget bool // versions that nothing undoes are forgotten
+
+	mu    sync.Mutex
+	meant map[backend.Store][]*migration // what is to be undone in a store, as it was decided at the first visit
+}
+
+// of lists what is to be undone in a store, newest first, or says why nothing is. It is decided once: a store that is
+// visited again, since its connection was lost for instance, has less by then, and is not to lose more for that.
+func (d *descent) of(store backend.Store, have state) (todo []*migration, refused *StoreError) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if todo, known := d.meant[store]; known {
+		return todo, nil
+	}
+	todo, refused = d.in(have)
+	if refused == nil {
+		if d.meant == nil {
+			d.meant = map[backend.Store][]*migration{}
+		}
+		d.meant[store] = todo
+	}
+	return todo, refused
 }
 
 // in lists what is to be undone in a store with these migrations, newest first, or says why nothing is.
-func (d descent) in(have state) (todo []*migration, refused *StoreError) {
+func (d *descent) in(have state) (todo []*migration, refused *StoreError) {
 	for _, a := range slices.Backward(have[d.src.name]) {
 		if a.Version <= d.keep || len(todo) == d.steps {
 			break
@@ -36,22 +60,25 @@ func (d descent) in(have state) (todo []*migration, refused *StoreError) {
 }
 
 // undo is the work of a down.
-func (m *Migrator) undo(d descent) work {
-	return work{descent: &d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		return m.undoIn(ctx, w, d)
+func (m *Migrator) undo(d *descent) work {
+	return work{descent: d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
+		todo, failure := d.of(w.rt.Store, w.have)
+		if failure != nil {
+			return nil, failure
+		}
+		return m.undoIn(ctx, w, d, todo)
 	}}
 }
 
-func (m *Migrator) undoIn(ctx context.Context, w *workplace, d descent) (done []*migration, failure *StoreError) {
-	todo, failure := d.in(w.have)
-	if failure != nil {
-		return nil, failure
-	}
+func (m *Migrator) undoIn(ctx context.Context, w *workplace, d *descent, todo []*migration) (done []*migration, failure *StoreError) {
 	g, err := m.goose(d.src, w.db)
 	if err != nil {
 		return nil, &StoreError{Source: d.src.name, Err: err}
 	}
 	for _, mig := range todo {
+		if !w.have.has(d.src.name, mig.version) {
+			continue
+		}
 		// It cannot be undone that something was undone.
 		err := w.lock.Check(ctx)
 		if err == nil {
@@ -72,13 +99,17 @@ func (m *Migrator) undoIn(ctx context.Context, w *workplace, d descent) (done []
 }
 
 // again is the work of a redo.
-func (m *Migrator) again(d descent) work {
-	return work{descent: &d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		undone, failure := m.undoIn(ctx, w, d)
+func (m *Migrator) again(d *descent) work {
+	return work{descent: d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
+		todo, failure := d.of(w.rt.Store, w.have)
+		if failure != nil {
+			return nil, failure
+		}
+		undone, failure := m.undoIn(ctx, w, d, todo)
 		if failure != nil {
 			return undone, failure
 		}
-		done, failure := m.run(ctx, w.db, undone)
+		done, failure := m.run(ctx, w.db, todo)
 		return append(undone, done...), failure
 	}}
 }

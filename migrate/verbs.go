@@ -136,9 +136,13 @@ func onlySource(sets []*set) (string, error) {
 
 // Down undoes the newest migrations of one source, as many as steps says (at least one), newest first, in every store of
 // the set or in those that the options name. The source's name may be empty when the set has only one. It returns
-// ErrUnknownSource when the set has no such source. Before anything is undone in a store, the processes that serve it are
-// told: their Ready refuses it within [ReadyBound]. It does not wait for them: until then, what they need and is undone
-// fails with the database's error.
+// ErrUnknownSource when the set has no such source.
+//
+// Before anything is undone in a tenant's store, the Ready of every process that needs it refuses it: some stores at a time
+// are locked against other migrators and noted, and a bit more than [ReadyBound] later it is undone in these. So a Down that
+// has something to undo takes that second, and some stores more than others are refused for as long as the others of their
+// round take, some ten seconds at most. Who was let in before that, and is still at work, meets the database's error.
+// When the process dies meanwhile, [Migrator.Settle] or the next Up finds out what was done.
 //
 // Given again after it was interrupted, it undoes more in the stores where it was done: go on with DownTo.
 //
@@ -146,21 +150,21 @@ func onlySource(sets []*set) (string, error) {
 // that it may be forgotten.
 func (m *Migrator) Down(ctx context.Context, source string, steps int, opt DownOptions) (*Result, error) {
 	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
-		return m.undo(descent{src: src, steps: max(steps, 1), forget: opt.Forget})
+		return m.undo(&descent{src: src, steps: max(steps, 1), forget: opt.Forget})
 	})
 }
 
 // DownTo is Down for the migrations that are newer than version; 0 undoes everything.
 func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt DownOptions) (*Result, error) {
 	return m.withSource(ctx, opt.Fleet, opt.Set, source, version, func(m *Migrator, src *series) work {
-		return m.undo(descent{src: src, steps: -1, keep: version, forget: opt.Forget})
+		return m.undo(&descent{src: src, steps: -1, keep: version, forget: opt.Forget})
 	})
 }
 
 // Redo undoes the newest migration of one source and applies it again, as Down does.
 func (m *Migrator) Redo(ctx context.Context, source string, opt DownOptions) (*Result, error) {
 	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
-		return m.again(descent{src: src, steps: 1, forget: opt.Forget})
+		return m.again(&descent{src: src, steps: 1, forget: opt.Forget})
 	})
 }
 
@@ -200,27 +204,31 @@ func (m *Migrator) withSource(ctx context.Context, terms Fleet, in Set, source s
 	if in == SetShared {
 		return m.inShared(ctx, newReport(SetShared, terms.OnEvent), do)
 	}
-	return m.everywhere(ctx, m.newFleet(options{Fleet: terms}, do), nil)
-}
-
-// everywhere visits every store of the ledger and others, or those that the options name.
-func (m *Migrator) everywhere(ctx context.Context, f *fleet, others []entry) (*Result, error) {
-	if len(f.opt.Stores) > 0 {
-		if err := f.overNamed(ctx, func(*entry) bool { return true }); err != nil {
-			return nil, err
-		}
+	f := m.newFleet(options{Fleet: terms}, do)
+	if err := f.overAll(ctx, nil); err != nil {
+		return nil, err
+	}
+	if do.descent == nil {
 		return f.do(ctx)
 	}
-	groups, _, err := m.ledger.groups(ctx)
+	return m.entered(ctx, f, lookOnly)
+}
+
+// overAll makes the run one over every store of the ledger and others, or over those that the options name.
+func (f *fleet) overAll(ctx context.Context, others []entry) error {
+	if len(f.opt.Stores) > 0 {
+		return f.overNamed(ctx, func(*entry) bool { return true })
+	}
+	groups, _, err := f.m.ledger.groups(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	total := 0
 	for _, g := range groups {
 		total += g.stores
 	}
 	f.over(selection{all: true}, total, others)
-	return f.do(ctx)
+	return nil
 }
 
 // upShared applies the shared set, unless the ledger says that it is applied.
@@ -290,12 +298,10 @@ func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) 
 		}
 	}
 	f.over(sel, total, nil)
-	over, err := m.begin(ctx, f)
-	if err != nil {
-		return nil, err
+	if opt.adopted {
+		return f.do(ctx)
 	}
-	res, err := f.do(ctx)
-	return res, errors.Join(err, over(ctx))
+	return m.entered(ctx, f, opt.limit)
 }
 
 // upNamed applies the tenant set to the stores that the options name.
