@@ -67,6 +67,9 @@ func (t *tree) tenantExport() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if args[1] == "-" {
+			return usage(cmd, "a tenant is written to a file, not to standard output: it is a database, whose pages are not written in order")
+		}
 		m, err := transfer.Export(cmd.Context(), app, tenant.ID, args[1], opt)
 		if err != nil {
 			return err

@@ -52,6 +52,7 @@ func TestTransfer(t *testing.T) {
 			"none of the others can be": {"tenant", "import", file, "--into", "copy", "--slug", "x"},
 			"none of digits":            {"tenant", "import", file, "--slug", "x", "--allow", "polls.id=all"},
 			"file already exists":       {"tenant", "export", "thor", file},
+			"not to standard output":    {"tenant", "export", "thor", "-"},
 			"[polls.question]":          {"tenant", "clone", "thor", "x", "--mask", "users.name='x'", "--keep", "polls.id"},
 			"is not TABLE.COLUMN=EXPRE": {"tenant", "clone", "thor", "x", "--mask", "users"},
 			"is not TABLE.COLUMN":       {"tenant", "clone", "thor", "x", "--keep", "users.name=1"},

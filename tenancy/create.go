@@ -333,7 +333,7 @@ func (r *run) provision(ctx context.Context, given bool) error {
 	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		// Another owner's: the claim was wrong, nothing of it may stay.
-		return &abandon{&ConflictError{Field: "store", Value: t.Store.String()}, erase}
+		return &abandon{&ConflictError{Field: "store", Value: t.Store.String(), nobodys: true}, erase}
 	case err != nil:
 		return err
 	}

@@ -62,7 +62,7 @@ func fillImport(ctx context.Context, r *run) error {
 		return err // somebody else undoes it
 	case errors.Is(err, backend.ErrStoreExists):
 		// Another owner's: the claim was wrong, and it is not ours to remove.
-		return &abandon{&ConflictError{Field: "store", Value: r.t.Store.String()}, erase}
+		return &abandon{&ConflictError{Field: "store", Value: r.t.Store.String(), nobodys: true}, erase}
 	}
 	if undone := errors.Join(r.unmake(ctx), r.removeFiles()); undone != nil {
 		return errors.Join(err, undone)

@@ -78,6 +78,8 @@ type ConflictError struct {
 	Field string // "slug", "domain" or "store"
 	Value string // the name
 	By    string // the slug of the tenant that has it; may be empty
+
+	nobodys bool // a store that was there, and that no tenant was found to have
 }
 
 // Error names what is taken and by whom.
@@ -85,7 +87,11 @@ func (e *ConflictError) Error() string {
 	if e.By != "" && e.By != e.Value {
 		return fmt.Sprintf("tenement: %s %q is taken by tenant %s", e.Field, e.Value, e.By)
 	}
-	return fmt.Sprintf("tenement: %s %q is taken", e.Field, e.Value)
+	remedy := ""
+	if e.nobodys {
+		remedy = ": there is one that this registry has no tenant for; adopt it, or set it aside (App.Adopt, App.SetAside)"
+	}
+	return fmt.Sprintf("tenement: %s %q is taken%s", e.Field, e.Value, remedy)
 }
 
 // Unwrap returns the sentinel of the field.

@@ -114,6 +114,7 @@ func TestCreateRefused(t *testing.T) {
 		require.NoError(t, p.be.Create(t.Context(), backend.Route{Store: backend.MustParseStore("loki"), Owner: "someone"}))
 		_, err = a.Create(t.Context(), Spec{Slug: "loki"})
 		require.ErrorIs(t, err, ErrStoreTaken)
+		require.ErrorContains(t, err, "adopt it, or set it aside")
 		_, err = a.BySlug(t.Context(), "loki")
 		require.ErrorIs(t, err, ErrNotFound, "nothing stays of the claim")
 		now, err := a.BySlug(t.Context(), "thor")

@@ -106,7 +106,7 @@ func moveStore(ctx context.Context, r *run) error {
 		}
 		// Moved before the interruption.
 	case errors.Is(err, backend.ErrStoreExists):
-		return &abandon{cause: &ConflictError{Field: "store", Value: to.String()}}
+		return &abandon{cause: &ConflictError{Field: "store", Value: to.String(), nobodys: true}}
 	case err != nil:
 		return err
 	}
