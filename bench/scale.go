@@ -55,8 +55,8 @@ var scaleSuites = slices.Concat(
 // Parameters of our backend that the rows are about.
 var (
 	withoutWaiting = []string{"affinity_wait", "0"}
-	// By the formula in the doc of postgres.Config: 5 MB + 12,288 × 12.5 KB + 8,192 × 9 KB, or 16.
-	roomyProcesses = []string{"first_sights", "12288", "tenant_statements", "8192"}
+	// By the formula in the doc of postgres.Config: 5 MB + 16,384 × 12.5 KB + 4,096 × 9 KB, or 16.
+	roomyProcesses = []string{"first_sights", "16384", "tenant_statements", "4096"}
 )
 
 // scaleLoad is one way to visit a fleet, with the bars that it has for each number of goroutines.

@@ -28,9 +28,10 @@ type Config struct {
 	// Defaults to "auto". URL: tenant_role.
 	TenantRole string
 	// AffinityWait is for how long a unit of work waits for a connection that has its store in its caches before it takes
-	// another; see "Ten thousand tenants" in the package's documentation. Less than 0 means not at all: any connection
-	// serves any store. So it is behind a pooler. Defaults to [DefaultAffinityWait]. URL: affinity_wait, where 0 means
-	// not at all.
+	// another; see "Ten thousand tenants" in the package's documentation. Where statements take so long that a dozen of them
+	// take longer, it is as long as those, but not more than four times as long as it says. Less than 0 means not at all:
+	// any connection serves any store. So it is behind a pooler. Defaults to [DefaultAffinityWait]. URL: affinity_wait,
+	// where 0 means not at all.
 	AffinityWait time.Duration
 	// FirstSights is after how many pairs of store and text, run on it for the first time, a connection is closed, when
 	// another has been opened in its place. A process of the server keeps what it has read of the catalog for each, and

@@ -33,7 +33,7 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	w.key, w.slot, w.err, w.late, w.rank = key, -1, nil, false, -1
 	w.since, w.due, w.again = now, now, 0
 	if key != "" {
-		w.due += p.wait
+		w.due += p.waits()
 	}
 	if w.homes = p.homesOf(key); p.everywhere(key) {
 		w.due = now // any will do
@@ -50,6 +50,11 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	if w.slot < 0 && p.idle == 0 {
 		p.grow(now)
 	}
+}
+
+// waits is how long one waits for a home: longer where uses take long, since the line there does, too.
+func (p *policy) waits() int64 {
+	return max(p.wait, min(dozen*p.usual, longest*p.wait))
 }
 
 // ticks is tick for everybody whose time has come.

@@ -13,7 +13,7 @@ import "time"
 type policy struct {
 	slots []slot
 	keep  int   // the first ones keep their connection while they are idle, and are homes
-	wait  int64 // for a home; 0: there are no homes
+	wait  int64 // for a home, see waits; 0: there are no homes
 	brief int64 // how long, at least, a home may have been busy and still be worth waiting for
 	usual int64 // how long a use takes: about the median
 
@@ -78,6 +78,9 @@ const (
 	refusedFor = int64(500 * time.Millisecond)
 	// usuals is how many usual uses a home may take and still be worth waiting for.
 	usuals = 6
+	// dozen is how many usual uses a line may take, while that is no more than longest times the wait.
+	dozen   = 12
+	longest = 4
 	// hotLook is how many of those in line for a home are looked at.
 	hotLook  = 8
 	hotMany  = 3

@@ -415,6 +415,20 @@ func TestPolicyWaitsNoLonger(t *testing.T) {
 	require.Equal(t, uint64(1), p.stats.overdue)
 }
 
+// Where uses take long, so does the line for a home, and one waits longer: within bounds.
+func TestPolicyWaitsByUses(t *testing.T) {
+	t.Parallel()
+	p := filled(2, 5*time.Millisecond)
+	for usual, want := range map[int64]int64{0: 5 * ms, ms / 4: 5 * ms, ms: 12 * ms, 10 * ms: 20 * ms} {
+		p.usual = usual
+		w := newWaiter()
+		p.take(0, "a")
+		p.take(0, "b")
+		p.join(0, w, "c")
+		require.Equal(t, want, w.due, "with uses of %v", time.Duration(usual))
+	}
+}
+
 // TestPolicyGuests: a slot serves few stores besides its own, the ones that it served last.
 func TestPolicyGuests(t *testing.T) {
 	t.Parallel()
