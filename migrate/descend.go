@@ -25,11 +25,11 @@ const (
 // turn is a store in a round.
 type turn struct {
 	task
-	lock   backend.Lock
-	row    *entry // the ledger's; nil of none
-	before string // its fingerprint, when it was set back
-	told   bool   // it was set back
-	had    bool   // it had its turn: the row was written
+	lock    backend.Lock
+	row     *entry // the ledger's; nil of none
+	told    *move  // how it was set back; nil when it was not
+	tried   bool   // it had its turn
+	written bool   // and the ledger knows what came of it
 }
 
 // descend is a round: the stores are locked, so that no other migrator brings them back meanwhile; those who serve them
@@ -55,7 +55,7 @@ func (f *fleet) descend(ctx context.Context, tasks []task) error {
 	if err == nil {
 		err = f.takeTurns(ctx, round)
 	}
-	return errors.Join(err, f.m.untell(ctx, round))
+	return errors.Join(err, f.untell(ctx, round))
 }
 
 // tell has everybody refuse the stores of a round that, for all that the ledger knows, are about to lose something.
@@ -73,15 +73,24 @@ func (m *Migrator) tell(ctx context.Context, round []*turn, d *descent) error {
 	if err != nil {
 		return err
 	}
-	var told []string
+	told := map[string][]string{}
 	for _, row := range rows {
 		t := byStore[row.store]
 		t.row = &row
 		todo, refused := d.in(row.state)
-		if row.state == nil || refused == nil && len(todo) > 0 {
-			t.told, t.before = true, row.fingerprint
-			told = append(told, row.store.String())
+		if refused != nil || row.state != nil && len(todo) == 0 {
+			continue
 		}
+		var print string
+		err := m.persist(ctx, func() (err error) {
+			print, err = m.ledger.publish(ctx, row.state.less(todo))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		t.told = &move{from: row.fingerprint, to: print}
+		told[print] = append(told[print], row.store.String())
 	}
 	if len(told) == 0 {
 		return nil
@@ -90,8 +99,8 @@ func (m *Migrator) tell(ctx context.Context, round []*turn, d *descent) error {
 		return err
 	}
 	for _, t := range round {
-		if t.told {
-			t.row.fingerprint = ""
+		if t.told != nil {
+			t.row.fingerprint = t.told.to
 			m.gate.forget(t.store)
 		}
 	}
@@ -112,7 +121,7 @@ func (f *fleet) takeTurns(ctx context.Context, round []*turn) error {
 			continue
 		}
 		out, err := f.m.inLocked(ctx, f.m.tenant, t.route(), t.lock, t.row, f.work)
-		t.had = out != nil && !out.missing
+		t.tried, t.written = true, out.written
 		if err := f.came(ctx, t.task, out, err); err != nil {
 			return err
 		}
@@ -120,18 +129,24 @@ func (f *fleet) takeTurns(ctx context.Context, round []*turn) error {
 	return nil
 }
 
-// untell has the ledger say again what it said, of those in which nothing was undone after all.
-func (m *Migrator) untell(ctx context.Context, round []*turn) error {
-	ctx, cancel := outlasting(ctx)
-	defer cancel()
-	as := map[string][]string{}
+// untell has the ledger say again what it said of those that had no turn. What became of others, and is not written
+// down, since they have another name by now for instance, is found out at the end of the run.
+func (f *fleet) untell(ctx context.Context, round []*turn) error {
+	as := map[move][]string{}
 	for _, t := range round {
-		if t.told && !t.had && t.before != "" {
-			as[t.before] = append(as[t.before], t.store.String())
+		switch {
+		case t.told == nil, t.written:
+		case t.tried:
+			f.unsettled.Store(true)
+		default:
+			as[*t.told] = append(as[*t.told], t.store.String())
 		}
 	}
-	for fingerprint, stores := range as {
-		if err := m.persist(ctx, func() error { return m.ledger.unset(ctx, fingerprint, stores) }); err != nil {
+	ctx, cancel := outlasting(ctx)
+	defer cancel()
+	for change, stores := range as {
+		if err := f.m.persist(ctx, func() error { return f.m.ledger.unset(ctx, change, stores) }); err != nil {
+			f.unsettled.Store(true)
 			return err
 		}
 	}

@@ -47,10 +47,14 @@ func TestDownIsHeardOfFirst(t *testing.T) {
 				cfg.Behind, cfg.BehindWait = policy, time.Millisecond
 				other := migrator(t, openSite(t, be.url), cfg) // as another process has it
 				defer func() { require.NoError(t, other.Close()) }()
+				older := migrator(t, openSite(t, be.url), tenants(migrate.Source{Name: "app", Go: func() []*goose.Migration {
+					return []*goose.Migration{goose.NewGoMigration(1, inTx("CREATE TABLE polls (id TEXT)"), inTx("DROP TABLE polls"))}
+				}}))
 				entered := 0
 				m := migrator(t, be, descending(func(context.Context) error {
 					for i := range stores {
 						assert.ErrorIs(t, other.Ready(ctx, route(i)), migrate.ErrBehind, "store %d is about to lose something", i)
+						assert.NoError(t, older.Ready(ctx, route(i)), "that of before does not need it")
 					}
 					entered++
 					return nil
@@ -124,17 +128,16 @@ func TestKilledDown(t *testing.T) {
 		require.Eventually(t, func() bool { return errors.Is(m.Ready(ctx, route(0)), migrate.ErrBehind) }, time.Minute, time.Millisecond)
 		require.NoError(t, child.cmd.Process.Kill())
 		_ = child.cmd.Wait()
+		// Also those who do not have what was to be undone.
+		older := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, killed...)}))
 		require.Eventually(t, func() bool { // its lock is free in a moment
-			_, err := m.Settle(ctx)
+			_, err := older.Settle(ctx)
 			require.NoError(t, err)
-			st, err := m.Status(ctx)
-			require.NoError(t, err)
-			known := true
-			for _, g := range st.Groups {
-				known = known && g.Known
-			}
-			return known && query(t, be, backend.Route{}, "SELECT count(*) FROM tenement_ledger_runs") == "0"
+			return query(t, be, backend.Route{}, "SELECT count(*) FROM tenement_ledger_runs") == "0"
 		}, time.Minute, time.Millisecond)
+		st, err := m.Status(ctx)
+		require.NoError(t, err)
+		assert.Zero(t, st.Tenants.Failed)
 		verified, err := m.Verify(ctx, migrate.Fleet{})
 		require.NoError(t, err)
 		assert.Empty(t, verified.Drift)
@@ -184,4 +187,144 @@ func TestDownTriedAgainGoesNoFurther(t *testing.T) {
 			require.Equal(t, "0,1,2,3", versions(t, be, rt, "goose_db_version"))
 		}
 	})
+}
+
+// A store that gets another name while a Down is at it is neither undone twice nor refused for ever.
+func TestDownOfWhatIsRenamed(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		const stores = 6
+		ctx := t.Context()
+		old := be.Backend
+		rename := func(i int, to string) {
+			name := backend.MustParseStore(to)
+			require.NoError(t, old.Rename(ctx, route(i), name))
+			require.NoError(t, migrator(t, be, descending(nil)).Renamed(ctx, store(i), name))
+		}
+		m := migrator(t, be, descending(func(context.Context) error { return nil }))
+		other := migrator(t, openSite(t, be.url), descending(nil))
+		provision(t, m, stores)
+		done := make(chan error, 1)
+		go func() {
+			_, err := m.Down(ctx, "", 1, migrate.DownOptions{})
+			done <- err
+		}()
+		require.Eventually(t, func() bool { return errors.Is(other.Ready(ctx, route(3)), migrate.ErrBehind) }, time.Minute, time.Millisecond)
+		rename(3, "zeta") // it has been told of, and has not had its turn
+		require.NoError(t, <-done)
+		moved := backend.Route{Store: backend.MustParseStore("zeta"), Owner: route(3).Owner}
+		v := versions(t, be, moved, "goose_db_version")
+		if v == "0,1,2" { // it was not undone there
+			assert.NoError(t, m.Ready(ctx, moved))
+		} else {
+			assert.Equal(t, "0,1", v)
+		}
+		verified, err := m.Verify(ctx, migrate.Fleet{})
+		require.NoError(t, err)
+		assert.Empty(t, verified.Drift, "the ledger knows what it has")
+	})
+}
+
+// One that was undone, and comes up once more under another name, is not undone once more.
+func TestDownMeetsAStoreAgain(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		const stores = 150 // so many that a run begins in the middle, and lists what comes before that later
+		ctx := t.Context()
+		list := []string{
+			"1_a.sql", both("CREATE TABLE a (x TEXT);", "DROP TABLE a;"), "2_b.sql", both("CREATE TABLE b (x TEXT);", "DROP TABLE b;"),
+			"3_c.sql", both("CREATE TABLE c (x TEXT);", "DROP TABLE c;"),
+		}
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(3, list...)}))
+		for i := range stores {
+			require.NoError(t, m.Provision(ctx, route(i)))
+		}
+		var first backend.Store
+		aaa := backend.MustParseStore("aaa")
+		_, err := m.Down(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Parallel: 1, OnEvent: func(e migrate.Event) {
+			if e.Kind == migrate.EventApplied && first.IsZero() {
+				first = e.Store
+				info, err := be.Stat(ctx, first)
+				assert.NoError(t, err)
+				assert.NoError(t, be.Rename(ctx, backend.Route{Store: first, Owner: info.Owner}, aaa))
+				assert.NoError(t, migrator(t, be, tenants()).Renamed(ctx, first, aaa))
+			}
+		}}})
+		require.NoError(t, err)
+		info, err := be.Stat(ctx, aaa)
+		require.NoError(t, err)
+		assert.Equal(t, "0,1,2", versions(t, be, backend.Route{Store: aaa, Owner: info.Owner}, "goose_db_version"))
+	})
+}
+
+// On SQLite the ledger hears of what scripts did later than the stores have it: what somebody else wrote about a store in
+// between is not overwritten.
+func TestDownBesideALateLedger(t *testing.T) {
+	t.Parallel()
+	be := sqliteSite(t)
+	ctx := t.Context()
+	list := []string{"1_a.sql", both("CREATE TABLE a (x TEXT);", "DROP TABLE a;"), "2_b.sql", both("CREATE TABLE b (x TEXT);", "DROP TABLE b;")}
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 2)
+	db := be.DBFor(route(1))
+	defer func() { require.NoError(t, db.Close()) }()
+	held, err := db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	defer func() { _ = held.Rollback() }()
+	_, err = held.ExecContext(ctx, "INSERT INTO a (x) VALUES ('1')")
+	require.NoError(t, err)
+	cfg := tenants(migrate.Source{Name: "app", FS: version(2, list...)})
+	cfg.LockTimeout = 50 * time.Millisecond
+	other := migrator(t, openSite(t, be.url), cfg)
+	m := migrator(t, be, cfg)
+	once := false
+	_, err = tenantsUp(ctx, m, migrate.Fleet{OnEvent: func(e migrate.Event) {
+		if e.Kind == migrate.EventRetrying && e.Done == 1 && !once {
+			once = true
+			_, err := other.DownTo(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Stores: []backend.Store{store(0)}}})
+			assert.NoError(t, err)
+			_ = held.Rollback()
+		}
+	}})
+	require.NoError(t, err)
+	require.True(t, once)
+	require.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"))
+	require.ErrorIs(t, m.Ready(ctx, route(0)), migrate.ErrBehind)
+	require.NoError(t, m.Ready(ctx, route(1)))
+	verified, err := m.Verify(ctx, migrate.Fleet{})
+	require.NoError(t, err)
+	assert.Empty(t, verified.Drift)
+}
+
+// What the ledger could not be told when a Down was stopped is found out after it.
+func TestDownThatCannotSaySo(t *testing.T) {
+	t.Parallel()
+	be := sqliteSite(t)
+	ctx := t.Context()
+	m := migrator(t, be, descending(func(context.Context) error { return nil }))
+	other := migrator(t, openSite(t, be.url), descending(nil))
+	provision(t, m, 2)
+	stopped, stop := context.WithCancel(ctx)
+	defer stop()
+	writing, over := make(chan *sql.Tx, 1), make(chan error, 1)
+	go func() {
+		_, err := m.Down(stopped, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{OnEvent: func(e migrate.Event) {
+			if e.Kind == migrate.EventDone { // it has given up
+				assert.NoError(t, (<-writing).Rollback())
+			}
+		}}})
+		over <- err
+	}()
+	require.Eventually(t, func() bool { return errors.Is(other.Ready(ctx, route(0)), migrate.ErrBehind) }, time.Minute, time.Millisecond)
+	writer, err := openSite(t, be.url).Shared().BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = writer.ExecContext(ctx, "CREATE TABLE held (x TEXT)")
+	require.NoError(t, err)
+	writing <- writer
+	stop()
+	require.ErrorIs(t, <-over, context.Canceled)
+	require.Eventually(t, func() bool {
+		_, err := other.Settle(ctx)
+		return err == nil && m.Ready(ctx, route(0)) == nil && m.Ready(ctx, route(1)) == nil
+	}, 30*time.Second, 10*time.Millisecond)
+	assert.Equal(t, "0", query(t, be, backend.Route{}, "SELECT count(*) FROM tenement_ledger_runs"))
 }

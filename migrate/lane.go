@@ -26,10 +26,11 @@ type lane interface {
 	// refused reports whether a script failed because ledger or store were not at what it was made for. A migration may
 	// fail in the same way: whoever sees it looks again.
 	refused(err error) bool
-	// done notes that a script was committed.
-	done(store backend.Store, from, to string)
-	// settle makes durable what was done, and has the ledger know. Unless all is set it may be put off.
-	settle(ctx context.Context, all bool) error
+	// done notes that a script was committed which took a store from what its row says to another fingerprint.
+	done(row entry, to string)
+	// settle makes durable what was done, and has the ledger know. Unless all is set it may be put off. It returns those
+	// rows of which the ledger knows better, or worse: their stores have to be looked at.
+	settle(ctx context.Context, all bool) (missed []entry, err error)
 	// workers is how many there are when nobody says.
 	workers() int
 }
@@ -77,13 +78,13 @@ func (*postgresLane) refused(err error) bool {
 	return sqltext.State(err) == notNullViolation
 }
 
-func (l *postgresLane) done(backend.Store, string, string) { l.async.Store(true) }
+func (l *postgresLane) done(entry, string) { l.async.Store(true) }
 
-func (l *postgresLane) settle(ctx context.Context, all bool) error {
+func (l *postgresLane) settle(ctx context.Context, all bool) ([]entry, error) {
 	if !all || !l.async.Swap(false) {
-		return nil
+		return nil, nil
 	}
-	return flush(ctx, l.scripts)
+	return nil, flush(ctx, l.scripts)
 }
 
 func (*postgresLane) workers() int { return 2 }
@@ -95,7 +96,7 @@ type sqliteLane struct {
 	ledger  *ledger
 
 	mu  sync.Mutex
-	due map[move][]string
+	due map[move][]entry
 	n   int
 }
 
@@ -110,36 +111,38 @@ func (*sqliteLane) birth(backend.Route, string) string { return "" }
 
 func (*sqliteLane) refused(error) bool { return false } // the ledger knows no better; goose asks the file
 
-func (l *sqliteLane) done(store backend.Store, from, to string) {
+func (l *sqliteLane) done(row entry, to string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.due == nil {
-		l.due = map[move][]string{}
+		l.due = map[move][]entry{}
 	}
-	key := move{from: from, to: to}
-	l.due[key] = append(l.due[key], store.String())
+	key := move{from: row.fingerprint, to: to}
+	l.due[key] = append(l.due[key], row)
 	l.n++
 }
 
-func (l *sqliteLane) settle(ctx context.Context, all bool) error {
+func (l *sqliteLane) settle(ctx context.Context, all bool) (missed []entry, err error) {
 	l.mu.Lock()
 	due := l.due
 	if l.n == 0 || !all && l.n < pageSize {
 		l.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	l.due, l.n = nil, 0
 	l.mu.Unlock()
 	// First the stores, then the ledger: a row that outlived a migration which a power failure undid would be a lie.
 	if err := flush(ctx, l.scripts); err != nil {
-		return err
+		return nil, err
 	}
-	for key, stores := range due {
-		if err := l.ledger.move(ctx, key.from, key.to, stores); err != nil {
-			return err
+	for key, rows := range due {
+		some, err := l.ledger.move(ctx, key, rows)
+		if err != nil {
+			return nil, err
 		}
+		missed = append(missed, some...)
 	}
-	return nil
+	return missed, nil
 }
 
 func (*sqliteLane) workers() int { return max(runtime.GOMAXPROCS(0), 2) }

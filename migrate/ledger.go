@@ -96,6 +96,7 @@ type entry struct {
 	fingerprint string
 	state       state
 	failed      string
+	updated     int64 // when it was written, in milliseconds; of the rows of a list
 }
 
 func (e *entry) route() backend.Route { return backend.Route{Store: e.store, Owner: e.owner} }
@@ -176,7 +177,7 @@ func (l *ledger) nth(ctx context.Context, v selection, n int) (string, error) {
 
 // entries reads rows. The query goes on with the column of the state and the rest.
 func (l *ledger) entries(ctx context.Context, query string, args ...any) ([]entry, error) {
-	rows, err := l.db.QueryContext(ctx, l.dialect.bind(`SELECT l.store, l.owner, l.fingerprint, l.failed_error, `+query), args...)
+	rows, err := l.db.QueryContext(ctx, l.dialect.bind(`SELECT l.store, l.owner, l.fingerprint, l.failed_error, l.updated_at, `+query), args...)
 	if err != nil {
 		return nil, fmt.Errorf("tenement: migrate: reading the ledger: %w", err)
 	}
@@ -186,7 +187,7 @@ func (l *ledger) entries(ctx context.Context, query string, args ...any) ([]entr
 		var e entry
 		var name string
 		var text sql.NullString
-		if err := rows.Scan(&name, &e.owner, &e.fingerprint, &e.failed, &text); err != nil {
+		if err := rows.Scan(&name, &e.owner, &e.fingerprint, &e.failed, &e.updated, &text); err != nil {
 			return nil, fmt.Errorf("tenement: migrate: reading the ledger: %w", err)
 		}
 		if e.store, err = backend.ParseStore(name); err != nil {

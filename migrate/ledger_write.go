@@ -114,14 +114,25 @@ func (l *ledger) lost(ctx context.Context) error {
 	return nil
 }
 
-// setback notes, before anything is undone in some stores, that what they have is not known, and has the processes that
-// know them as ready look again.
-func (l *ledger) setback(ctx context.Context, stores []string) error {
+// undoing is what a row says in the place of a failure while something is undone in its store: what it says beside that is
+// what the store will have, and has at least.
+const undoing = "something was being undone in it, and nobody has noted what came of that"
+
+// setback notes, before anything is undone in some stores, what they will have, by its fingerprint, and has the processes
+// that know them as ready look again.
+func (l *ledger) setback(ctx context.Context, stores map[string][]string) error {
 	tx, err := l.db.BeginTx(ctx, nil)
 	if err == nil {
 		defer func() { _ = tx.Rollback() }()
-		_, err = tx.ExecContext(ctx, l.dialect.bind(
-			`UPDATE tenement_ledger SET fingerprint = '' WHERE store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`), anys(stores)...)
+		for fingerprint, names := range stores {
+			_, err = tx.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET fingerprint = ?, updated_at = ?,
+				failed_error = CASE failed_error WHEN '' THEN CAST(? AS TEXT) ELSE failed_error END
+				WHERE store IN (?`+strings.Repeat(", ?", len(names)-1)+`)`),
+				append([]any{fingerprint, time.Now().UnixMilli(), undoing}, anys(names)...)...)
+			if err != nil {
+				break
+			}
+		}
 		if err == nil {
 			_, err = tx.ExecContext(ctx, `UPDATE tenement_ledger_revision SET revision = revision + 1 WHERE id = 1`)
 		}
@@ -136,9 +147,11 @@ func (l *ledger) setback(ctx context.Context, stores []string) error {
 }
 
 // unset takes a setback back.
-func (l *ledger) unset(ctx context.Context, fingerprint string, stores []string) error {
-	_, err := l.db.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET fingerprint = ?
-		WHERE fingerprint = '' AND store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`), append([]any{fingerprint}, anys(stores)...)...)
+func (l *ledger) unset(ctx context.Context, change move, stores []string) error {
+	_, err := l.db.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET fingerprint = ?, updated_at = ?,
+		failed_error = CASE failed_error WHEN CAST(? AS TEXT) THEN '' ELSE failed_error END
+		WHERE fingerprint = ? AND store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`),
+		append([]any{change.from, time.Now().UnixMilli(), undoing, change.to}, anys(stores)...)...)
 	if err != nil {
 		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
 	}
@@ -151,19 +164,29 @@ func (l *ledger) revision(ctx context.Context) (revision int64, err error) {
 	return revision, err
 }
 
-// move notes that stores which were at one fingerprint are now at another. A store whose row says something else by now
-// is left alone.
-func (l *ledger) move(ctx context.Context, from, to string, stores []string) error {
-	for chunk := range slices.Chunk(stores, pageSize) {
-		args := append([]any{to, time.Now().UnixMilli(), from}, anys(chunk)...)
-		_, err := l.db.ExecContext(ctx, l.dialect.bind(
+// move notes that stores which were at one fingerprint are now at another. One whose row was written since it was read,
+// be it with the same words, is left alone, and returned.
+func (l *ledger) move(ctx context.Context, change move, rows []entry) (missed []entry, err error) {
+	for chunk := range slices.Chunk(rows, pageSize) {
+		args := []any{change.to, time.Now().UnixMilli(), change.from}
+		for _, e := range chunk {
+			args = append(args, e.store.String(), e.updated)
+		}
+		res, err := l.db.ExecContext(ctx, l.dialect.bind(
 			`UPDATE tenement_ledger SET fingerprint = ?, updated_at = ?, failed_source = '', failed_version = 0, failed_state = '', failed_error = ''
-			WHERE fingerprint = ? AND store IN (?`+strings.Repeat(", ?", len(chunk)-1)+`)`), args...)
+			WHERE fingerprint = ? AND (store, updated_at) IN (VALUES (?, ?)`+strings.Repeat(", (?, ?)", len(chunk)-1)+`)`), args...)
+		var n int64
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
 		if err != nil {
-			return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+			return nil, fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+		}
+		if n < int64(len(chunk)) {
+			missed = append(missed, chunk...) // which of them is not worth a question: all are looked at
 		}
 	}
-	return nil
+	return missed, nil
 }
 
 // Renamed moves the ledger's row of a store that was renamed. A row of the new name, left by a store that is gone, is

@@ -48,7 +48,8 @@ type Fleet struct {
 	// [backend.Bounded]), one for each store that it is at.
 	Parallel int
 
-	// Canary is the number of stores that are visited first. The rest follow only when all of them succeeded.
+	// Canary is the number of stores that are visited first, in each place. The rest, and other places, follow only when
+	// all of them succeeded.
 	Canary int
 
 	// StopAfter stops the run when this many stores have failed. 0 means never.

@@ -82,17 +82,26 @@ func (m *Migrator) inPlaces(ctx context.Context, fleet Fleet, do func(m *Migrato
 	if err != nil {
 		return nil, err
 	}
+	var concerned []part
+	for _, p := range m.parts {
+		if len(fleet.Stores) == 0 || len(named[p.place]) > 0 {
+			concerned = append(concerned, p)
+		}
+	}
 	var sum *Result
 	var faults []error
 	failed := false
-	for _, p := range m.parts {
-		own := fleet
-		if len(fleet.Stores) > 0 {
-			if own.Stores = named[p.place]; len(own.Stores) == 0 {
-				continue
-			}
+	for i, p := range concerned {
+		if cause := context.Cause(ctx); cause != nil && i > 0 {
+			failed, faults = true, append(faults, cause)
+			break
 		}
+		own := fleet
+		own.Stores = named[p.place]
 		own.OnEvent = onwards(fleet.OnEvent, sum)
+		if fleet.StopAfter > 0 && sum != nil {
+			own.StopAfter = fleet.StopAfter - sum.Failed
+		}
 		res, err := do(p.m, own)
 		if err != nil {
 			failed = true
@@ -104,8 +113,8 @@ func (m *Migrator) inPlaces(ctx context.Context, fleet Fleet, do func(m *Migrato
 			}
 		}
 		sum = sum.plus(res)
-		if err := context.Cause(ctx); err != nil {
-			break
+		if errors.Is(err, ErrCanary) || errors.Is(err, ErrStopped) {
+			break // what is meant for one place is meant for those after it
 		}
 	}
 	switch {

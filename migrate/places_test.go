@@ -1,6 +1,7 @@
 package migrate_test
 
 import (
+	"context"
 	"net/url"
 	"testing"
 
@@ -43,4 +44,71 @@ func TestStatusWithoutAPlace(t *testing.T) {
 	require.NotNil(t, st)
 	assert.Equal(t, migrate.TenantStatus{Total: 2, Current: 2}, st.Tenants)
 	assert.True(t, st.Shared.Current)
+}
+
+// inTwoPlaces returns a backend of two places.
+func inTwoPlaces(t *testing.T) *site {
+	t.Helper()
+	return openSite(t, "placed:?home="+url.QueryEscape(pgtest.Shared(t).Database(t))+"&eu="+url.QueryEscape(pgtest.Shared(t).Database(t)))
+}
+
+// What ends a run in one place ends it in those after it, and says so.
+func TestRunsEndInAllPlaces(t *testing.T) {
+	t.Parallel()
+	be := inTwoPlaces(t)
+	list := []string{
+		"1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", up("ALTER TABLE a ADD COLUMN y INTEGER;"),
+		"3_c.sql", up("ALTER TABLE a ADD COLUMN z INTEGER;"),
+	}
+	at := func(n int) *migrate.Migrator {
+		return migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(n, list...)}))
+	}
+	first := at(1)
+	for i, place := range []string{"home", "home", "eu", "eu"} {
+		require.NoError(t, first.Provision(backend.WithPlace(t.Context(), place), route(i)))
+	}
+	untouched := func(want string) {
+		t.Helper()
+		for _, i := range []int{2, 3} {
+			assert.Equal(t, want, versions(t, be, route(i), "goose_db_version"), "eu")
+		}
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := at(2).Up(ctx, migrate.UpOptions{Fleet: migrate.Fleet{OnEvent: func(e migrate.Event) {
+		if e.Kind == migrate.EventDone && e.Set == migrate.SetTenant {
+			cancel()
+		}
+	}}})
+	require.ErrorIs(t, err, context.Canceled, "not all of it was done")
+	untouched("0,1")
+	_, err = at(2).Up(t.Context(), migrate.UpOptions{})
+	require.NoError(t, err)
+
+	for i := range 2 {
+		run(t, be, route(i), "ALTER TABLE a ADD COLUMN z INTEGER") // in the way, at home
+	}
+	for name, fleet := range map[string]migrate.Fleet{"canary": {Canary: 1}, "stop after": {StopAfter: 1}} {
+		_, err = at(3).Up(t.Context(), migrate.UpOptions{Fleet: fleet})
+		var res *migrate.RunError
+		require.ErrorAs(t, err, &res, name)
+		untouched("0,1,2")
+	}
+	_, err = at(3).Up(t.Context(), migrate.UpOptions{Fleet: migrate.Fleet{StopAfter: 3}})
+	require.Error(t, err)
+	untouched("0,1,2,3")
+}
+
+// What nothing undoes in one place keeps it from being undone in any.
+func TestDownWithoutADownInPlaces(t *testing.T) {
+	t.Parallel()
+	be := inTwoPlaces(t)
+	list := []string{"1_a.sql", both("CREATE TABLE a (x INTEGER);", "DROP TABLE a;"), "2_b.sql", up("CREATE TABLE b (x INTEGER);")}
+	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)}))
+	require.NoError(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})).
+		Provision(backend.WithPlace(t.Context(), "home"), route(0)))
+	require.NoError(t, m.Provision(backend.WithPlace(t.Context(), "eu"), route(1)))
+	_, err := m.Down(t.Context(), "", 1, migrate.DownOptions{})
+	require.ErrorIs(t, err, migrate.ErrNoDown)
+	assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"), "nothing was undone anywhere")
 }

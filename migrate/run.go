@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,6 +32,8 @@ type fleet struct {
 	text  bool // scripts may do it
 	queue *queue
 	lane  lane
+
+	unsettled atomic.Bool // the ledger does not know of all stores what became of them
 
 	mu    sync.Mutex
 	plans map[string]*scripted // by the ledger's fingerprint
@@ -187,7 +190,26 @@ func (f *fleet) phase(ctx context.Context) error {
 	// What was done is written down, and on disk, before anyone is told.
 	ctx, cancel := outlasting(ctx)
 	defer cancel()
-	return errors.Join(err, f.lane.settle(ctx, true))
+	free, noSlot := f.m.slot(ctx)
+	if noSlot != nil {
+		return errors.Join(err, noSlot)
+	}
+	defer free()
+	return errors.Join(err, f.settle(ctx, true))
+}
+
+// settle has the ledger know what was done. Callers hold a slot.
+func (f *fleet) settle(ctx context.Context, all bool) error {
+	missed, err := f.lane.settle(ctx, all)
+	if err != nil {
+		return err
+	}
+	for _, e := range missed {
+		if _, err := f.m.inStore(ctx, f.m.tenant, e.route(), f.m.look()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fleet) worker(ctx context.Context) error {
@@ -296,7 +318,7 @@ func (f *fleet) send(ctx context.Context, tasks []task) (slow []task, err error)
 	if err != nil {
 		return nil, err
 	}
-	return append(slow, failed...), f.lane.settle(ctx, false)
+	return append(slow, failed...), f.settle(ctx, false)
 }
 
 // sent deals with the outcome of scripts, and returns the stores that goose should look at.
@@ -308,7 +330,7 @@ func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []ta
 		switch {
 		case err == nil:
 			f.m.gate.forget(t.store)
-			f.lane.done(t.store, t.fingerprint, p.print)
+			f.lane.done(t.entry, p.print)
 			f.record(t.store, &outcome{touched: p.todo})
 		case context.Cause(ctx) != nil: // the run is over; whatever became of this one, the next run finds out
 		case errors.Is(err, backend.ErrStoreMissing):

@@ -26,13 +26,27 @@ func (m *Migrator) entered(ctx context.Context, f *fleet, lim limit) (*Result, e
 		return nil, err
 	}
 	res, err := f.do(ctx)
-	return res, errors.Join(err, over(ctx))
+	if f.unsettled.Load() {
+		ctx, cancel := outlasting(ctx)
+		defer cancel()
+		if _, unknown := m.findOut(ctx); unfinished(unknown) {
+			return res, errors.Join(err, over(ctx, false)) // whoever settles runs will
+		}
+	}
+	return res, errors.Join(err, over(ctx, true))
 }
 
-// begin enters a run that has something to do. over ends it, whatever came of it: who stopped a run meant it.
-func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(context.Context) error, err error) {
+// unfinished reports whether a run ended for another reason than that all of its stores were visited.
+func unfinished(err error) bool {
+	var run *RunError
+	return err != nil && (!errors.As(err, &run) || run.Err != nil)
+}
+
+// begin enters a run that has something to do. over ends it, whatever came of it: who stopped a run meant it. Unless it is
+// forgotten, others finish it.
+func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(ctx context.Context, forget bool) error, err error) {
 	if f.res.Total == 0 {
-		return func(context.Context) error { return nil }, nil
+		return func(context.Context, bool) error { return nil }, nil
 	}
 	id := uuid.NewString()
 	lock, err := m.lock(ctx, runKey(id)) // nobody else can be waiting for it, so it needs no slot
@@ -51,9 +65,12 @@ func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(co
 		lock.Unlock()
 		return nil, fmt.Errorf("tenement: migrate: beginning a run: %w", err)
 	}
-	return func(ctx context.Context) error {
+	return func(ctx context.Context, forget bool) error {
 		defer lock.Unlock()
 		defer m.runs.remove(id)
+		if !forget {
+			return nil
+		}
 		ctx, cancel := outlasting(ctx)
 		defer cancel()
 		return m.persist(ctx, func() error { return m.ledger.endRun(ctx, id) })
@@ -102,11 +119,12 @@ type openRun struct {
 	limit
 }
 
-// openRuns returns the runs that are not over, for the migrations that a binary of this target carries.
+// openRuns returns the runs that are not over, for the migrations that a binary of this target carries, and those that any
+// can finish.
 func (l *ledger) openRuns(ctx context.Context, target string) ([]openRun, error) {
 	fault := func(err error) error { return fmt.Errorf("tenement: migrate: reading the ledger: %w", err) }
 	rows, err := l.db.QueryContext(ctx, l.dialect.bind(
-		`SELECT id, source, to_version FROM tenement_ledger_runs WHERE target = ? ORDER BY started_at, id`), target)
+		`SELECT id, source, to_version FROM tenement_ledger_runs WHERE target = ? OR to_version = ? ORDER BY started_at, id`), target, lookOnly.to)
 	if err != nil {
 		return nil, fault(err)
 	}
@@ -125,7 +143,7 @@ func (l *ledger) openRuns(ctx context.Context, target string) ([]openRun, error)
 	return list, nil
 }
 
-// findOut asks the stores of which the ledger does not know what they have.
+// findOut asks the stores of which the ledger does not know what they have, or does not know for certain.
 func (m *Migrator) findOut(ctx context.Context) (*Result, error) {
 	groups, _, err := m.ledger.groups(ctx)
 	if err != nil {
@@ -201,7 +219,7 @@ func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
 		} else {
 			res, err = m.upTenants(ctx, options{limit: r.limit, adopted: true})
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || unfinished(err) && passing(err, m.dialect) {
 			return res, err // whoever calls next goes on
 		}
 		return res, errors.Join(err, m.ledger.endRun(ctx, r.id))

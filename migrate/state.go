@@ -75,6 +75,27 @@ func (s state) with(migrations []*migration) state {
 	return next
 }
 
+// less returns a copy of s without some migrations; nil of nil, which is not known.
+func (s state) less(migrations []*migration) state {
+	if s == nil {
+		return nil
+	}
+	next := s.with(nil)
+	for _, m := range migrations {
+		next[m.source.name] = slices.DeleteFunc(next[m.source.name], func(a applied) bool { return a.Version == m.version })
+	}
+	return next
+}
+
+// keep takes over what known says of sources that a set does not have: another binary's, which nobody here can ask for.
+func (s state) keep(known state, set *set) {
+	for name, list := range known {
+		if set.find(name) == nil {
+			s[name] = list
+		}
+	}
+}
+
 // without reports whether s has a version that other, which is known, has not.
 func (s state) without(other state) bool {
 	if other == nil {

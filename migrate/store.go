@@ -36,6 +36,7 @@ type workplace struct {
 type outcome struct {
 	touched []*migration // applied, or undone
 	missing bool         // the store is not there
+	written bool         // the ledger has what became of it
 	ledger  state        // what the ledger said before
 	have    state        // afterwards; nil when it could not be read
 	failure *StoreError
@@ -55,7 +56,7 @@ func (m *Migrator) inStore(ctx context.Context, s *set, rt backend.Route, do wor
 		return nil, err
 	}
 	if do.descent != nil && known != nil { // in the shared store; see descend for the others
-		if err := m.ledger.setback(ctx, []string{rt.Store.String()}); err != nil {
+		if err := m.ledger.setback(ctx, map[string][]string{"": {rt.Store.String()}}); err != nil {
 			return nil, err
 		}
 		known.fingerprint = ""
@@ -121,6 +122,9 @@ func (m *Migrator) inLocked(ctx context.Context, s *set, rt backend.Route, lock 
 func (m *Migrator) writeDown(ctx context.Context, w *workplace, rt backend.Route, known *entry, out *outcome) (err error) {
 	for range 10 {
 		out.have, err = m.readState(ctx, w.set, w.db, out.ledger.with(out.touched))
+		if err == nil {
+			out.have.keep(out.ledger, w.set)
+		}
 		switch {
 		case errors.Is(err, backend.ErrStoreMissing):
 			out.missing = true
@@ -141,6 +145,7 @@ func (m *Migrator) writeDown(ctx context.Context, w *workplace, rt backend.Route
 			return err
 		}
 		if done || out.missing {
+			out.written = done
 			m.gate.forget(rt.Store)
 			if out.ledger.without(out.have) { // goose alone has undone something
 				return m.ledger.lost(ctx)

@@ -18,27 +18,42 @@ type descent struct {
 	steps  int
 	keep   int64
 	forget bool // versions that nothing undoes are forgotten
-
-	mu    sync.Mutex
-	meant map[backend.Store][]*migration // what is to be undone in a store, as it was decided at the first visit
+	meant  *meant
 }
 
-// of lists what is to be undone in a store, newest first, or says why nothing is. It is decided once: a store that is
-// visited again, since its connection was lost for instance, has less by then, and is not to lose more for that.
-func (d *descent) of(store backend.Store, have state) (todo []*migration, refused *StoreError) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if todo, known := d.meant[store]; known {
+// meant is what is to be undone in each store, as it was decided at the first visit. A store that is visited again, since
+// its connection was lost, or since it has another name or place by now, has less by then, and is not to lose more for that.
+type meant struct {
+	mu sync.Mutex
+	by map[string][]int64 // the versions, newest first, by the store's owner; by its name where it has none
+}
+
+// of lists what is to be undone in a store, newest first, or says why nothing is.
+func (d *descent) of(rt backend.Route, have state) (todo []*migration, refused *StoreError) {
+	key := rt.Owner
+	if key == "" {
+		key = "/" + rt.Store.String()
+	}
+	d.meant.mu.Lock()
+	defer d.meant.mu.Unlock()
+	if versions, known := d.meant.by[key]; known {
+		for _, v := range versions {
+			todo = append(todo, d.src.find(v))
+		}
 		return todo, nil
 	}
-	todo, refused = d.in(have)
-	if refused == nil {
-		if d.meant == nil {
-			d.meant = map[backend.Store][]*migration{}
-		}
-		d.meant[store] = todo
+	if todo, refused = d.in(have); refused != nil {
+		return nil, refused
 	}
-	return todo, refused
+	versions := make([]int64, len(todo))
+	for i, mig := range todo {
+		versions[i] = mig.version
+	}
+	if d.meant.by == nil {
+		d.meant.by = map[string][]int64{}
+	}
+	d.meant.by[key] = versions
+	return todo, nil
 }
 
 // in lists what is to be undone in a store with these migrations, newest first, or says why nothing is.
@@ -62,7 +77,7 @@ func (d *descent) in(have state) (todo []*migration, refused *StoreError) {
 // undo is the work of a down.
 func (m *Migrator) undo(d *descent) work {
 	return work{descent: d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		todo, failure := d.of(w.rt.Store, w.have)
+		todo, failure := d.of(w.rt, w.have)
 		if failure != nil {
 			return nil, failure
 		}
@@ -101,7 +116,7 @@ func (m *Migrator) undoIn(ctx context.Context, w *workplace, d *descent, todo []
 // again is the work of a redo.
 func (m *Migrator) again(d *descent) work {
 	return work{descent: d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		todo, failure := d.of(w.rt.Store, w.have)
+		todo, failure := d.of(w.rt, w.have)
 		if failure != nil {
 			return nil, failure
 		}

@@ -138,33 +138,36 @@ func onlySource(sets []*set) (string, error) {
 // the set or in those that the options name. The source's name may be empty when the set has only one. It returns
 // ErrUnknownSource when the set has no such source.
 //
-// Before anything is undone in a tenant's store, the Ready of every process that needs it refuses it: some stores at a time
-// are locked against other migrators and noted, and a bit more than [ReadyBound] later it is undone in these. So a Down that
-// has something to undo takes that second, and some stores more than others are refused for as long as the others of their
-// round take, some ten seconds at most. Who was let in before that, and is still at work, meets the database's error.
-// When the process dies meanwhile, [Migrator.Settle] or the next Up finds out what was done.
+// Before anything is undone in a tenant's store, the Ready of every process that needs it refuses the store, and that of
+// those that do not goes on letting in: some stores at a time are locked against other migrators and noted, and a bit more
+// than [ReadyBound] later it is undone in these. So a Down that has something to undo takes that second, and a store is
+// refused for as long as the others of its round take, too, some ten seconds at most. Who was let in before that, and is
+// still at work, meets the database's error. When the process dies meanwhile, [Migrator.Settle] finds out what was done.
 //
 // Given again after it was interrupted, it undoes more in the stores where it was done: go on with DownTo.
 //
 // A migration that does not say how it is undone is an ErrNoDown, before anything is undone anywhere, unless the options say
 // that it may be forgotten.
 func (m *Migrator) Down(ctx context.Context, source string, steps int, opt DownOptions) (*Result, error) {
+	meant := &meant{}
 	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
-		return m.undo(&descent{src: src, steps: max(steps, 1), forget: opt.Forget})
+		return m.undo(&descent{src: src, steps: max(steps, 1), forget: opt.Forget, meant: meant})
 	})
 }
 
 // DownTo is Down for the migrations that are newer than version; 0 undoes everything.
 func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt DownOptions) (*Result, error) {
+	meant := &meant{}
 	return m.withSource(ctx, opt.Fleet, opt.Set, source, version, func(m *Migrator, src *series) work {
-		return m.undo(&descent{src: src, steps: -1, keep: version, forget: opt.Forget})
+		return m.undo(&descent{src: src, steps: -1, keep: version, forget: opt.Forget, meant: meant})
 	})
 }
 
 // Redo undoes the newest migration of one source and applies it again, as Down does.
 func (m *Migrator) Redo(ctx context.Context, source string, opt DownOptions) (*Result, error) {
+	meant := &meant{}
 	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
-		return m.again(&descent{src: src, steps: 1, forget: opt.Forget})
+		return m.again(&descent{src: src, steps: 1, forget: opt.Forget, meant: meant})
 	})
 }
 
@@ -178,27 +181,23 @@ func (m *Migrator) Baseline(ctx context.Context, source string, version int64, o
 // withSource works on one source of a set, in every store or in those named.
 func (m *Migrator) withSource(ctx context.Context, terms Fleet, in Set, source string, version int64, kind func(*Migrator, *series) work) (*Result, error) {
 	if m.parts != nil {
+		// What is refused in one place is refused before anything is done in another. One that cannot be asked is passed
+		// over here: its own run will say so.
+		_, err := m.inPlaces(ctx, Fleet{Stores: terms.Stores}, func(m *Migrator, own Fleet) (*Result, error) {
+			if _, err := m.sourced(ctx, own, in, source, version, kind); errors.Is(err, ErrNoDown) {
+				return nil, err
+			}
+			return nil, nil
+		})
+		if err != nil {
+			return nil, err
+		}
 		return m.inPlaces(ctx, terms, func(m *Migrator, own Fleet) (*Result, error) {
 			return m.withSource(ctx, own, in, source, version, kind)
 		})
 	}
-	s := m.tenant
-	if in == SetShared {
-		s = m.shared
-	}
-	lim, err := s.limit(source, version)
-	var src *series
-	if err == nil {
-		src, err = s.named(lim.source)
-	}
+	do, err := m.sourced(ctx, terms, in, source, version, kind)
 	if err != nil {
-		return nil, fmt.Errorf("tenement: migrate: %w", err)
-	}
-	if err := m.ensureLedger(ctx); err != nil {
-		return nil, err
-	}
-	do := kind(m, src)
-	if err := m.allowed(ctx, do, in, terms); err != nil {
 		return nil, err
 	}
 	if in == SetShared {
@@ -212,6 +211,27 @@ func (m *Migrator) withSource(ctx context.Context, terms Fleet, in Set, source s
 		return f.do(ctx)
 	}
 	return m.entered(ctx, f, lookOnly)
+}
+
+// sourced returns the work on one source of a set, unless it is not allowed in some store.
+func (m *Migrator) sourced(ctx context.Context, terms Fleet, in Set, source string, version int64, kind func(*Migrator, *series) work) (work, error) {
+	s := m.tenant
+	if in == SetShared {
+		s = m.shared
+	}
+	lim, err := s.limit(source, version)
+	var src *series
+	if err == nil {
+		src, err = s.named(lim.source)
+	}
+	if err != nil {
+		return work{}, fmt.Errorf("tenement: migrate: %w", err)
+	}
+	if err := m.ensureLedger(ctx); err != nil {
+		return work{}, err
+	}
+	do := kind(m, src)
+	return do, m.allowed(ctx, do, in, terms)
 }
 
 // overAll makes the run one over every store of the ledger and others, or over those that the options name.
