@@ -64,7 +64,7 @@ func (a *App) Enroll(ctx context.Context, from *App, ids []ID) error {
 // enrolled is all that a registry has of a tenant.
 type enrolled struct {
 	t         *Tenant
-	restoreTo string
+	restoreTo Status
 	pending   [][]any // host, token, reason, created_at
 	history   [][]any // kind, actor, detail, at
 }
@@ -83,7 +83,7 @@ func (a *App) enrolled(ctx context.Context, id ID) (*enrolled, error) {
 	if e.t.Status == Provisioning || e.t.Status == Failed {
 		return nil, &StatusError{Op: "enroll", Slug: e.t.Slug, Status: e.t.Status, Remedy: "its creation has to be over"}
 	}
-	if err = tx.QueryRowContext(ctx, `SELECT restore_to FROM tenement_tenants WHERE id = $1`, string(id)).Scan(&e.restoreTo); err != nil {
+	if e.restoreTo, err = restoreTo(ctx, tx, id); err != nil {
 		return nil, err
 	}
 	e.pending, err = texts(ctx, tx, 4, `SELECT host, token, reason, created_at FROM tenement_pending_domains WHERE tenant_id = $1 ORDER BY host`, string(id))
@@ -140,7 +140,7 @@ func (tx *registryTx) enroll(ctx context.Context, e *enrolled, origin string) er
 	}
 	res, err := tx.ExecContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, version, restore_to, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING`,
-		string(t.ID), t.Slug, t.Name, string(t.Status), t.Reason, t.Store.String(), string(t.Meta), t.Version, e.restoreTo,
+		string(t.ID), t.Slug, t.Name, string(t.Status), t.Reason, t.Store.String(), string(t.Meta), t.Version, string(e.restoreTo),
 		t.Created.Format(timeFormat), t.Updated.Format(timeFormat))
 	if err != nil {
 		return err

@@ -1,19 +1,24 @@
 package tenancy
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
+
+// frozenReason is the reason of a freeze for which none is given: by it the freeze is told from what an operator said.
+const frozenReason = "it is frozen for a moment"
 
 // Freeze calls fn while nobody writes to the tenant, nor renames or purges it. An active tenant is read-only meanwhile, with
 // that reason: it goes on being read, and every App that serves it has heard of it when fn is called. Afterwards it is active
 // again, whatever fn returned, also when ctx is over. It is an [Operation]: when the process dies, another one lets the
 // tenant be written to again. A tenant that is not active stays as it is, and so does one whose status an operator changes
-// meanwhile.
+// meanwhile; one that is deleted meanwhile is active once it is restored. An empty reason is replaced.
 //
 // Transactions that were begun before may still commit; who needs their rows waits for their locks. fn gets the tenant as it was
 // before. Freeze returns what fn returns, ErrNotFound, and a [*StatusError] for a tenant that is not made yet.
 func (a *App) Freeze(ctx context.Context, id ID, reason string, fn func(ctx context.Context, t Tenant) error) error {
+	reason = cmp.Or(reason, frozenReason)
 	if err := checkReason(reason); err != nil {
 		return err
 	}
@@ -80,12 +85,25 @@ func (tx *registryTx) freeze(ctx context.Context, t *Tenant, reason string) erro
 // freezeSteps are what is left of it when its process has died.
 var freezeSteps = []step{{name: "thaw", commit: thaw}}
 
-// thaw lets the tenant be written to again, unless its status is an operator's by now.
-func thaw(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
-	if r.op.args.Reason == "" || r.t.Status != ReadOnly || r.t.Reason != r.op.args.Reason {
+// thaw lets the tenant be written to again, unless its status is an operator's by now. One that was deleted meanwhile is active
+// once it is restored.
+func thaw(ctx context.Context, tx *registryTx, r *run) (_ []*Tenant, err error) {
+	if r.op.args.Reason == "" || r.t.Reason != r.op.args.Reason {
 		return nil, nil
 	}
-	err := tx.update(ctx, r.t, EventActivated, "", `status = $3, reason = ''`, string(Active))
-	r.t.Status, r.t.Reason = Active, ""
+	status := r.t.Status
+	if status == Deleted {
+		status, err = restoreTo(ctx, tx.Tx, r.t.ID)
+	}
+	switch {
+	case err != nil || status != ReadOnly:
+		return nil, err
+	case r.t.Status == Deleted:
+		err = tx.update(ctx, r.t, EventUpdated, "restored, it is "+string(Active), `restore_to = $3, reason = ''`, string(Active))
+	default:
+		err = tx.update(ctx, r.t, EventActivated, "", `status = $3, reason = ''`, string(Active))
+		r.t.Status = Active
+	}
+	r.t.Reason = ""
 	return []*Tenant{r.t}, err
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tenement-go/tenement/backend"
 )
 
 func TestFreeze(t *testing.T) {
@@ -70,6 +72,103 @@ func TestFreeze(t *testing.T) {
 			assert.Equal(t, was.Status, now.Status)
 			assert.Equal(t, was.Version, now.Version)
 		}
+	})
+}
+
+// A tenant that an operator deletes while it is frozen is, once it is restored, what it was before the freeze.
+func TestDeletedWhileFrozen(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		remove := func(id ID) { _, err := a.Delete(t.Context(), id); require.NoError(t, err) }
+		restored := func(id ID) Tenant {
+			remaining, err := a.Operations(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, remaining)
+			now, err := a.Restore(t.Context(), id)
+			require.NoError(t, err)
+			requireHealthy(t, a)
+			return now
+		}
+		freeze := func(id ID, meanwhile func()) {
+			require.NoError(t, a.Freeze(t.Context(), id, "it is copied", func(context.Context, Tenant) error { meanwhile(); return nil }))
+		}
+
+		thor := create(t, a, "thor")
+		freeze(thor.ID, func() { remove(thor.ID) })
+		now := restored(thor.ID)
+		require.Equal(t, Active, now.Status)
+		require.Empty(t, now.Reason)
+		_, err := a.ReplaceFrozen(t.Context(), thor.ID, "it is copied", func(ctx context.Context, was Tenant, rt backend.Route) error {
+			remove(thor.ID)
+			return renewed(a)(ctx, was, rt)
+		})
+		require.NoError(t, err)
+		now = restored(thor.ID)
+		require.Equal(t, Active, now.Status)
+		require.Empty(t, now.Reason)
+		require.NoError(t, a.Run(t.Context(), now, Policy{}, func(ctx context.Context, _ *Tenant) error { ask(t, a, ctx, "Hammer?"); return nil }))
+
+		// Restored while the freeze lasts it is frozen still, and active afterwards.
+		freeze(thor.ID, func() {
+			remove(thor.ID)
+			now, err := a.Restore(t.Context(), thor.ID)
+			require.NoError(t, err)
+			require.Equal(t, ReadOnly, now.Status)
+		})
+		require.Equal(t, Active, bySlug(t, a, "thor").Status)
+
+		// What an operator says stays, in whatever words.
+		_, err = a.SetReadOnly(t.Context(), thor.ID, "the bill")
+		require.NoError(t, err)
+		freeze(thor.ID, func() { remove(thor.ID) })
+		now = restored(thor.ID)
+		require.Equal(t, ReadOnly, now.Status)
+		require.Equal(t, "the bill", now.Reason)
+		_, err = a.Activate(t.Context(), thor.ID)
+		require.NoError(t, err)
+		freeze(thor.ID, func() {
+			_, err := a.Suspend(t.Context(), thor.ID, "it is copied")
+			require.NoError(t, err)
+			remove(thor.ID)
+		})
+		now = restored(thor.ID)
+		require.Equal(t, Suspended, now.Status)
+		require.Equal(t, "it is copied", now.Reason)
+	})
+}
+
+// The same when its process has died, and another one lets go of it.
+func TestDeletedWhileFrozenByTheDead(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		require.True(t, errand{URL: p.url, Op: "freeze", Slug: "thor", Step: "freeze: inside"}.send(t))
+		_, err := a.Delete(t.Context(), thor.ID)
+		require.NoError(t, err)
+		require.NoError(t, a.FinishOperations(t.Context()))
+		now, err := a.Restore(t.Context(), thor.ID)
+		require.NoError(t, err)
+		require.Equal(t, Active, now.Status)
+		require.Empty(t, now.Reason)
+	})
+}
+
+// A freeze that nobody gave a reason for ends like any other.
+func TestFreezeWithoutReason(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		require.NoError(t, a.Freeze(t.Context(), thor.ID, "", func(context.Context, Tenant) error {
+			require.Equal(t, ReadOnly, bySlug(t, a, "thor").Status)
+			return nil
+		}))
+		require.Equal(t, Active, bySlug(t, a, "thor").Status)
+		_, err := a.ReplaceFrozen(t.Context(), thor.ID, "", func(ctx context.Context, was Tenant, rt backend.Route) error {
+			require.NotEqual(t, thor.Store, was.Store, "nobody writes to it any more")
+			return renewed(a)(ctx, was, rt)
+		})
+		require.NoError(t, err)
+		require.Equal(t, Active, bySlug(t, a, "thor").Status)
 	})
 }
 

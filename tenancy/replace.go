@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -25,7 +26,9 @@ func (a *App) Replace(ctx context.Context, id ID, fill func(ctx context.Context,
 // transaction that was begun waits and is waited for, and fill is called with a tenant whose Store is that one: nobody
 // writes to it any more, nor reads it. Calls fail with backend.ErrStoreMissing until fill has returned. Whatever becomes of it,
 // also when the process dies, the tenant has the one store or the other, and can be written to again.
+// An empty reason is replaced.
 func (a *App) ReplaceFrozen(ctx context.Context, id ID, reason string, fill func(ctx context.Context, t Tenant, rt backend.Route) error) (AsideStore, error) {
+	reason = cmp.Or(reason, frozenReason)
 	if err := checkReason(reason); err != nil {
 		return AsideStore{}, err
 	}

@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -129,6 +130,12 @@ func (a *App) Restore(ctx context.Context, id ID) (Tenant, error) {
 		}
 		return tx.update(ctx, t, EventRestored, "", `status = restore_to, restore_to = ''`)
 	})
+}
+
+// restoreTo is the status that a deleted tenant has once it is restored; "" for one that is not deleted.
+func restoreTo(ctx context.Context, tx *sql.Tx, id ID) (status Status, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT restore_to FROM tenement_tenants WHERE id = $1`, string(id)).Scan(&status)
+	return status, err
 }
 
 // Update changes a tenant's name or metadata. It returns ErrChanged when patch.IfVersion does not hold any more.
