@@ -33,6 +33,15 @@ func newTouch(id ID, kind EventKind, detail, actor string) touch {
 	return touch{id: id, kind: kind, detail: detail, actor: actor, mark: mark{nonce: rand.Text()}}
 }
 
+// purges reports whether the tenant is not in the registry any more.
+func (c touch) purges() bool { return c.kind == EventPurged }
+
+// enters reports whether the tenant may have come into the registry by the change: an adoption begins with a claim, and a spare
+// is a tenant at once.
+func (c touch) enters() bool {
+	return c.kind == EventClaimed || c.kind == EventCreated || c.kind == EventEnrolled
+}
+
 // touch notes that a tenant was changed, so that every process learns about it.
 func (tx *registryTx) touch(id ID, kind EventKind, detail string) {
 	tx.touched = append(tx.touched, newTouch(id, kind, detail, ""))
@@ -276,10 +285,10 @@ func (a *App) noted(ctx context.Context, touched []touch, changed []*Tenant) {
 	a.gen.Add(1)
 	a.prune(touched)
 	for _, t := range changed {
-		if purged(touched, t.ID) {
+		if tells(touched, t.ID, touch.purges) {
 			a.lives.forget(t.ID)
 		} else {
-			a.learned(t)
+			a.learned(t, tells(touched, t.ID, touch.enters))
 		}
 	}
 	for _, c := range touched {
@@ -314,6 +323,7 @@ func (a *App) prune(touched []touch) {
 	})
 }
 
-func purged(touched []touch, id ID) bool {
-	return slices.ContainsFunc(touched, func(c touch) bool { return c.id == id && c.kind == EventPurged })
+// tells reports whether one of the changes is of that tenant and of that sort.
+func tells(touched []touch, id ID, sort func(touch) bool) bool {
+	return slices.ContainsFunc(touched, func(c touch) bool { return c.id == id && sort(c) })
 }

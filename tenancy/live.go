@@ -22,9 +22,21 @@ type live struct {
 func (l *live) learn(t *Tenant) *Tenant {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.take(t)
+}
+
+// enter is learn for a tenant that has come into the registry. Its ID may be that of one that was purged.
+func (l *live) enter(t *Tenant) *Tenant {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.purged = false
+	return l.take(t)
+}
+
+func (l *live) take(t *Tenant) *Tenant {
 	t.live = l
 	cur := l.cur.Load()
-	if l.purged || (cur != nil && cur.Version >= t.Version) {
+	if l.purged || (cur != nil && !t.after(cur)) {
 		return cur
 	}
 	l.cur.Store(t)
@@ -55,10 +67,10 @@ func (l *live) replace(t *Tenant) {
 		return
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.purged = false
 	l.cur.Store(nil)
-	l.mu.Unlock()
-	l.learn(t)
+	l.take(t)
 }
 
 // lives finds the live of a tenant without keeping it alive, so that memory is bounded by what is in use.
@@ -74,23 +86,29 @@ func (ls *lives) find(id ID) *live {
 	return ls.m[id].Value()
 }
 
-// learn makes t, just read from the registry, known, and returns the latest that is known of its tenant; nil when that
-// was purged.
-func (ls *lives) learn(t *Tenant) *Tenant {
+// of returns the live of a tenant, a new one when no one holds a copy.
+func (ls *lives) of(id ID) *live {
 	ls.mu.Lock()
-	l := ls.m[t.ID].Value()
+	defer ls.mu.Unlock()
+	l := ls.m[id].Value()
 	if l == nil {
-		l = &live{id: t.ID}
+		l = &live{id: id}
 		l.era.Store(newEra())
 		if ls.m == nil {
 			ls.m = map[ID]weak.Pointer[live]{}
 		}
-		ls.m[t.ID] = weak.Make(l)
-		runtime.AddCleanup(l, ls.drop, t.ID)
+		ls.m[id] = weak.Make(l)
+		runtime.AddCleanup(l, ls.drop, id)
 	}
-	ls.mu.Unlock()
-	return l.learn(t)
+	return l
 }
+
+// learn makes t, just read from the registry, known, and returns the latest that is known of its tenant; nil when that
+// was purged.
+func (ls *lives) learn(t *Tenant) *Tenant { return ls.of(t.ID).learn(t) }
+
+// enter is learn for a tenant that has come into the registry since its ID was purged, if it ever was.
+func (ls *lives) enter(t *Tenant) *Tenant { return ls.of(t.ID).enter(t) }
 
 // forget notes that the tenant was purged.
 func (ls *lives) forget(id ID) {

@@ -23,7 +23,7 @@ func (a *App) read(ctx context.Context, query, key string) (Tenant, error) {
 		}
 		latest := a.lives.learn(t)
 		changed := a.gen.Load() != gen
-		if !changed && latest != t && (latest == nil || latest.Version > t.Version) {
+		if !changed && latest != t && (latest == nil || latest.after(t)) {
 			// What was read is older than what is known, and nothing was learned meanwhile: the registry went back in
 			// time. The next look at its changes tells.
 			if err := a.Refresh(ctx); err != nil {

@@ -144,12 +144,18 @@ func (r *registry) changesSince(ctx context.Context, m mark) (head mark, unfinis
 	return head, unfinished, changes, rows.Err()
 }
 
-// learnChanges reads the tenants that were changed by others.
+// learnChanges reads the tenants that were changed by others. Those that were purged are forgotten first: one that is read
+// after that has come back since, be it by a change of our own.
 func (a *App) learnChanges(ctx context.Context, changes []touch) error {
 	a.gen.Add(1)
 	var ids []ID
+	entered := map[ID]bool{}
 	for _, c := range changes {
 		ids = append(ids, c.id)
+		if c.purges() {
+			a.lives.forget(c.id)
+		}
+		entered[c.id] = entered[c.id] || c.purges() || c.enters()
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
@@ -159,13 +165,8 @@ func (a *App) learnChanges(ctx context.Context, changes []touch) error {
 	}
 	byID := make(map[ID]*Tenant, len(tenants))
 	for _, t := range tenants {
-		a.learned(t)
+		a.learned(t, entered[t.ID])
 		byID[t.ID] = t
-	}
-	for _, id := range ids {
-		if byID[id] == nil {
-			a.lives.forget(id)
-		}
 	}
 	if a.cfg.Hooks.OnChange == nil {
 		return nil

@@ -167,10 +167,15 @@ func (a *App) ask(ctx context.Context, tb *table, key string) (*Tenant, error) {
 	return t, err
 }
 
-// learned makes this process act on what is now known about a tenant. The generation must have been counted up.
-func (a *App) learned(t *Tenant) {
+// learned makes this process act on what is now known about a tenant; entered says that it has come into the registry. The
+// generation must have been counted up.
+func (a *App) learned(t *Tenant, entered bool) {
 	a.known.add(t)
-	a.lives.learn(t)
+	if entered {
+		a.lives.enter(t)
+	} else {
+		a.lives.learn(t)
+	}
 	a.slugs.leadsTo(t, t.Slug)
 	a.ids.leadsTo(t, string(t.ID))
 	for _, d := range t.Domains {

@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -119,6 +120,12 @@ func (t *Tenant) latest() *Tenant {
 		}
 	}
 	return t
+}
+
+// after reports whether t is what became of old. A tenant that was adopted under the ID of one that was purged begins its
+// versions anew.
+func (t *Tenant) after(old *Tenant) bool {
+	return cmp.Or(t.Created.Compare(old.Created), cmp.Compare(t.Version, old.Version)) > 0
 }
 
 // PrimaryDomain returns the host to build the tenant's URLs with, or "" when it has no domain.
