@@ -2,7 +2,6 @@ package tenancy
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -17,8 +16,10 @@ type announcement struct {
 	id   string
 	made atomic.Bool
 
-	turn *semaphore.Weighted // one at a time; that wait ends with its context, which a mutex's does not
-	next time.Time           // when it is to be renewed
+	turn    *semaphore.Weighted // one at a time; that wait ends with its context, which a mutex's does not
+	written bool                // it may be in the registry
+	next    time.Time           // when it is to be renewed
+	until   time.Time           // when others take this App for dead
 }
 
 // minLease is how long an App that does not renew its announcement counts as serving.
@@ -26,7 +27,8 @@ const minLease = 30 * time.Second
 
 func (a *App) lease() time.Duration { return max(minLease, 4*a.StalenessBound()) }
 
-// announce says that this App serves, before it does for the first time. It may be called again.
+// announce says that this App serves, before it does for the first time, and then hears of what was changed before: nobody
+// waited for it. It may be called again.
 func (a *App) announce(ctx context.Context) error {
 	if a.announced.made.Load() {
 		return nil
@@ -41,7 +43,6 @@ func (a *App) announce(ctx context.Context) error {
 	if a.closed.Load() {
 		return ErrClosed
 	}
-	a.announced.id = rand.Text()
 	if err := a.renew(ctx); err != nil {
 		return fmt.Errorf("tenement: announce: %w: %w", ErrUnavailable, err)
 	}
@@ -61,15 +62,24 @@ func (a *App) renewDue(ctx context.Context) error {
 	return a.renew(ctx)
 }
 
+// renew writes the announcement. While there was none, or only one of an App taken for dead, nobody waited until this one had
+// heard of a change: it hears now, when they wait again.
 func (a *App) renew(ctx context.Context) error {
+	a.announced.written = true
 	now := a.reg.now()
+	begun := time.Now().Round(0) // by the clock that goes on while the machine sleeps
 	_, err := a.reg.db.ExecContext(ctx, `INSERT INTO tenement_apps (id, bound_ms, lease_ms, seen_at) VALUES ($1, $2, $3, `+now+`)
 		ON CONFLICT (id) DO UPDATE SET seen_at = `+now,
 		a.announced.id, a.StalenessBound().Milliseconds(), a.lease().Milliseconds())
 	if err != nil {
 		return err
 	}
-	a.announced.next = time.Now().Add(a.lease() / 3)
+	if !begun.Before(a.announced.until) {
+		if err := a.hear(ctx); err != nil {
+			return err
+		}
+	}
+	a.announced.next, a.announced.until = begun.Add(a.lease()/3), begun.Add(a.lease())
 	return nil
 }
 
@@ -80,7 +90,8 @@ func (a *App) withdraw() {
 	err := a.announced.turn.Acquire(ctx, 1)
 	if err == nil {
 		defer a.announced.turn.Release(1)
-		if !a.announced.made.Swap(false) {
+		a.announced.made.Store(false)
+		if !a.announced.written {
 			return
 		}
 		_, err = a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, a.announced.id)
@@ -99,7 +110,8 @@ func (a *App) announcedBound(ctx context.Context) (now time.Time, bound time.Dur
 		return now, 0, err
 	}
 	defer rows.Close()
-	var dead []any
+	type announced struct{ id, seen string }
+	var dead []announced
 	for rows.Next() {
 		var at, id, seen string
 		var boundMS, leaseMS int64
@@ -117,7 +129,7 @@ func (a *App) announcedBound(ctx context.Context) (now time.Time, bound time.Dur
 			return now, 0, fmt.Errorf("announcement of %s: %w", id, err)
 		}
 		if now.Sub(seenAt) > time.Duration(leaseMS)*time.Millisecond {
-			dead = append(dead, id)
+			dead = append(dead, announced{id, seen})
 			continue
 		}
 		bound = max(bound, time.Duration(boundMS)*time.Millisecond)
@@ -126,8 +138,8 @@ func (a *App) announcedBound(ctx context.Context) (now time.Time, bound time.Dur
 		return now, 0, err
 	}
 	rows.Close()
-	for _, id := range dead {
-		if _, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1`, id); err != nil {
+	for _, d := range dead { // unless it has come back to life meanwhile
+		if _, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1 AND seen_at = $2`, d.id, d.seen); err != nil {
 			return now, 0, err
 		}
 	}

@@ -47,8 +47,16 @@ func (a *App) pollLoop() {
 	}
 }
 
-// Refresh asks the registry for changes now, as is done every PollInterval. It returns when they were acted on.
+// Refresh asks the registry for changes now, as is done every PollInterval. It returns when they were acted on, and OnChange
+// was told of them, unless that is being told of others: then it is told of these afterwards.
 func (a *App) Refresh(ctx context.Context) error {
+	err := a.hear(ctx)
+	a.news.each(func(e Event) { a.tell(Leave(ctx), e) })
+	return err
+}
+
+// hear is Refresh without telling the application, which may wait for the one who hears.
+func (a *App) hear(ctx context.Context) error {
 	if err := a.polling.Acquire(ctx, 1); err != nil {
 		return fmt.Errorf("tenement: read the registry's changes: %w: %w", ErrUnavailable, context.Cause(ctx))
 	}
@@ -176,7 +184,7 @@ func (a *App) learnChanges(ctx context.Context, changes []touch) error {
 		if t := byID[c.id]; t != nil {
 			e.Tenant = *t
 		}
-		a.tell(ctx, e)
+		a.news.add(e)
 	}
 	return nil
 }

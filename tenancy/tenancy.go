@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ type App struct {
 	polling  *semaphore.Weighted // one poll at a time
 	seen     mark                // up to where changes are known; whose turn it is to poll may touch it
 	own      ownChanges
+	news     news
 	settling atomic.Bool // a round of settle is going on
 	resumer  resumer
 	spares   spares
@@ -97,7 +99,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 		be: be, cfg: cfg, log: cfg.Logger, migrator: migrator, locker: locker,
 		operations: semaphore.NewWeighted(maxOperations),
 		polling:    semaphore.NewWeighted(1),
-		announced:  announcement{turn: semaphore.NewWeighted(1)},
+		announced:  announcement{id: rand.Text(), turn: semaphore.NewWeighted(1)},
 		reg:        registry{db: be.Shared(), d: be.Dialect(), queries: func() {}},
 		step:       func(string) {},
 	}
