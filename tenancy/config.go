@@ -121,7 +121,7 @@ type Hooks struct {
 
 	// OnChange is told of every change of a tenant after it was made, by this process (before the call that made it
 	// returns) or, within the bound on staleness, by another (from the poller, one at a time, which should not be held
-	// up). It may be told of a change twice. The context is in no tenant.
+	// up). It may be told of a change twice. The context is in no tenant. It may enter tenants and change them.
 	OnChange func(ctx context.Context, e Event)
 
 	// ApproveDomain decides whether host, a normalised name, may lead to t: when the tenant is created with it and

@@ -47,8 +47,8 @@ func (a *App) pollLoop() {
 	}
 }
 
-// Refresh asks the registry for changes now, as is done every PollInterval. It returns when they were acted on, and OnChange
-// was told of them, unless that is being told of others: then it is told of these afterwards.
+// Refresh asks the registry for changes now, as is done every PollInterval. It returns when they were acted on and OnChange was
+// told of them. While OnChange is being told of earlier ones it returns sooner, and these come after them.
 func (a *App) Refresh(ctx context.Context) error {
 	err := a.hear(ctx)
 	a.news.each(func(e Event) { a.tell(Leave(ctx), e) })

@@ -9,9 +9,10 @@ import (
 )
 
 // Purge removes a deleted tenant for good: its store, its files, its place in the registry. The slug and the domains
-// are free then, the ID is not used again. It waits until every App that serves has heard that the tenant was deleted:
-// each announces in the registry how long that takes, and the time is the database's. It is an [Operation]: once the
-// removal has begun the tenant cannot be restored, and when the process dies another goes on.
+// are free then; the ID is used again for nobody but a store that carries it ([App.Adopt], [App.Enroll]). It waits until
+// every App that serves has heard that the tenant was deleted: each announces in the registry how long that takes, and the
+// time is the database's. It is an [Operation]: once the removal has begun the tenant cannot be restored, and when the
+// process dies another goes on.
 func (a *App) Purge(ctx context.Context, id ID) error {
 	subject := string(id)
 	err := a.withTenant(Leave(ctx), "purge", id, func(ctx context.Context, h *held) error {
