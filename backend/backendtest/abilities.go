@@ -376,6 +376,16 @@ var fenceCases = []testCase{
 				ways[name] = func() error { _, err := db.ExecContext(ctx, insertNote, "late"); return err }
 				ways[name+", read"] = func() error { _, err := readMarks(ctx, db); return err }
 			}
+			if e.postgres() && !e.cfg.TransactionPooler { // behind which what may commit is for transactions only
+				ways["a DO"] = func() error {
+					rows, err := e.be.DB().QueryContext(ctx, `DO 'BEGIN END'`)
+					if err != nil {
+						return err
+					}
+					return errors.Join(rows.Close(), rows.Err())
+				}
+				ways["a text that commits"] = func() error { _, err := e.be.DB().ExecContext(ctx, `BEGIN; COMMIT`); return err }
+			}
 			for name, do := range ways {
 				require.NoError(e, do(), name)
 			}

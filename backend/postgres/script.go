@@ -307,7 +307,7 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
 	var since, commits int
-	results, err := c.commands(ctx, message, nil, func() {
+	results, err := c.commands(ctx, stepOurs, message, nil, func() {
 		if since++; c.wire.tagged("COMMIT") && since != cleaned[min(commits, len(scripts)-1)] {
 			commits++
 			since = 0

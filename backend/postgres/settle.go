@@ -29,14 +29,14 @@ func (c *conn) settle(ctx context.Context) error {
 		message += fmt.Sprintf("select case when %s then pg_catalog.pg_advisory_lock_shared(%s,%s) end;", direct, storeSpace, u.key)
 	}
 	is := false
-	err := c.texts(ctx, message, func(result int, values [][]byte) {
+	_, err := c.commands(ctx, stepPrefix, message, func(result int, values [][]byte) {
 		switch result {
 		case 0:
 			c.prefixDone(false, values)
 		case 1:
 			is = string(values[0]) == "t"
 		}
-	})
+	}, nil)
 	switch {
 	case err != nil:
 		return err

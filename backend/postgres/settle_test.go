@@ -3,8 +3,10 @@ package postgres_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -63,6 +65,59 @@ func TestHeldSessionIsBoundAnew(t *testing.T) {
 			require.ErrorIs(t, err, backend.ErrStoreMissing)
 			require.NoError(t, conn.Close())
 		})
+	}
+}
+
+// S08: what may end transactions fares like any other statement where its store or its connection is not what it was.
+func TestCallsFindTheirStore(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Shared(t)
+	databaseURL := cluster.Database(t)
+	one, two := open(t, databaseURL, map[string]string{"pool_max_conns": "1"}), open(t, databaseURL, nil)
+	admin, err := pgx.Connect(t.Context(), cluster.AdminDatabaseURL(t, databaseURL))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, admin.Close(context.WithoutCancel(t.Context()))) }()
+	rt, a := tenant(t, one, "a")
+	calls := map[string]func(conn *sql.Conn) error{
+		"DO": func(conn *sql.Conn) error {
+			rows, err := conn.QueryContext(a, `DO 'BEGIN END'`)
+			if err != nil {
+				return err
+			}
+			return errors.Join(rows.Close(), rows.Err())
+		},
+		"text": func(conn *sql.Conn) error { _, err := conn.ExecContext(a, `SELECT 1; BEGIN; COMMIT`); return err },
+	}
+	changes := map[string]func() error{
+		"the store was made again": func() error { return errors.Join(two.Drop(t.Context(), rt), two.Create(t.Context(), rt)) },
+		"the connection was ended": func() error {
+			_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+				WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+			return err
+		},
+	}
+	// held returns a connection for which the store is known.
+	held := func() *sql.Conn {
+		t.Helper()
+		require.NoError(t, one.DB().QueryRowContext(a, `SELECT 1`).Scan(new(int)))
+		conn, err := one.DB().Conn(a)
+		require.NoError(t, err)
+		return conn
+	}
+	for name, call := range calls {
+		for what, change := range changes {
+			conn := held()
+			require.NoError(t, change())
+			assert.NoError(t, call(conn), "%s: %s", name, what)
+			require.NoError(t, conn.Close())
+		}
+		conn := held()
+		require.NoError(t, two.Drop(t.Context(), rt))
+		for range 2 {
+			assert.ErrorIs(t, call(conn), backend.ErrStoreMissing, name)
+		}
+		require.NoError(t, conn.Close())
+		require.NoError(t, two.Create(t.Context(), rt))
 	}
 }
 

@@ -92,12 +92,13 @@ func (w *wire) moved(pe *pgconn.PgError) {
 
 // texts runs statements of our own by the simple protocol, and shows their rows.
 func (c *conn) texts(ctx context.Context, text string, row func(result int, values [][]byte)) error {
-	_, err := c.commands(ctx, text, row, nil)
+	_, err := c.commands(ctx, stepOurs, text, row, nil)
 	return err
 }
 
-// commands is texts that calls done when a statement is complete. It returns how many were.
-func (c *conn) commands(ctx context.Context, text string, row func(result int, values [][]byte), done func()) (results int, err error) {
+// commands is texts that calls done when a statement is complete. It returns how many were. The first of them is what the
+// step says.
+func (c *conn) commands(ctx context.Context, first step, text string, row func(result int, values [][]byte), done func()) (results int, err error) {
 	if ctx.Done() == nil {
 		ctx = context.Background()
 	}
@@ -107,7 +108,7 @@ func (c *conn) commands(ctx context.Context, text string, row func(result int, v
 	}
 	w.text, w.starts = true, w.starts[:0]
 	c.queueClean()
-	w.queue(stepOurs)
+	w.queue(first)
 	c.queueText(text)
 	if err := w.flush(); err != nil {
 		return 0, err
