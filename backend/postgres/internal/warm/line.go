@@ -8,7 +8,7 @@ type waiter struct {
 	since   int64 // when it came
 	due     int64 // when it is overdue
 	arrival uint64
-	again   int64 // when tick is to be called next; 0: never
+	again   int64 // when tick is to be called next; 0: never, it is overdue
 	late    bool
 
 	ready chan struct{} // gets one value when slot or err is set
@@ -47,7 +47,7 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	}
 	p.line.push(&w.inLine)
 	p.look(now, w)
-	if w.slot < 0 && p.idle == 0 {
+	if w.slot < 0 {
 		p.grow(now)
 	}
 }
@@ -57,14 +57,12 @@ func (p *policy) waits() int64 {
 	return max(p.wait, min(dozen*p.usual, longest*p.wait))
 }
 
-// ticks is tick for everybody whose time has come.
+// ticks is tick for everybody whose time has come; and what could not be opened before may be now.
 func (p *policy) ticks(now int64) {
 	due := p.due[:0] // looking moves them between the lists, and takes others off
-	for _, l := range []*list{&p.late, &p.line} {
-		for n := l.first; n != nil; n = n.next {
-			if n.w.again > 0 && n.w.again <= now {
-				due = append(due, n.w)
-			}
+	for n := p.line.first; n != nil; n = n.next {
+		if n.w.again <= now {
+			due = append(due, n.w)
 		}
 	}
 	for _, w := range due {
@@ -72,39 +70,30 @@ func (p *policy) ticks(now int64) {
 	}
 	clear(due)
 	p.due, p.soonest = due, 0
-	for _, l := range []*list{&p.late, &p.line} {
-		for n := l.first; n != nil; n = n.next {
-			p.remind(n.w, n.w.again)
-		}
+	for n := p.line.first; n != nil; n = n.next {
+		p.callBy(n.w.again)
 	}
+	p.grow(now)
 }
 
-// remind says when tick is to be called for w; 0: never.
-func (p *policy) remind(w *waiter, at int64) {
-	if w.again = at; at > 0 && (p.soonest == 0 || at < p.soonest) {
+// callBy has ticks called at a time, or before.
+func (p *policy) callBy(at int64) {
+	if p.soonest == 0 || at < p.soonest {
 		p.soonest = at
 	}
 }
 
-// tick looks again at w, whose time has come.
-func (p *policy) tick(now int64, w *waiter) {
-	switch {
-	case w.slot >= 0 || w.err != nil:
-	case w.late:
-		p.grow(now)
-		p.patience(now, w)
-	default:
-		p.look(now, w)
-	}
+// remind has tick called for w at a time, or before.
+func (p *policy) remind(w *waiter, at int64) {
+	w.again = at
+	p.callBy(at)
 }
 
-// patience says when somebody who is overdue asks again for another connection: the server may have a place by then.
-func (p *policy) patience(now int64, w *waiter) {
-	at := int64(0)
-	if w.slot < 0 && p.there+p.opening < len(p.slots) {
-		at = now + refusedFor
+// tick looks again at w, whose time has come.
+func (p *policy) tick(now int64, w *waiter) {
+	if w.slot < 0 && w.err == nil && !w.late {
+		p.look(now, w)
 	}
-	p.remind(w, at)
 }
 
 // look finds w something, or says until when it waits for what: a home that is busy for a moment only; the next home,
@@ -134,14 +123,13 @@ func (p *policy) look(now int64, w *waiter) {
 	p.serveLate(now)
 	if w.slot < 0 {
 		p.grow(now)
-		p.patience(now, w)
 	}
 }
 
 // expire makes w overdue.
 func (p *policy) expire(w *waiter) {
 	p.line.remove(&w.inLine)
-	w.late = true
+	w.late, w.again = true, 0
 	p.late.push(&w.inLine)
 	if w.key != "" && p.wait > 0 {
 		p.stats.overdue++

@@ -9,7 +9,8 @@ import "time"
 // What holds after each call:
 //   - a slot is in the hands of one caller at most;
 //   - nobody waits in line while a connection is idle, unless it is for a home and not yet for longer than wait;
-//   - whoever waits is waited for: some slot is busy, or one is being opened, or is asked to be (opens).
+//   - whoever waits is waited for: some slot is busy, or one is being opened, or is asked to be (opens);
+//   - while somebody is overdue and a slot has no connection, one is being opened, or ticks will ask for it.
 type policy struct {
 	slots []slot
 	keep  int   // the first ones keep their connection while they are idle, and are homes
@@ -217,9 +218,7 @@ func (p *policy) vacate(now int64, i int) {
 	s.state, s.held, s.apart, s.passed = slotEmpty, false, false, 0
 	p.forget(i)
 	p.disperse(now, i)
-	if p.waiting() && p.idle == 0 {
-		p.grow(now)
-	}
+	p.grow(now)
 }
 
 // idleSince lists the slots that nobody has used since a time.
@@ -232,16 +231,23 @@ func (p *policy) idleSince(then int64) (slots []int) {
 	return slots
 }
 
-// waiting reports whether anybody is in line.
-func (p *policy) waiting() bool { return p.line.first != nil || p.late.first != nil }
-
-// grow asks for another connection, when somebody waits for whom none is being opened.
-func (p *policy) grow(now int64) {
-	if p.closed || p.opening >= p.line.n+p.late.n || p.there > 0 && now < p.refusedUntil {
-		return
+// grow asks for another connection, when nothing is idle and somebody waits for whom none is being opened. A server that had
+// no place left is asked later. It reports whether it asked now.
+func (p *policy) grow(now int64) bool {
+	switch {
+	case p.closed, p.idle > 0, p.opening >= p.line.n+p.late.n, p.there+p.opening == len(p.slots):
+		return false
+	case p.there > 0 && now < p.refusedUntil:
+		p.callBy(p.refusedUntil)
+		return false
 	}
-	if i := p.reserve(); i >= 0 {
-		p.opens = append(p.opens, i)
+	p.opens = append(p.opens, p.reserve())
+	return true
+}
+
+// growOn asks for all connections that were not asked for while the server had no place left: it has given one now.
+func (p *policy) growOn(now int64) {
+	for p.grow(now) {
 	}
 }
 
@@ -263,7 +269,7 @@ func (p *policy) reserveSlot(i int) {
 
 // opened says that a slot has its connection. It goes to whoever waits longest; opened reports whether it is idle.
 func (p *policy) opened(now int64, i int) bool {
-	p.arrive(now, i)
+	p.connected(now, i)
 	p.rest(now, i)
 	switch {
 	case p.late.first != nil:
@@ -273,6 +279,7 @@ func (p *policy) opened(now int64, i int) bool {
 	default:
 		return true
 	}
+	p.growOn(now)
 	return false
 }
 
@@ -284,8 +291,13 @@ func (p *policy) lend(now int64, i int) {
 	p.slots[i].held = true
 }
 
-// arrive says that a slot has its connection, in the hands of who opened it.
+// arrive says that a slot has its connection, which stays in the hands of who opened it.
 func (p *policy) arrive(now int64, i int) {
+	p.connected(now, i)
+	p.growOn(now)
+}
+
+func (p *policy) connected(now int64, i int) {
 	s := &p.slots[i]
 	s.state, s.since, s.idled, s.passed = slotBusy, now, 0, 0
 	p.opening--
@@ -299,23 +311,20 @@ func (p *policy) failed(now int64, i int, err error) {
 	p.slots[i].state = slotEmpty
 	p.opening--
 	p.refusal = err
-	if p.there > 0 {
+	switch {
+	case p.there > 0:
 		p.refusedUntil = now + refusedFor
-		return
+		p.grow(now)
+	case p.opening == 0:
+		p.dismiss(now, err)
 	}
-	if p.opening > 0 {
-		return
-	}
-	p.dismiss(now, err)
 }
 
 // unreserve says that the opening of a slot was given up.
 func (p *policy) unreserve(now int64, i int) {
 	p.slots[i].state = slotEmpty
 	p.opening--
-	if p.waiting() && p.idle == 0 {
-		p.grow(now)
-	}
+	p.grow(now)
 }
 
 // close ends all waiting. It returns the slots that are idle, which are empty from now on.

@@ -87,6 +87,7 @@ func (w *world) advance(d int64) {
 		for x := range w.waiting {
 			require.True(w.t, x.again == 0 || x.again > w.now, "it would look again at once, for ever")
 		}
+		require.True(w.t, w.p.soonest == 0 || w.p.soonest > w.now)
 		w.check()
 	}
 	w.now = end
@@ -184,6 +185,10 @@ func (w *world) check() {
 	require.True(t, p.idle == 0 || p.late.n == 0, "somebody is overdue while a connection is idle")
 	if len(w.waiting) > 0 {
 		require.True(t, len(w.holder) > 0 || p.opening > 0, "nobody will ever serve those who wait")
+	}
+	if p.late.n > 0 && p.opening == 0 && p.there < len(p.slots) && !p.closed {
+		require.Positive(t, p.soonest, "nobody would ask for the connections that are missing")
+		require.LessOrEqual(t, p.soonest, max(w.now, p.refusedUntil))
 	}
 	for x := range w.waiting {
 		require.True(t, x.again == 0 || p.soonest > 0 && p.soonest <= x.again, "nobody would remind it")
@@ -511,9 +516,7 @@ func TestPolicyFull(t *testing.T) {
 	c := newWaiter()
 	p.join(ms, c, "c")
 	require.Empty(t, p.opens)
-	for c.again > 0 && len(p.opens) == 0 {
-		p.tick(c.again, c)
-	}
+	passes(p)
 	require.Equal(t, []int{1}, p.opens, "but after a while")
 	// The only connection goes: now it is an error.
 	p.release(ms, 0, false)
@@ -522,6 +525,84 @@ func TestPolicyFull(t *testing.T) {
 		p.failed(ms, i, full)
 	}
 	require.ErrorIs(t, c.err, full)
+}
+
+// passes lets time pass until slots are to be opened, or nobody has anything to wait for but the others.
+func passes(p *policy) {
+	for p.soonest > 0 && len(p.opens) == 0 {
+		p.ticks(p.soonest)
+	}
+}
+
+// asks returns which slots are to be opened, and takes note of them.
+func asks(p *policy) []int {
+	opens := p.opens
+	p.opens = nil
+	return opens
+}
+
+// TestPolicyAsksAgain: whoever waits while the server has no place left is not forgotten: it is asked again, whoever came
+// when.
+func TestPolicyAsksAgain(t *testing.T) {
+	t.Parallel()
+	full := errors.New("too many clients")
+	t.Run("refused once", func(t *testing.T) {
+		t.Parallel()
+		p := newPolicy(2, 2, 3*time.Millisecond, 700*time.Microsecond)
+		a, b := newWaiter(), newWaiter()
+		p.join(0, a, "a")
+		require.Equal(t, []int{0}, asks(p))
+		p.opened(0, 0)
+		p.hold(0, 0)
+		p.join(0, b, "b")
+		require.Equal(t, []int{1}, asks(p))
+		p.failed(0, 1, full)
+		require.NoError(t, b.err)
+		passes(p)
+		require.Equal(t, []int{1}, asks(p))
+		p.opened(600*ms, 1)
+		require.Equal(t, 1, b.slot)
+	})
+	t.Run("connections break", func(t *testing.T) {
+		t.Parallel()
+		p := filled(4, 3*time.Millisecond)
+		for i := range 4 {
+			p.hold(0, p.take(0, fmt.Sprint("s", i)))
+		}
+		waiters := make([]*waiter, 4)
+		for i := range waiters {
+			waiters[i] = newWaiter()
+			p.join(0, waiters[i], "b")
+		}
+		require.Empty(t, asks(p))
+		p.release(0, 3, false)
+		require.Equal(t, []int{3}, asks(p))
+		p.failed(0, 3, full)
+		p.release(0, 2, false)
+		p.release(0, 1, false)
+		require.Empty(t, asks(p), "not at once")
+		// Also when the one who waits longest has left. One is enough to find out.
+		p.leave(0, waiters[0])
+		passes(p)
+		require.Equal(t, []int{1}, asks(p))
+		p.opened(600*ms, 1)
+		require.Equal(t, 1, waiters[1].slot)
+		require.Equal(t, []int{2, 3}, asks(p), "the server has places again")
+	})
+	t.Run("one apart", func(t *testing.T) {
+		t.Parallel()
+		p := newPolicy(3, 3, 3*time.Millisecond, 700*time.Microsecond)
+		p.reserveSlot(0)
+		p.opened(0, 0)
+		require.Equal(t, 0, p.take(0, "a"))
+		p.hold(0, 0)
+		b := newWaiter()
+		i := p.reserve() // as TakeApart does
+		p.join(0, b, "b")
+		require.Empty(t, asks(p), "it may be for this one, for all that is known")
+		p.arrive(0, i)
+		require.Equal(t, []int{2}, asks(p))
+	})
 }
 
 func BenchmarkTake(b *testing.B) {
