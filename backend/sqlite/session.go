@@ -288,8 +288,8 @@ func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue)
 	case st.driver == nil:
 		r.in, err = c.raw.QueryContext(ctx, st.query, args)
 	case s.lone(st):
-		r.in = noRows{}
 		_, err = s.define(ctx, st, args)
+		r.in = noRows{}
 	default:
 		c.vacuum = st.vacuum
 		r.in, err = st.driver.QueryContext(ctx, args)

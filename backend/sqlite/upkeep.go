@@ -122,6 +122,8 @@ func (noRows) Close() error              { return nil }
 // that it can be taken back. The caller holds c.mu.
 func (s *session) define(ctx context.Context, st *stmt, args []driver.NamedValue) (driver.Result, error) {
 	c := s.c
+	st.rows.in = noRows{} // in use: what comes ahead of it and behind may take its place in the cache
+	defer func() { st.rows.in = nil }()
 	if err := c.control(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, err
 	}

@@ -71,6 +71,44 @@ func ways(b *Backend, rt backend.Route) map[string]func(statements []string) err
 			_, err = conn.ExecContext(context.Background(), "BEGIN; "+strings.Join(statements, ";")+"; COMMIT; SELECT 1")
 			return err
 		},
+		"each alone": func(statements []string) error {
+			db := b.Maintenance(rt)
+			defer db.Close()
+			for _, s := range append([]string{"PRAGMA foreign_keys = OFF"}, statements...) {
+				if _, err := db.Exec(s); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"each alone, as a query": func(statements []string) error {
+			db := b.Maintenance(rt)
+			defer db.Close()
+			for _, s := range append([]string{"PRAGMA foreign_keys = OFF"}, statements...) {
+				rows, err := db.Query(s)
+				if err != nil {
+					return err
+				}
+				if err := errors.Join(rows.Close(), rows.Err()); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// The cache may have room for no statement but the last: what is under way does not need it.
+func TestMigrationsWithoutACache(t *testing.T) { // S78
+	t.Parallel()
+	b := openIn(t, t.TempDir(), func(c *Config) { c.Statements = 1 })
+	rt := backend.Route{Store: backend.MustParseStore("a")}
+	require.NoError(t, b.Create(t.Context(), rt))
+	in := backend.WithRoute(t.Context(), rt)
+	for _, way := range []string{"script", "transaction", "transaction in text", "one text", "each alone", "each alone, as a query"} {
+		mustExec(t, in, b.DB(), "DROP TABLE IF EXISTS child; DROP TABLE IF EXISTS parent; "+family)
+		require.NoError(t, ways(b, rt)[way](rebuild), way)
+		require.Equal(t, 2, count(t, in, b.DB(), "SELECT count(*) FROM parent"), way)
 	}
 }
 
