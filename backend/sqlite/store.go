@@ -101,8 +101,12 @@ func (st *store) open(ctx context.Context) error {
 	}
 	st.owner = owner
 	st.add(c)
-	if err := c.run(ctx, "PRAGMA main.journal_mode=WAL"); err != nil { // a file that was moved, or restored, is not in it
+	// A file that was moved, or restored, is not in WAL mode. Whoever has read one that is keeps others from folding it.
+	if err := c.run(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion); err != nil {
 		return err
+	}
+	if st.b.isMoving(st.name) { // since we looked: it may have been folded just before
+		return errMoving
 	}
 	return st.verify()
 }

@@ -333,6 +333,59 @@ func TestOpenedWhileItIsRenamed(t *testing.T) {
 	})
 }
 
+// Whoever has a store open is waited for by who renames it: also when he brought it into WAL mode, as after a rename, and
+// has read nothing yet.
+func TestOpenStoreCannotBeFolded(t *testing.T) { // S25
+	t.Parallel()
+	b := openIn(t, t.TempDir(), func(o *Config) { o.BusyTimeout = 30 * time.Millisecond })
+	_, rt := withTable(t, b, "a")
+	b.stores.retireName(rt.Store)
+	require.NoError(t, b.fold(t.Context(), b.path(rt.Store)))
+	st, err := b.stores.acquire(t.Context(), rt)
+	require.NoError(t, err)
+	defer b.stores.release(st)
+	require.ErrorIs(t, b.fold(t.Context(), b.path(rt.Store)), ErrBusy)
+}
+
+// Who was about to open a store when another process began to rename it writes nothing that the rename leaves behind.
+func TestOpenedAsItIsFolded(t *testing.T) { // S25, S72
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		b, other := openIn(t, dir), openIn(t, dir)
+		a, rt := withTable(t, b, "a")
+		to := backend.Route{Store: backend.MustParseStore("z"), Owner: rt.Owner}
+
+		other.descriptors.last.Store(int64(other.now() + time.Hour)) // as if they were short: it waits for them
+		other.descriptors.scarce <- struct{}{}
+		var acknowledged bool
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := other.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES ('x')")
+			acknowledged = err == nil
+		})
+		synctest.Wait()
+
+		unlock, err := b.lock(t.Context(), storeKey(rt.Store)) // what rename does
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(b.marker(rt.Store), nil, 0o600))
+		unblock, err := b.stores.block(t.Context(), rt.Store)
+		require.NoError(t, err)
+		require.NoError(t, b.fold(t.Context(), b.path(rt.Store)))
+		<-other.descriptors.scarce
+		synctest.Wait()
+		require.NoError(t, os.Rename(b.path(rt.Store), b.path(to.Store)))
+		require.NoError(t, remove(b.marker(rt.Store)))
+		unblock()
+		unlock()
+		wg.Wait()
+		other.stores.retireName(rt.Store)
+
+		rows := count(t, backend.WithRoute(t.Context(), to), b.DB(), "SELECT count(*) FROM notes")
+		require.Equal(t, acknowledged, rows == 1, "rows: %d", rows)
+	})
+}
+
 func TestNestedWriteFailsInsteadOfHanging(t *testing.T) {
 	t.Parallel()
 	b := openIn(t, t.TempDir(), func(o *Config) { o.BusyTimeout = 30 * time.Millisecond })
