@@ -187,7 +187,21 @@ func takenBy(self, slug, store string) string {
 
 // conflict returns what is taken by a tenant other than self, or nil.
 func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store backend.Store, hosts []string) error {
-	rows, err := tx.QueryContext(ctx, selectTaken, string(self), slug, store.String())
+	if err := nameConflict(ctx, tx, self, slug, store); err != nil {
+		return err
+	}
+	err := tx.domainConflict(ctx, self, hosts)
+	var found *ConflictError
+	if errors.As(err, &found) && found.By == slug {
+		// It came between the two questions, which READ COMMITTED answers from two snapshots: what is taken is the slug.
+		return &ConflictError{Field: "slug", Value: slug, By: slug}
+	}
+	return err
+}
+
+// nameConflict is conflict of slug and store alone.
+func nameConflict(ctx context.Context, q querier, self ID, slug string, store backend.Store) error {
+	rows, err := q.QueryContext(ctx, selectTaken, string(self), slug, store.String())
 	if err != nil {
 		return err
 	}
@@ -205,18 +219,10 @@ func (tx *registryTx) conflict(ctx context.Context, self ID, slug string, store 
 			found = c
 		}
 	}
-	if err := rows.Err(); err != nil {
+	if err := rows.Err(); err != nil || found == nil {
 		return err
 	}
-	if found != nil {
-		return found
-	}
-	err = tx.domainConflict(ctx, self, hosts)
-	if errors.As(err, &found) && found.By == slug {
-		// It came between the two questions, which READ COMMITTED answers from two snapshots: what is taken is the slug.
-		return &ConflictError{Field: "slug", Value: slug, By: slug}
-	}
-	return err
+	return found
 }
 
 func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []string) error {

@@ -344,29 +344,6 @@ func TestClaimsOfTheSameDomains(t *testing.T) {
 	})
 }
 
-// A rename that somebody gets in the way of is undone.
-func TestRenameUndone(t *testing.T) {
-	onEach(t, func(t *testing.T, p place) {
-		a := open(t, p.be)
-		thor := create(t, a, "thor")
-		ask(t, a, enter(t, thor), "Hammer?")
-		interrupted(t, p, "rename: store moved", func(a *App) error { _, err := a.Rename(t.Context(), thor.ID, "donar"); return err })
-		_, err := a.Create(t.Context(), Spec{Slug: "donar"})
-		require.ErrorIs(t, err, ErrSlugTaken, "it is spoken for")
-		// Past our own rules.
-		_, err = a.Shared().ExecContext(t.Context(), `INSERT INTO tenement_tenants (id, slug, name, status, store, created_at, updated_at)
-			SELECT '01900000-0000-7000-8000-000000000000', 'donar', 'Donar', 'deleted', 'elsewhere', created_at, updated_at FROM tenement_tenants`)
-		require.NoError(t, err)
-		require.ErrorIs(t, a.FinishOperations(t.Context()), ErrSlugTaken)
-		now, err := a.BySlug(t.Context(), "thor")
-		require.NoError(t, err)
-		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, now)))
-		ops, err := a.Operations(t.Context())
-		require.NoError(t, err)
-		require.Empty(t, ops)
-	})
-}
-
 // Who enters a tenant that is being renamed elsewhere, and asks the ledger, which has the new name already, waits for the
 // rename; who enters it then serves it, though nobody has told them yet.
 func TestEnterDuringRename(t *testing.T) {

@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -36,6 +37,10 @@ func (a *App) Rename(ctx context.Context, id ID, newSlug string) (Tenant, error)
 		}
 		a.step("rename: claimed")
 		t, err = r.finish(ctx)
+		if errors.Is(err, ErrConflict) { // the name was taken while the store was moved, which is undone
+			_, undone := a.goOn(ctx, h, false)
+			err = cmp.Or(undone, err)
+		}
 		return err
 	})
 	if err != nil {
@@ -69,8 +74,13 @@ func (tx *registryTx) beginRename(ctx context.Context, r *run, t *Tenant, slug s
 	return nil, err
 }
 
+// setSlug enters a slug that was found to be free. Somebody whose change was not to be seen then may have taken it since.
 func (tx *registryTx) setSlug(ctx context.Context, t *Tenant, slug string, store backend.Store) ([]*Tenant, error) {
-	if err := tx.update(ctx, t, EventRenamed, t.Slug+" → "+slug, `slug = $3, store = $4`, slug, store.String()); err != nil {
+	err := tx.update(ctx, t, EventRenamed, t.Slug+" → "+slug, `slug = $3, store = $4`, slug, store.String())
+	switch {
+	case inTheWay(err):
+		return nil, errRetry
+	case err != nil:
 		return nil, err
 	}
 	t.Slug, t.Store = slug, store
@@ -80,6 +90,9 @@ func (tx *registryTx) setSlug(ctx context.Context, t *Tenant, slug string, store
 var renameSteps = []step{{name: "move", do: moveStore, commit: func(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
 	to, err := backend.ParseStore(r.op.args.Store)
 	if err != nil {
+		return nil, err
+	}
+	if err := nameConflict(ctx, tx, r.t.ID, r.op.args.Slug, to); err != nil {
 		return nil, err
 	}
 	return tx.setSlug(ctx, r.t, r.op.args.Slug, to)
@@ -92,17 +105,17 @@ func moveStore(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	if err := r.a.mayRename(ctx, r); err != nil {
+	if err := r.mayMove(ctx, to); err != nil {
 		return err
 	}
 	switch err := r.a.be.Rename(ctx, r.t.route(), to); {
 	case errors.Is(err, backend.ErrStoreMissing):
 		info, statErr := r.a.be.Stat(ctx, to)
-		if statErr != nil {
+		if statErr != nil && !errors.Is(statErr, backend.ErrStoreMissing) {
 			return errors.Join(err, statErr)
 		}
 		if info.Owner != string(r.t.ID) {
-			return err
+			return &abandon{cause: err} // it is somewhere else, or nowhere, which the doctor finds
 		}
 		// Moved before the interruption.
 	case errors.Is(err, backend.ErrStoreExists):
@@ -119,22 +132,19 @@ func moveStore(ctx context.Context, r *run) error {
 	return r.a.migrator.Renamed(ctx, from, to)
 }
 
-// mayRename looks whether the slug is still free, and undoes the rename when it is not.
-func (a *App) mayRename(ctx context.Context, r *run) error {
-	taken, err := one(ctx, a.reg.db, selectBySlug, r.op.args.Slug)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return nil
-	case err != nil || taken.ID == r.t.ID:
-		return err
-	}
-	to, err := backend.ParseStore(r.op.args.Store)
-	if err != nil {
-		return err
+// mayMove looks whether the new slug and the name to are still free, and undoes the rename when they are not.
+func (r *run) mayMove(ctx context.Context, to backend.Store) error {
+	taken := nameConflict(ctx, r.a.reg.db, r.t.ID, r.op.args.Slug, to)
+	if !errors.Is(taken, ErrConflict) {
+		return taken
 	}
 	moved := backend.Route{Store: to, Owner: string(r.t.ID)}
-	if err := a.be.Rename(ctx, moved, r.t.Store); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+	err := r.a.be.Rename(ctx, moved, r.t.Store)
+	if err != nil && !errors.Is(err, backend.ErrStoreMissing) && !errors.Is(err, backend.ErrStoreExists) {
 		return err
 	}
-	return &abandon{cause: &ConflictError{Field: "slug", Value: r.op.args.Slug, By: taken.Slug}}
+	if err := r.a.migrator.Renamed(ctx, to, r.t.Store); err != nil {
+		return err
+	}
+	return &abandon{cause: taken}
 }
