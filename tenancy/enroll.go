@@ -35,8 +35,9 @@ func (a *App) CheckEnroll(ctx context.Context, tenants []Tenant) error {
 // Enroll enters tenants of another registry into this one, as they are there: with their IDs, slugs, domains, those that are
 // pending too, status, metadata and history. All of them are there at once, or none is. Their stores have to be there
 // already, under the same names and with the tenants' stamps; files stay where they are, in a directory named after the
-// ID. It returns ErrNotFound when from has no such tenant, a [*StatusError] for one that is not made yet, and a
-// [*ConflictError] when ID, slug, store or a domain is taken here.
+// ID. It returns ErrNotFound when from has no such tenant, a [*StatusError] for one that is not made yet, a
+// [*ConflictError] when ID, slug, store or a domain is taken here, and backend.ErrStoreMissing when the store that a tenant has
+// there is not here, or is another owner's: it was renamed since, say.
 func (a *App) Enroll(ctx context.Context, from *App, ids []ID) error {
 	ctx = Leave(ctx)
 	var all []*enrolled
@@ -46,6 +47,9 @@ func (a *App) Enroll(ctx context.Context, from *App, ids []ID) error {
 			return opError("enroll", string(id), err)
 		}
 		all = append(all, e)
+	}
+	if err := a.findStores(ctx, all); err != nil {
+		return opError("enroll", "tenants", err)
 	}
 	err := a.write(ctx, func(ctx context.Context, tx *registryTx) (list []*Tenant, err error) {
 		for _, e := range all {
@@ -61,12 +65,31 @@ func (a *App) Enroll(ctx context.Context, from *App, ids []ID) error {
 	return opError("enroll", "tenants", err)
 }
 
-// enrolled is all that a registry has of a tenant.
+// enrolled is all that a registry has of a tenant that is entered into another.
 type enrolled struct {
 	t         *Tenant
 	restoreTo Status
 	pending   [][]any // host, token, reason, created_at
 	history   [][]any // kind, actor, detail, at
+
+	owner string // of what is here under the name of its store; empty when nothing is
+}
+
+// findStores looks whose the stores are that the tenants are to have: in one list, which takes few round trips for many.
+func (a *App) findStores(ctx context.Context, all []*enrolled) error {
+	wanted := make(map[backend.Store]*enrolled, len(all))
+	for _, e := range all {
+		wanted[e.t.Store] = e
+	}
+	for info, err := range a.be.Stores(ctx) {
+		if err != nil {
+			return err
+		}
+		if e := wanted[info.Store]; e != nil {
+			e.owner = info.Owner
+		}
+	}
+	return nil
 }
 
 // enrolled reads a tenant in one transaction.
@@ -137,6 +160,9 @@ func (tx *registryTx) enroll(ctx context.Context, e *enrolled, origin string) er
 	t := e.t
 	if err := tx.enrollable(ctx, t); err != nil {
 		return err
+	}
+	if e.owner != string(t.ID) {
+		return &backend.Error{Op: "enroll", Store: t.Store, Err: backend.ErrStoreMissing}
 	}
 	res, err := tx.ExecContext(ctx, `INSERT INTO tenement_tenants (id, slug, name, status, reason, store, meta, version, restore_to, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING`,

@@ -250,7 +250,16 @@ func TestEnroll(t *testing.T) {
 			require.NoError(t, err)
 			loki, err := a.Create(t.Context(), Spec{Slug: "loki"})
 			require.NoError(t, err)
+			require.NoError(t, b.be.Create(t.Context(), hel.route()))
 			require.ErrorIs(t, b.Enroll(t.Context(), a, []ID{hel.ID, loki.ID}), ErrSlugTaken)
+			_, err = b.ByID(t.Context(), hel.ID)
+			require.ErrorIs(t, err, ErrNotFound)
+
+			// So is a store that is not there, or another's.
+			require.NoError(t, b.be.Drop(t.Context(), hel.route()))
+			require.ErrorIs(t, b.Enroll(t.Context(), a, []ID{hel.ID}), backend.ErrStoreMissing)
+			require.NoError(t, b.be.Create(t.Context(), backend.Route{Store: hel.Store, Owner: string(loki.ID)}))
+			require.ErrorIs(t, b.Enroll(t.Context(), a, []ID{hel.ID}), backend.ErrStoreMissing)
 			_, err = b.ByID(t.Context(), hel.ID)
 			require.ErrorIs(t, err, ErrNotFound)
 			loki, err = a.AddDomain(t.Context(), hel.ID, "loki.example")

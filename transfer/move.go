@@ -90,7 +90,6 @@ type MovedTenant struct {
 	Rows     int64          `json:"rows"`
 	Same     bool           `json:"same,omitempty"` // it was there before
 	ReadOnly time.Duration  `json:"read_only"`      // how long it could not be written to in the source, in nanoseconds
-	at       int
 }
 
 // MoveError lists the tenants that could not be moved. It unwraps to their errors.
@@ -126,7 +125,8 @@ func (e *MoveError) Unwrap() (list []error) {
 // nobody is served from there, and the tenants that one can write to are those of the source.
 //
 // What is written to the source once a tenant was copied is not in the target: stop the application first or, for a shorter
-// stop, move with Prepare, then stop it, and resume. Files are not moved: their directories are named after the tenants'
+// stop, move with Prepare, then stop it, and resume. A tenant that is renamed meanwhile is copied anew, and one that is purged
+// is not moved. Files are not moved: their directories are named after the tenants'
 // IDs, which stay. Tenants that are in the target already are left as they are there.
 //
 // It may be repeated after whatever ended it, SIGKILL too, with Resume. One that fails does not keep the others from being
@@ -173,6 +173,7 @@ type move struct {
 	later    backend.ScriptRunner // has settle make durable what is loaded; nil: each commit waits for the disk
 	started  time.Time
 	claims   claims
+	order    map[tenancy.ID]int // of the tenants in the result
 
 	mu           sync.Mutex // of what follows, and of OnEvent
 	total        int
@@ -192,34 +193,47 @@ func (m *move) run(ctx context.Context) (*MoveResult, error) {
 		}
 		return nil, err
 	}
-	m.total = len(todo)
+	m.total, m.order = len(todo), map[tenancy.ID]int{}
+	for i, t := range todo {
+		m.order[t.ID] = i
+	}
 	m.tell(MoveEvent{Kind: MoveStarted})
 	if err := m.shared(ctx); err != nil {
 		return nil, err
 	}
 	m.tell(MoveEvent{Kind: MoveShared})
-	work, within := errgroup.WithContext(ctx)
-	work.SetLimit(m.opt.Parallel)
-	for i, t := range todo {
-		work.Go(func() error { return m.one(within, ctx, i, t) })
-	}
-	if err := work.Wait(); err != nil {
+	if _, err := m.removeStale(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.removeGone(ctx); err != nil {
-		return nil, err
+	for again := todo; len(again) > 0; {
+		if err := m.all(ctx, again); err != nil {
+			return nil, err
+		}
+		if again, err = m.removeStale(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.settle(ctx); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(m.res.Tenants, func(a, b MovedTenant) int { return a.at - b.at })
+	slices.SortFunc(m.res.Tenants, func(a, b MovedTenant) int { return m.order[a.Tenant.ID] - m.order[b.Tenant.ID] })
 	switch {
 	case len(m.failures) > 0:
 		return &m.res, &MoveError{m.failures, m.total}
 	case m.opt.Prepare:
 		return &m.res, nil
 	}
-	return &m.res, m.finish(ctx, todo)
+	return &m.res, m.finish(ctx)
+}
+
+// all moves tenants, several at once.
+func (m *move) all(ctx context.Context, todo []tenancy.Tenant) error {
+	work, within := errgroup.WithContext(ctx)
+	work.SetLimit(m.opt.Parallel)
+	for _, t := range todo {
+		work.Go(func() error { return m.one(within, ctx, t) })
+	}
+	return work.Wait()
 }
 
 // choose lists the tenants to be moved: those that are not in the target.
@@ -286,11 +300,11 @@ func (m *move) begin(ctx context.Context) (todo []tenancy.Tenant, err error) {
 	return todo, m.to.CheckEnroll(ctx, todo)
 }
 
-// finish puts the tenants into service, all of them or none.
-func (m *move) finish(ctx context.Context, todo []tenancy.Tenant) error {
-	ids := make([]tenancy.ID, len(todo))
-	for i, t := range todo {
-		ids[i] = t.ID
+// finish puts the tenants that were copied into service, all of them or none.
+func (m *move) finish(ctx context.Context) error {
+	ids := make([]tenancy.ID, len(m.res.Tenants))
+	for i, t := range m.res.Tenants {
+		ids[i] = t.Tenant.ID
 	}
 	// They were copied with what the shared tables were then.
 	if err := m.sharedStill(ctx); err != nil {
@@ -308,9 +322,9 @@ func (m *move) finish(ctx context.Context, todo []tenancy.Tenant) error {
 }
 
 // one moves a tenant, and notes what came of it. It returns an error when the others cannot be moved either.
-func (m *move) one(ctx, whole context.Context, at int, t tenancy.Tenant) error {
+func (m *move) one(ctx, whole context.Context, t tenancy.Tenant) error {
 	begun := time.Now()
-	done := MovedTenant{at: at}
+	done := MovedTenant{}
 	frozen := false
 	err := m.from.Freeze(ctx, t.ID, "it is being copied", func(inside context.Context, now tenancy.Tenant) (err error) {
 		done.Tenant, frozen = now, now.Status == tenancy.Active

@@ -1,6 +1,7 @@
 package transfer_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -166,6 +167,78 @@ func TestMove(t *testing.T) {
 		_, err = transfer.Move(t.Context(), a.App, openPlace(t, a.url, from, blog, withPlans).App, transfer.MoveOptions{Resume: true})
 		require.ErrorIs(t, err, transfer.ErrSamePlace)
 	})
+}
+
+// What is renamed in the source once it was copied is copied anew, also where one has the name now that another had.
+func TestMoveWhileRenaming(t *testing.T) {
+	for _, prepared := range []bool{false, true} {
+		t.Run(fmt.Sprint("prepared ", prepared), func(t *testing.T) {
+			pairs(t, func(t *testing.T, from, to backend.Dialect) {
+				a := newPlace(t, from, blog, withPlans)
+				was := a.populate(t)
+				b := a.elsewhere(t, placeURL(t, to), to)
+				rename := func() {
+					var err error
+					was[1], err = a.Rename(t.Context(), was[1].ID, "donar")
+					assert.NoError(t, err)
+					was[0], err = a.Rename(t.Context(), was[0].ID, "odin")
+					assert.NoError(t, err)
+				}
+				opt := transfer.MoveOptions{Parallel: 1}
+				if prepared {
+					_, err := transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Prepare: true})
+					require.NoError(t, err)
+					rename()
+					opt.Resume = true
+				} else {
+					opt.OnEvent = func(e transfer.MoveEvent) {
+						if e.Kind == transfer.MoveMade && e.Tenant.ID == was[2].ID {
+							rename()
+						}
+					}
+				}
+				res, err := transfer.Move(t.Context(), a.App, b.App, opt)
+				require.NoError(t, err)
+				assert.True(t, res.InService)
+				require.Len(t, res.Tenants, len(was))
+				for i, moved := range res.Tenants {
+					assert.Equal(t, was[i].Store, moved.Tenant.Store)
+				}
+				requireMoved(t, a, b, was)
+				require.NoError(t, b.Run(t.Context(), was[0].Ref(), tenancy.Policy{}, func(ctx context.Context, _ *tenancy.Tenant) error {
+					_, err := b.DB().ExecContext(ctx, `DELETE FROM settings`)
+					return err
+				}))
+			})
+		})
+	}
+}
+
+// What is purged in the source is not moved, whether it was copied before or not.
+func TestMoveWhilePurging(t *testing.T) {
+	for _, when := range []transfer.MoveEventKind{transfer.MoveStarted, transfer.MoveDone} {
+		t.Run(string(when), func(t *testing.T) {
+			pairs(t, func(t *testing.T, from, to backend.Dialect) {
+				a := newPlace(t, from, blog, withPlans)
+				was := a.populate(t)
+				b := a.elsewhere(t, placeURL(t, to), to)
+				gone := was[3]
+				res, err := transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Parallel: 1, OnEvent: func(e transfer.MoveEvent) {
+					if e.Kind == when && (e.Tenant.ID == "" || e.Tenant.ID == gone.ID) {
+						assert.NoError(t, a.Purge(t.Context(), gone.ID))
+					}
+				}})
+				require.NoError(t, err)
+				assert.True(t, res.InService)
+				assert.Len(t, res.Tenants, 3)
+				requireMoved(t, a, b, was[:3])
+				_, err = b.ByID(t.Context(), gone.ID)
+				require.ErrorIs(t, err, tenancy.ErrNotFound)
+				_, err = b.Backend().Stat(t.Context(), gone.Store)
+				require.ErrorIs(t, err, backend.ErrStoreMissing)
+			})
+		})
+	}
 }
 
 // Prepared while the application runs, and gone on with when it has stopped: what has changed meanwhile is copied anew.

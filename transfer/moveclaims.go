@@ -134,31 +134,49 @@ func (m *move) settle(ctx context.Context) error {
 	return m.lock.Check(ctx)
 }
 
-// removeGone removes what was copied of tenants that were purged in the source since, and forgets the claims on those
-// that are in service.
-func (m *move) removeGone(ctx context.Context) error {
+// removeStale removes what was copied of tenants that were purged in the source since, or whose store has another name there by
+// now, and forgets the claims on those and on the ones that are in service. again are those of the result that are to be copied
+// anew.
+func (m *move) removeStale(ctx context.Context) (again []tenancy.Tenant, err error) {
 	list, err := m.claims.all(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for id, store := range list {
 		switch _, err := m.to.ByID(ctx, id); {
 		case err == nil: // they were enrolled, and the process died
 		case !errors.Is(err, tenancy.ErrNotFound):
-			return err
+			return nil, err
 		default:
-			if _, err := m.from.ByID(ctx, id); err == nil {
+			now, err := m.from.ByID(ctx, id)
+			gone := errors.Is(err, tenancy.ErrNotFound)
+			if err != nil && !gone {
+				return nil, err
+			}
+			if now.Store == store {
 				continue
-			} else if !errors.Is(err, tenancy.ErrNotFound) {
-				return err
 			}
 			if err := m.drop(m.lock.Fence(ctx), backend.Route{Store: store, Owner: string(id)}); err != nil {
-				return fmt.Errorf("remove what was copied of a tenant that is gone: %w", err)
+				return nil, fmt.Errorf("remove what was copied of a tenant that is gone or renamed: %w", err)
+			}
+			if undone := m.undo(id); undone && !gone {
+				again = append(again, now)
 			}
 		}
 		if err := m.claims.release(ctx, id); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return again, nil
+}
+
+// undo takes a tenant, of which there is nothing in the target any more, out of the result, if it is in there.
+func (m *move) undo(id tenancy.ID) (undone bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.res.Tenants = slices.DeleteFunc(m.res.Tenants, func(t MovedTenant) bool { return t.Tenant.ID == id })
+	undone = len(m.res.Tenants) < m.done
+	m.done = len(m.res.Tenants)
+	delete(m.claims.had, id)
+	return undone
 }
