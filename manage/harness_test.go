@@ -74,6 +74,7 @@ type place struct {
 	// backend opens them, when they are first needed: a wrong call does not get that far.
 	backend func() backend.Backend
 	url     func() string
+	files   string // the directory of tenants' files, if they have any
 }
 
 func newPlace(t testing.TB, dialect backend.Dialect) *place {
@@ -108,7 +109,9 @@ func onEach(t *testing.T, test func(t *testing.T, p *place)) {
 
 // open opens the tenants, as a process of its own does. The caller closes them.
 func (p *place) open(ctx context.Context, old bool) (*tenancy.App, error) {
-	return tenancy.Open(ctx, p.backend(), config(old))
+	cfg := config(old)
+	cfg.FilesDir = p.files
+	return tenancy.Open(ctx, p.backend(), cfg)
 }
 
 // call is one command line and what came of it.

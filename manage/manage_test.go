@@ -7,7 +7,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -242,6 +244,29 @@ func TestStoreAside(t *testing.T) {
 		assert.Contains(t, p.must(t, "store", "purge", aside[0].Store, "--confirm", aside[0].Store), "is gone")
 		assert.Empty(t, p.must(t, "store", "list"))
 		assert.NotEmpty(t, p.must(t, "sql", "thor", "SELECT count(*) FROM polls"))
+	})
+}
+
+// So is a directory of files.
+func TestFilesAside(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, p *place) {
+		p.files = t.TempDir()
+		const nobody = "01900000-0000-7000-8000-000000000000"
+		require.NoError(t, os.Mkdir(filepath.Join(p.files, nobody), 0o700))
+		p.must(t, "doctor", "--repair", "--yes")
+		assert.Equal(t, "everything fits\n", p.must(t, "doctor"))
+		var aside []struct{ Store, Files, Owner string }
+		require.NoError(t, json.Unmarshal([]byte(p.must(t, "store", "list", "--json")), &aside))
+		require.Len(t, aside, 1)
+		name := aside[0].Files
+		assert.Empty(t, aside[0].Store)
+		assert.Equal(t, nobody, aside[0].Owner)
+		assert.Contains(t, p.must(t, "store", "list"), name)
+		assert.DirExists(t, filepath.Join(p.files, name))
+		assert.Contains(t, p.must(t, "store", "purge", name, "--confirm", name), "is gone")
+		assert.NoDirExists(t, filepath.Join(p.files, name))
+		assert.Empty(t, p.must(t, "store", "list"))
 	})
 }
 

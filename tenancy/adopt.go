@@ -225,10 +225,15 @@ func (a *App) SetAside(ctx context.Context, store backend.Store) (AsideStore, er
 
 // asideName is a new name for a store that is set aside.
 func asideName(s backend.Store) (backend.Store, error) {
+	was, suffix := s.String(), "_"+asideSuffix()
+	return backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-len(suffix))] + suffix)
+}
+
+// asideSuffix tells one thing that was set aside from another that had the same name.
+func asideSuffix() string {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails
-	was := s.String()
-	return backend.ParseStore(asidePrefix + was[:min(len(was), backend.MaxNameLen-len(asidePrefix)-9)] + "_" + hex.EncodeToString(random[:]))
+	return hex.EncodeToString(random[:])
 }
 
 // putAside renames a store to one of those that are set aside. It returns backend.ErrStoreMissing when there is none of

@@ -16,8 +16,8 @@ type Filler func(ctx context.Context, t Tenant) error
 //
 // When fill fails or panics, or ctx ends, nothing is left: neither store nor files nor the tenant, and the error of fill is
 // in the chain of the one returned. It is an [Operation]. Only this process can go on with it, so when it dies, another one
-// undoes it: the tenant is gone then, and what was made of its store is set aside (see [App.AsideStores]). Spec.Seed is not
-// used. Otherwise it returns what Create does.
+// undoes it: the tenant is gone then, and what was made of its store and its files is set aside (see [App.AsideStores] and
+// [App.AsideDirs]). Spec.Seed is not used. Otherwise it returns what Create does.
 func (a *App) CreateBy(ctx context.Context, spec Spec, fill Filler) (Tenant, error) {
 	if fill == nil {
 		return Tenant{}, errors.New("tenement: create a tenant: CreateBy needs a Filler")
@@ -46,7 +46,7 @@ func fillImport(ctx context.Context, r *run) error {
 		if err := r.clear(ctx); err != nil {
 			return err
 		}
-		if err := r.removeFiles(); err != nil {
+		if err := r.clearFiles(ctx); err != nil {
 			return err
 		}
 	}
@@ -83,7 +83,16 @@ func (r *run) doFill(ctx context.Context) error {
 	return err
 }
 
-// removeFiles removes the files of a tenant that never was.
+// clearFiles puts the files that are there already out of the way, and does not remove them, for the reason that clear has.
+func (r *run) clearFiles(ctx context.Context) error {
+	aside, err := r.a.setFilesAside(r.t.ID)
+	if aside != "" && err == nil {
+		r.a.log.WarnContext(ctx, "tenement: an import is undone or begun anew; the files that it had are kept", "tenant", r.t.Slug, "aside", aside)
+	}
+	return err
+}
+
+// removeFiles removes the files that this very run has written: those of before are out of the way.
 func (r *run) removeFiles() error {
 	if r.a.files == nil {
 		return nil

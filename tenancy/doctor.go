@@ -40,7 +40,7 @@ const (
 	FindingAdvice FindingCode = "advice"
 	// FindingSpare: a store that was made ahead is unfinished, kept by nobody or not there. Repair removes what is left of it.
 	FindingSpare FindingCode = "spare"
-	// FindingFilesOrphan: a directory in FilesDir belongs to no tenant. Repair sets it aside.
+	// FindingFilesOrphan: a directory in FilesDir belongs to no tenant. Repair sets it aside; see [App.AsideDirs].
 	FindingFilesOrphan FindingCode = "files-orphan"
 )
 
@@ -380,7 +380,7 @@ func (c *checkup) files(ctx context.Context) error {
 		case errors.Is(err, ErrNotFound):
 			c.findings = append(c.findings, Finding{
 				Code: FindingFilesOrphan, Subject: e.Name(), Detail: "a directory of files belongs to no tenant in the registry",
-				Repair: "renames it to " + asideDir(e.Name()),
+				Repair: "renames it to " + asideDirPrefix + e.Name() + "-…",
 			})
 		case err != nil:
 			return err

@@ -73,8 +73,10 @@ func TestDoctor(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, Suspended, adopted.Status)
 		}
-		_, err = os.Stat(filepath.Join(files, "aside-"+nobody))
+		dirs, err := a.AsideDirs(ctx)
 		require.NoError(t, err)
+		require.Len(t, dirs, 1)
+		require.Equal(t, ID(nobody), dirs[0].Tenant)
 
 		// The way out of a store that is lost.
 		_, err = a.Delete(ctx, id(t, a, "thor"))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/tenement-go/tenement/backend"
@@ -251,11 +250,6 @@ func (a *App) repairFiles(ctx context.Context, f Finding) error {
 	if _, err := one(ctx, a.reg.db, selectByID, string(id)); !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	if err := a.files.Rename(string(id), asideDir(string(id))); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	_, err = a.setFilesAside(id)
+	return err
 }
-
-// asideDir is the name of a directory of files that was set aside.
-func asideDir(name string) string { return "aside-" + name }
