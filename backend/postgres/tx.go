@@ -166,6 +166,7 @@ func (s *session) commit(ctx context.Context, text string) (err error) {
 	}
 	c.tx = txState{}
 	if err := s.renew(ctx); err != nil {
+		_ = c.rollback(ctx) // whoever holds the connection believes that it is over
 		return s.fault("commit", err)
 	}
 	if err := c.texts(ctx, text, nil); err != nil {
