@@ -208,16 +208,16 @@ func (b *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Store
 }
 
 func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store) error {
-	o, ctx, err := b.enterStore(ctx, rt.Store)
+	at, err := b.placeNow(ctx, rt.Store)
+	if err != nil {
+		return err
+	}
+	o, ctx, err := b.enter(ctx, at)
 	if err != nil {
 		return err
 	}
 	if rt.Store == to {
 		return o.be.Rename(ctx, rt, to)
-	}
-	at, err := b.PlaceOf(ctx, rt.Store)
-	if err != nil {
-		return err
 	}
 	// Whether there is one to be renamed comes first, as elsewhere.
 	info, err := o.be.Stat(ctx, rt.Store)
@@ -227,11 +227,11 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 	if rt.Owner != "" && info.Owner != rt.Owner {
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrStoreMissing}
 	}
-	p, exists, err := b.settle(backend.WithPlace(ctx, at), to)
+	p, exists, err := b.settle(backend.WithPlace(ctx, at.name), to)
 	switch {
 	case err != nil:
 		return err
-	case exists && p.name != at:
+	case exists && p != at:
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: fmt.Errorf("to %s: %w", to, backend.ErrStoreExists)}
 	}
 	if err := o.be.Rename(ctx, rt, to); err != nil {
@@ -242,15 +242,20 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 
 // enterStore is enter for the place of a store, as home has it now. Callers hold the name's lock.
 func (b *Backend) enterStore(ctx context.Context, s backend.Store) (*opened, context.Context, error) {
-	name, _, err := b.dir.ask(ctx, s)
-	if err != nil {
-		return nil, nil, err
-	}
-	p, err := b.named(name, s)
+	p, err := b.placeNow(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	return b.enter(ctx, p)
+}
+
+// placeNow is whereIs by what home has now, whatever is remembered. Callers hold the name's lock.
+func (b *Backend) placeNow(ctx context.Context, s backend.Store) (*place, error) {
+	name, _, err := b.dir.ask(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return b.named(name, s)
 }
 
 // Adopt makes a store of what bears its name, in the place that the context names or else in the first that has it; see
