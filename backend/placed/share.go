@@ -187,23 +187,19 @@ func (s *sharing) wanted(ctx context.Context) ([]string, error) {
 	return wanted, nil
 }
 
-// makeSlot makes the slot for a place, anew when the server has given up the one that there is, and reports whether it
-// did.
-func (s *sharing) makeSlot(ctx context.Context, name string) (made bool, err error) {
-	var status string
-	err = s.home.QueryRowContext(ctx, `SELECT coalesce(wal_status, '') FROM pg_replication_slots WHERE slot_name = $1`, name).Scan(&status)
-	switch {
-	case err == nil && status != "lost":
-		return false, nil
-	case err == nil:
-		if err := s.dropSlot(ctx, name); err != nil {
-			return false, err
-		}
-	case !errors.Is(err, sql.ErrNoRows):
-		return false, err
+// keepsSlot reports whether home has the slot for a place, and has not given it up.
+func (s *sharing) keepsSlot(ctx context.Context, name string) (kept bool, err error) {
+	err = s.home.QueryRowContext(ctx, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND coalesce(wal_status, '') <> 'lost')`, name).Scan(&kept)
+	return kept, err
+}
+
+// makeSlot makes the slot for a place, in place of one that home has given up.
+func (s *sharing) makeSlot(ctx context.Context, name string) error {
+	if err := s.dropSlot(ctx, name); err != nil {
+		return err
 	}
-	_, err = s.home.ExecContext(ctx, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, name)
-	return err == nil, denied(err, "the log-in at home needs ALTER ROLE … REPLICATION")
+	_, err := s.home.ExecContext(ctx, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, name)
+	return denied(err, "the log-in at home needs ALTER ROLE … REPLICATION")
 }
 
 // slotPatience is for how long a slot may still be in use after its subscription was dropped.

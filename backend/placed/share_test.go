@@ -33,6 +33,10 @@ func TestShareRows(t *testing.T) {
 		t.Parallel()
 		testWhatStopsIt(t, newSharing(t, one, other))
 	})
+	t.Run("killed as it begins anew", func(t *testing.T) {
+		t.Parallel()
+		testKilledAsItBeginsAnew(t, newSharing(t, one, other), one.AdminURL())
+	})
 	t.Run("rows in the way", func(t *testing.T) {
 		t.Parallel()
 		s := newSharing(t, one, other)
@@ -181,6 +185,52 @@ func testWhatStopsIt(t *testing.T, s *sharing) {
 	require.Equal(t, "gold:9 silver:1", plansOf(t, be, rt))
 	_, err = eu.ExecContext(t.Context(), `DELETE FROM plans WHERE name = 'silver'`)
 	require.NoError(t, err)
+	s.arrived(t)
+	require.Equal(t, "gold:9 silver:5", plansOf(t, be, rt))
+	require.Empty(t, advice(t, be))
+	require.NoError(t, admin.UnshareRows(t.Context()))
+}
+
+// Home has lost the slot, and what is written meanwhile is in none. A subscription that was there still when there is one
+// again would go on with it, without that.
+func testKilledAsItBeginsAnew(t *testing.T, s *sharing, adminURL string) {
+	be := s.open(t, s.eu)
+	admin := s.open(t, s.euAdmin)
+	s.both(t, be, `CREATE TABLE plans (name text PRIMARY KEY, price int)`)
+	rt := route("thor")
+	require.NoError(t, be.Create(backend.WithPlace(t.Context(), "eu"), rt))
+	again := backend.ShareOptions{From: s.from, Replace: true}
+	require.NoError(t, admin.ShareRows(t.Context(), again))
+	s.write(t, be, `INSERT INTO plans VALUES ('gold', 9)`)
+	s.arrived(t)
+	name := s.subscription(t, admin)
+	_, err := admin.In("eu").Shared().ExecContext(t.Context(), `ALTER SUBSCRIPTION `+name+` DISABLE`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := be.Shared().ExecContext(t.Context(), `SELECT pg_drop_replication_slot($1)`, name)
+		return err == nil
+	}, time.Minute, 20*time.Millisecond, "it is in use until the worker has ended")
+	s.write(t, be, `INSERT INTO plans VALUES ('silver', 5)`)
+
+	require.Error(t, admin.ShareRows(t.Context(), backend.ShareOptions{Replace: true}), "nothing says how to begin")
+	require.Equal(t, name, s.subscription(t, admin))
+
+	// Nobody can make the slot, which is where a kill would be.
+	server, err := sql.Open("pgx", adminURL)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, server.Close()) }()
+	u, err := url.Parse(s.home)
+	require.NoError(t, err)
+	_, err = server.ExecContext(t.Context(), `ALTER ROLE `+u.User.Username()+` NOREPLICATION`)
+	require.NoError(t, err)
+	require.ErrorContains(t, admin.ShareRows(t.Context(), again), "needs ALTER ROLE")
+	require.Contains(t, advice(t, be), "it has no subscription")
+	_, err = server.ExecContext(t.Context(), `ALTER ROLE `+u.User.Username()+` REPLICATION`)
+	require.NoError(t, err)
+
+	// It is made, and the kill comes then.
+	s.write(t, be, `SELECT pg_create_logical_replication_slot('`+name+`', 'pgoutput')`)
+	require.NoError(t, admin.ShareRows(t.Context(), again))
 	s.arrived(t)
 	require.Equal(t, "gold:9 silver:5", plansOf(t, be, rt))
 	require.Empty(t, advice(t, be))

@@ -30,26 +30,42 @@ func (s *sharing) subscribe(ctx context.Context, p *place, tables []string) erro
 	if err != nil {
 		return err
 	}
-	made, err := s.makeSlot(ctx, name)
+	kept, err := s.keepsSlot(ctx, name)
 	if err != nil {
 		return err
 	}
-	if made || !slices.Contains(subscribed, name) {
-		// A subscription without the slot that it had would miss what was written meanwhile.
-		err = s.begin(ctx, db, name, tables, subscribed)
-		if err != nil && made {
-			err = errors.Join(err, s.dropSlot(context.WithoutCancel(ctx), name))
+	if kept && slices.Contains(subscribed, name) {
+		return s.extend(ctx, db, name, tables)
+	}
+	if s.opt.From == "" {
+		return errors.New("nothing is copied to it yet: say how its server reaches home's database (From)")
+	}
+	if kept {
+		return s.begin(ctx, db, name, tables, subscribed)
+	}
+	return s.beginAnew(ctx, db, name, tables, subscribed)
+}
+
+// beginAnew is begin where the slot has to be made first. The subscription that had it goes before: it would go on with a
+// slot of the same name and miss what was written meanwhile, for good if this is killed in between.
+func (s *sharing) beginAnew(ctx context.Context, db *sql.DB, name string, tables, old []string) error {
+	if slices.Contains(old, name) {
+		if err := inTx(ctx, db, func(tx *sql.Tx) error { return unsubscribe(ctx, tx, name) }); err != nil {
+			return err
 		}
+		old = without(old, []string{name})
+	}
+	if err := s.makeSlot(ctx, name); err != nil {
 		return err
 	}
-	return s.extend(ctx, db, name, tables)
+	if err := s.begin(ctx, db, name, tables, old); err != nil {
+		return errors.Join(err, s.dropSlot(context.WithoutCancel(ctx), name))
+	}
+	return nil
 }
 
 // begin makes a subscription, and removes what is in the way of the copies, in one transaction.
 func (s *sharing) begin(ctx context.Context, db *sql.DB, name string, tables, old []string) error {
-	if s.opt.From == "" {
-		return errors.New("nothing is copied to it yet: say how its server reaches home's database (From)")
-	}
 	return inTx(ctx, db, func(tx *sql.Tx) error {
 		for _, was := range old {
 			if err := unsubscribe(ctx, tx, was); err != nil {
