@@ -123,8 +123,8 @@ type ScriptOptions struct {
 type ScriptRunner interface {
 	// RunScripts runs each script in a transaction of its own, in order, on one connection, and returns one error per
 	// script, nil for those that were committed. A failing script does not stop the ones after it. When the
-	// connection is lost the outcome of the script under way is unknown: its error wraps [ErrOutcomeUnknown], the
-	// ones after it were not run. The database's own error is in the chain. Safe for concurrent use.
+	// connection is lost the outcome of the scripts under way, which may be many, is unknown: their errors wrap
+	// [ErrOutcomeUnknown]; those after them were not run. The database's own error is in the chain. Safe for concurrent use.
 	RunScripts(ctx context.Context, scripts []Script, opt ScriptOptions) []error
 	// Flush makes everything durable that was committed with Async before it was called.
 	Flush(ctx context.Context) error

@@ -136,7 +136,7 @@ func (r *scriptRun) on(ctx context.Context, c *conn) (err error) {
 		done, ours, err := r.runMessage(ctx, r.scripts[r.next:end])
 		r.next += done
 		if err != nil {
-			r.failed(ctx, ours, err)
+			r.failed(ctx, end, ours, err)
 		}
 	}
 	return nil
@@ -195,16 +195,18 @@ func (r *scriptRun) pick() (end int) {
 	return end
 }
 
-// failed deals with the failure of the script that is next, and of its transaction with it.
-func (r *scriptRun) failed(ctx context.Context, ours bool, cause error) {
+// failed deals with the failure of the script that is next, and of its transaction with it. Where the connection is lost,
+// none of its message, which ends at end, can be told of: the server holds back what it answers, and goes on.
+func (r *scriptRun) failed(ctx context.Context, end int, ours bool, cause error) {
 	var pe *pgconn.PgError
 	if r.c.pc.IsClosed() || !errors.As(cause, &pe) {
 		unknown := fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, cause)
 		if pgconn.SafeToRetry(cause) {
 			unknown = cause
 		}
-		r.fail(r.next, unknown)
-		r.next++
+		for ; r.next < end; r.next++ {
+			r.fail(r.next, unknown)
+		}
 		r.failRest(fmt.Errorf("not run, the connection was lost before: %w", cause))
 		r.c.close()
 		return

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -114,5 +115,47 @@ func TestPreparedHead(t *testing.T) {
 				require.Equal(t, want, n, query)
 			}
 		})
+	}
+}
+
+// The server holds back what it answers to a message, and goes on when the connection is lost: of none of its scripts can
+// be said that it was not run.
+func TestScriptsOfALostMessage(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	proxy, through := proxied(t, databaseURL)
+	be := open(t, through, map[string]string{"pool_max_conns": "1"})
+	var scripts []backend.Script
+	for i := range 40 { // more than go into a message
+		rt, ctx := tenant(t, be, fmt.Sprintf("t%d", i))
+		_, err := be.DB().ExecContext(ctx, `INSERT INTO notes (mark) VALUES ('before')`)
+		require.NoError(t, err)
+		s := backend.Script{Route: rt, SQL: `UPDATE notes SET mark = 'after'`}
+		if i == 3 {
+			s.SQL += `; SELECT pg_sleep(60)`
+		}
+		scripts = append(scripts, s)
+	}
+	other, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	defer func() { _ = other.Close(t.Context()) }()
+
+	errs := make(chan []error, 1)
+	go func() { errs <- be.RunScripts(t.Context(), scripts, backend.ScriptOptions{}) }()
+	require.Eventually(t, func() bool {
+		var mark string
+		require.NoError(t, other.QueryRow(t.Context(), `SELECT mark FROM t2.notes`).Scan(&mark))
+		return mark == "after"
+	}, time.Minute, 5*time.Millisecond)
+	proxy.CutAll()
+	got := <-errs
+	for i := range 3 {
+		require.ErrorIs(t, got[i], backend.ErrOutcomeUnknown, "it was committed")
+	}
+	require.ErrorIs(t, got[3], backend.ErrOutcomeUnknown)
+	require.ErrorIs(t, got[31], backend.ErrOutcomeUnknown)
+	for _, err := range got[32:] {
+		require.ErrorContains(t, err, "not run")
+		require.NotErrorIs(t, err, backend.ErrOutcomeUnknown)
 	}
 }
