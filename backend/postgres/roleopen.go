@@ -270,12 +270,12 @@ func (be *Backend) Leftovers(ctx context.Context) ([]backend.Leftover, error) {
 	return left, err
 }
 
-// Sweep drops a role that [Backend.Leftovers] listed. See [backend.Sweeper].
+// Sweep drops a role that [Backend.Leftovers] listed, unless its store has been made again since. See [backend.Sweeper].
 func (be *Backend) Sweep(ctx context.Context, l backend.Leftover) error {
 	store, found := strings.CutPrefix(l.Name, "tn_"+be.roles.database+".")
 	s, err := backend.ParseStore(store)
 	if be.roles.mode == rolesOff || l.Kind != "role" || !found || err != nil {
 		return &backend.Error{Op: "sweep", Err: fmt.Errorf("%q is not a leftover of this backend", l.Name)}
 	}
-	return be.upkeep(ctx, "sweep", backend.Route{Store: s}, dropRoleSQL(l.Name))
+	return be.upkeep(ctx, "sweep", backend.Route{Store: s}, claimSQL(s)+dropRoleSQL(l.Name, s))
 }

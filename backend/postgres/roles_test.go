@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -295,4 +296,63 @@ func TestRoleInterrupted(t *testing.T) {
 	be := open(t, databaseURL, nil)
 	_, a := tenant(t, be, "a")
 	require.Equal(t, role(t, databaseURL), whoAmI(t, be, a))
+}
+
+// A role that was left over when it was listed is not, once its store has been made again: sweeping it does nothing.
+func TestSweepOfAStoreMadeAgain(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": "each"})
+	rt := route("a")
+	require.NoError(t, be.Create(t.Context(), rt))
+	_, err := be.Shared().ExecContext(t.Context(), `DROP SCHEMA a CASCADE`)
+	require.NoError(t, err)
+	left, err := be.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.NoError(t, be.Create(t.Context(), rt))
+	require.NoError(t, be.Sweep(t.Context(), left[0]))
+	_, err = be.DB().ExecContext(backend.WithRoute(t.Context(), rt), `CREATE TABLE notes (id int)`)
+	require.NoError(t, err)
+}
+
+// Nor is one whose store is being made: sweeping it waits for that.
+func TestSweepOfAStoreBeingMade(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be := open(t, databaseURL, map[string]string{"tenant_role": "each"})
+	rt := route("a")
+	require.NoError(t, be.Create(t.Context(), rt))
+	_, err := be.Shared().ExecContext(t.Context(), `DROP SCHEMA a CASCADE`)
+	require.NoError(t, err)
+	left, err := be.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	other, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	defer func() { _ = other.Close(context.WithoutCancel(t.Context())) }()
+	const holds = 4711
+	_, err = other.Exec(t.Context(), `SELECT pg_advisory_lock($1)`, holds)
+	require.NoError(t, err)
+	made, swept := make(chan error, 1), make(chan error, 1)
+	go func() {
+		script := backend.Script{Route: rt, Create: true, SQL: fmt.Sprintf(`SELECT pg_advisory_xact_lock(%d)`, holds)}
+		made <- be.RunScripts(t.Context(), []backend.Script{script}, backend.ScriptOptions{LockTimeout: time.Minute})[0]
+	}()
+	waiting := func(n int) func() bool {
+		return func() bool {
+			var waits int
+			require.NoError(t, other.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+				WHERE a.datname = current_database() AND NOT l.granted`).Scan(&waits))
+			return waits >= n
+		}
+	}
+	require.Eventually(t, waiting(1), time.Minute, time.Millisecond)
+	go func() { swept <- be.Sweep(t.Context(), left[0]) }()
+	require.Eventually(t, func() bool { return waiting(2)() || len(swept) > 0 }, time.Minute, time.Millisecond)
+	_, err = other.Exec(t.Context(), `SELECT pg_advisory_unlock($1)`, holds)
+	require.NoError(t, err)
+	require.NoError(t, <-made)
+	require.NoError(t, <-swept)
+	_, err = be.DB().ExecContext(backend.WithRoute(t.Context(), rt), `CREATE TABLE notes (id int)`)
+	require.NoError(t, err)
 }

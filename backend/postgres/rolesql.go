@@ -135,12 +135,14 @@ func (r *roles) dropSQL(s backend.Store) string {
 	if r.mode != rolesEach {
 		return ""
 	}
-	return dropRoleSQL(r.name(s))
+	return dropRoleSQL(r.name(s), s)
 }
 
-func dropRoleSQL(role string) string {
+// dropRoleSQL is dropSQL for a role by its name. A store that is there keeps it.
+func dropRoleSQL(role string, s backend.Store) string {
 	name := literal(role)
-	return "do $do$ begin if exists (select from pg_catalog.pg_roles r where r.rolname=" + name + " and " + ownsNothing + ") then " +
+	return "do $do$ begin if exists (select from pg_catalog.pg_roles r where r.rolname=" + name + " and " + ownsNothing + ")" +
+		" and not exists (select from pg_catalog.pg_namespace where nspname=" + literal(s.String()) + ") then " +
 		"execute pg_catalog.format('drop owned by %I'," + name + "); execute pg_catalog.format('drop role %I'," + name + "); end if; end $do$;"
 }
 
