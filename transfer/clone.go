@@ -36,7 +36,7 @@ type CloneOptions struct {
 //
 // With masks no row leaves the tenant as it is. It returns an [*UnmaskedError] before anything is made when a column is not
 // classified, so that one that a migration adds later does not get out unnoticed, and [ErrMask] when the tables do not
-// take what the masks make of the rows; otherwise what [tenancy.App.CreateBy] and [Import] return, and like there nothing is
+// take what the masks make of the rows; [ErrMigrated] when the tenant is migrated meanwhile; otherwise what [tenancy.App.CreateBy] and [Import] return, and like there nothing is
 // left when it fails.
 func Clone(ctx context.Context, app *tenancy.App, id tenancy.ID, opt CloneOptions) (clone tenancy.Tenant, err error) {
 	err = app.Hold(ctx, id, func(ctx context.Context, t tenancy.Tenant) error {
@@ -132,7 +132,15 @@ func (c *cloning) throughFile(ctx context.Context, to backend.Route, fresh bool)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	name := filepath.Join(dir, "clone.db")
-	if _, err := export(ctx, c.app, c.t, name, ExportOptions{NoFiles: true}, c.masks); err != nil {
+	// The clone is made at the versions that were seen, and the masks were chosen for their columns.
+	masked := func(s *snapshot) error {
+		if !sameVersions(c.sources, s.sources) {
+			return ErrMigrated
+		}
+		s.mask(c.masks)
+		return nil
+	}
+	if _, err := export(ctx, c.app, c.t, name, ExportOptions{NoFiles: true}, masked); err != nil {
 		return err
 	}
 	f, err := Open(ctx, name)

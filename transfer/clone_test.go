@@ -74,17 +74,35 @@ func TestCloneKeepsItsVersionTable(t *testing.T) {
 // would be migrated once more over them.
 func TestCloneOfWhatIsMigratedMeanwhile(t *testing.T) {
 	t.Parallel()
-	a := newPlace(t, backend.Postgres, blog)
-	thor := a.create(t, "thor", blogRows...)
-	err := transfer.CloneAfter(t.Context(), a.App, thor, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}}, func() {
-		db := a.Backend().Maintenance(thor.Route())
-		defer db.Close()
-		_, err := db.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
-		require.NoError(t, err)
-	})
-	require.ErrorIs(t, err, transfer.ErrMigrated)
-	_, err = a.BySlug(t.Context(), "copy")
-	require.ErrorIs(t, err, tenancy.ErrNotFound)
+	keep := []transfer.Mask{{Table: "*", Column: "*", With: transfer.Keep()}}
+	for name, way := range map[string]struct {
+		dialect backend.Dialect
+		url     string
+		masks   []transfer.Mask
+	}{
+		"on the server":                  {dialect: backend.Postgres},
+		"on the server, masked":          {dialect: backend.Postgres, masks: keep},
+		"through a file":                 {dialect: backend.SQLite, masks: keep},
+		"through a file, a role of each": {dialect: backend.Postgres, url: "&tenant_role=each"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := openPlace(t, placeURL(t, way.dialect)+way.url, way.dialect, blog)
+			thor := a.create(t, "thor", blogRows...)
+			opt := transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}, Masks: way.masks}
+			err := transfer.CloneAfter(t.Context(), a.App, thor, opt, func() {
+				db := a.Backend().Maintenance(thor.Route())
+				defer db.Close()
+				_, err := db.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
+				require.NoError(t, err)
+			})
+			require.ErrorIs(t, err, transfer.ErrMigrated)
+			_, err = a.BySlug(t.Context(), "copy")
+			require.ErrorIs(t, err, tenancy.ErrNotFound)
+			_, err = a.Backend().Stat(t.Context(), backend.MustParseStore("copy"))
+			require.ErrorIs(t, err, backend.ErrStoreMissing)
+		})
+	}
 }
 
 func TestCloneWithMasks(t *testing.T) {

@@ -34,11 +34,14 @@ func Export(ctx context.Context, app *tenancy.App, id tenancy.ID, path string, o
 	if err != nil {
 		return nil, err
 	}
-	return export(ctx, app, t, path, opt, nil)
+	return export(ctx, app, t, path, opt, asItIs)
 }
 
-// export writes a tenant, with expressions in the place of columns.
-func export(ctx context.Context, app *tenancy.App, t tenancy.Tenant, path string, opt ExportOptions, masks map[string]map[string]string) (*Manifest, error) {
+// asItIs begins an export of everything there is, whatever that is.
+func asItIs(*snapshot) error { return nil }
+
+// export writes a tenant. begin is called with what is going to be written, ahead of the first row.
+func export(ctx context.Context, app *tenancy.App, t tenancy.Tenant, path string, opt ExportOptions, begin func(*snapshot) error) (*Manifest, error) {
 	w, err := createFile(ctx, path)
 	if err != nil {
 		return nil, err
@@ -48,7 +51,9 @@ func export(ctx context.Context, app *tenancy.App, t tenancy.Tenant, path string
 		Dialect: app.Backend().Dialect(), Without: opt.Without,
 	}
 	err = withSnapshot(ctx, app, t, opt.Without, func(s *snapshot) error {
-		s.mask(masks)
+		if err := begin(s); err != nil {
+			return err
+		}
 		return w.write(ctx, s, m, opt.OnTable)
 	})
 	if err == nil && !opt.NoFiles {

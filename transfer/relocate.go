@@ -40,7 +40,7 @@ func Relocate(ctx context.Context, app *tenancy.App, id tenancy.ID, place string
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	return app.ReplaceFrozen(ctx, id, "it is being moved to "+place, func(ctx context.Context, t tenancy.Tenant, rt backend.Route) (err error) {
 		name := filepath.Join(dir, "tenant.db")
-		if _, err := export(ctx, app, t, name, ExportOptions{NoFiles: true}, nil); err != nil {
+		if _, err := export(ctx, app, t, name, ExportOptions{NoFiles: true}, asItIs); err != nil {
 			return err
 		}
 		f, err := Open(ctx, name)
