@@ -173,21 +173,23 @@ func (m *Migrator) migrationsOf(at []AppliedSource) (todo []*migration, err erro
 	return todo, nil
 }
 
-// ProvisionAt is [Migrator.Provision] with the versions that another store had, rather than the newest. It returns what
-// CheckApplied does, before anything is made.
-func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []AppliedSource, o ProvisionOptions) error {
+// ProvisionAt is [Migrator.ProvisionUnentered] with the versions that another store had, rather than the newest, for those
+// who load that store's rows next: they enter it once the rows are there, since a migration of all stores that came
+// before them would have changed none. It is never nil without an error. It returns what CheckApplied does, before
+// anything is made.
+func (m *Migrator) ProvisionAt(ctx context.Context, rt backend.Route, at []AppliedSource, o ProvisionOptions) (*Unentered, error) {
 	if _, err := m.migrationsOf(at); err != nil {
-		return err
+		return nil, err
 	}
 	m, err := m.settled(ctx, rt.Store)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	todo, err := m.migrationsOf(at)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return m.provision(ctx, rt, todo, m.applyThese(todo), o)
+	return m.provision(ctx, rt, making{todo: todo, rest: m.applyThese(todo), later: o.Async, unentered: true})
 }
 
 // applyThese is the work of applying some migrations, those of them that a store has not got.

@@ -36,9 +36,9 @@ type Config struct {
 	// them, no status counts them, nothing undoes them.
 	System []Source
 
-	// Ahead reports whether a store of that owner is nobody's yet: made by [Migrator.ProvisionAhead], and not for
-	// [Migrator.Verify] to enter. Defaults to nil: none is.
-	Ahead func(owner string) bool
+	// Ahead reports whether a store that the ledger does not have is not for [Migrator.Verify] to enter: it is nobody's yet
+	// (see [Migrator.ProvisionAhead]), or still being filled (see [Migrator.ProvisionAt]). Defaults to nil: none is.
+	Ahead func(ctx context.Context, s backend.StoreInfo) (bool, error)
 
 	// AllowOutOfOrder applies a migration whose version is lower than one that the store has already. By default a run
 	// that would do so is refused with ErrOutOfOrder.

@@ -24,20 +24,19 @@ func (m *Migrator) Provision(ctx context.Context, rt backend.Route) error {
 		return err
 	}
 	todo, _ := m.tenant.pending(state{}, limit{})
-	return m.provision(ctx, rt, todo, m.apply(limit{}), ProvisionOptions{})
-}
-
-// provision makes the store with the migrations todo in it; rest is what applies those of them that a store lacks.
-func (m *Migrator) provision(ctx context.Context, rt backend.Route, todo []*migration, rest work, o ProvisionOptions) error {
-	made, err := m.provisionUnentered(ctx, rt, todo, rest, o.Async)
+	made, err := m.provision(ctx, rt, making{todo: todo, rest: m.apply(limit{})})
 	if err != nil || made == nil {
 		return err
 	}
-	if err := made.Enter(ctx, m.ledger.db); err != nil {
-		return err
-	}
-	made.Entered()
-	return nil
+	return made.EnterNow(ctx)
+}
+
+// making says how a store is made.
+type making struct {
+	todo      []*migration
+	rest      work // applies those of todo that a store lacks
+	later     bool // it need not be on disk yet
+	unentered bool // the ledger is not to have it, whichever way it is made
 }
 
 // Unentered is a store that was made and that the ledger does not have yet.
@@ -60,6 +59,15 @@ func (u *Unentered) Enter(ctx context.Context, tx Execer) error {
 // Entered is called when the transaction was committed.
 func (u *Unentered) Entered() { u.m.gate.forget(u.rt.Store) }
 
+// EnterNow is Enter in a transaction of its own, and Entered.
+func (u *Unentered) EnterNow(ctx context.Context) error {
+	if err := u.Enter(ctx, u.m.ledger.db); err != nil {
+		return err
+	}
+	u.Entered()
+	return nil
+}
+
 // Execer is what [Unentered] needs of a [*sql.Tx] or a [*sql.DB].
 type Execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
@@ -78,7 +86,7 @@ func (m *Migrator) ProvisionUnentered(ctx context.Context, rt backend.Route, o P
 		return nil, err
 	}
 	todo, _ := m.tenant.pending(state{}, limit{})
-	return m.provisionUnentered(ctx, rt, todo, m.apply(limit{}), o.Async)
+	return m.provision(ctx, rt, making{todo: todo, rest: m.apply(limit{}), later: o.Async})
 }
 
 // ProvisionOptions are those of [Migrator.ProvisionUnentered] and [Migrator.ProvisionAt].
@@ -88,7 +96,8 @@ type ProvisionOptions struct {
 	Async bool
 }
 
-func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, todo []*migration, rest work, later bool) (*Unentered, error) {
+// provision makes a store. It returns nil when the ledger has it.
+func (m *Migrator) provision(ctx context.Context, rt backend.Route, how making) (*Unentered, error) {
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
@@ -97,7 +106,7 @@ func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, tod
 		return nil, fmt.Errorf("tenement: migrate: making %s: %w", storeTitle(rt), err)
 	}
 	defer free()
-	made, entered, err := m.create(ctx, rt, todo, later)
+	made, entered, err := m.create(ctx, rt, how)
 	switch {
 	case errors.Is(err, backend.ErrStoreExists):
 		info, statErr := m.be.Stat(ctx, rt.Store)
@@ -111,11 +120,13 @@ func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, tod
 		return nil, err
 	}
 	switch {
-	case made == nil:
-		return nil, m.complete(ctx, rt, rest)
-	case entered:
+	case entered && made != nil:
 		made.Entered()
 		return nil, nil
+	case made == nil:
+		if made, err = m.complete(ctx, rt, how); err != nil || made == nil {
+			return nil, err
+		}
 	}
 	// What the row refers to is there before it; it is written once for all stores.
 	if _, err := m.ledger.publish(ctx, made.have); err != nil {
@@ -124,23 +135,28 @@ func (m *Migrator) provisionUnentered(ctx context.Context, rt backend.Route, tod
 	return made, nil
 }
 
-// complete brings a store that is there on, through goose.
-func (m *Migrator) complete(ctx context.Context, rt backend.Route, rest work) error {
-	out, err := m.insist(ctx, m.tenant, rt, rest)
+// complete brings a store that is there on, through goose. It returns nil when the ledger has it.
+func (m *Migrator) complete(ctx context.Context, rt backend.Route, how making) (*Unentered, error) {
+	do := how.rest
+	do.unentered = how.unentered
+	out, err := m.insist(ctx, m.tenant, rt, do)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case out.missing:
-		return fmt.Errorf("tenement: migrate: %s: %w: it was dropped meanwhile", storeTitle(rt), backend.ErrStoreMissing)
+		return nil, fmt.Errorf("tenement: migrate: %s: %w: it was dropped meanwhile", storeTitle(rt), backend.ErrStoreMissing)
 	case out.failure != nil:
-		return out.failure
+		return nil, out.failure
+	case how.unentered:
+		return &Unentered{m, rt, out.have}, nil
 	}
-	return nil
+	return nil, nil
 }
 
 // create makes the store, with as many of the migrations in it as can be had at once. It returns nil unless this was all,
 // and whether the ledger has it.
-func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migration, later bool) (made *Unentered, entered bool, err error) {
+func (m *Migrator) create(ctx context.Context, rt backend.Route, how making) (made *Unentered, entered bool, err error) {
+	todo := how.todo
 	var first []*migration
 	switch {
 	case m.templates != nil:
@@ -156,7 +172,7 @@ func (m *Migrator) create(ctx context.Context, rt backend.Route, todo []*migrati
 	if m.templates != nil {
 		err = m.createFrom(ctx, rt, have, first)
 	} else {
-		done, entered, err = m.createBy(ctx, rt, have, first, later)
+		done, entered, err = m.createBy(ctx, rt, have, first, how)
 	}
 	if err != nil || !done || len(first) < len(todo) {
 		return nil, entered, err
@@ -207,8 +223,8 @@ func (b *births) text(d dialect, print string, first []*migration) (sql string, 
 
 // createBy makes the store by a script, with its migrations. What is CONCURRENTLY elsewhere, so that a store's traffic
 // goes on, is not in a store that nobody sees yet: there it would wait for every other tenant's transactions. made is
-// false when the store is there, and still empty. later: it need not be on disk yet.
-func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration, later bool) (made, entered bool, err error) {
+// false when the store is there, and still empty.
+func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, first []*migration, how making) (made, entered bool, err error) {
 	print, err := m.ledger.publish(ctx, have)
 	if err != nil {
 		return false, false, err
@@ -217,9 +233,12 @@ func (m *Migrator) createBy(ctx context.Context, rt backend.Route, have state, f
 	if !ok {
 		return false, false, m.be.Create(ctx, rt)
 	}
-	head := m.newLane().birth(rt, print)
+	head := ""
+	if !how.unentered {
+		head = m.newLane().birth(rt, print)
+	}
 	script := backend.Script{Route: rt, Create: true, Head: head, SQL: text}
-	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout, Async: later})[0]
+	err = m.scripts.RunScripts(ctx, []backend.Script{script}, backend.ScriptOptions{LockTimeout: m.cfg.LockTimeout, Async: how.later})[0]
 	switch {
 	case err == nil, errors.Is(err, backend.ErrStoreExists), sqltext.State(err) == "" && !errors.Is(err, backend.ErrOutcomeUnknown):
 		return true, head != "", err

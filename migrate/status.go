@@ -192,7 +192,16 @@ func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !known[info.Store] && (m.cfg.Ahead == nil || !m.cfg.Ahead(info.Owner)) {
+			if known[info.Store] {
+				continue
+			}
+			ahead := false
+			if m.cfg.Ahead != nil {
+				if ahead, err = m.cfg.Ahead(ctx, info); err != nil {
+					return nil, err
+				}
+			}
+			if !ahead {
 				others = append(others, entry{store: info.Store, owner: info.Owner})
 			}
 		}

@@ -20,6 +20,8 @@ type work struct {
 	do func(ctx context.Context, w *workplace) (touched []*migration, failure *StoreError)
 	// descent is set when the store loses something, of which those who serve it have to hear before; see descend.
 	descent *descent
+	// unentered is set when the ledger is not to have the store yet.
+	unentered bool
 }
 
 // workplace is a store while it is worked on.
@@ -111,7 +113,7 @@ func (m *Migrator) inLocked(ctx context.Context, s *set, rt backend.Route, lock 
 	// What was done is written down even when the caller has had enough.
 	ctx, cancel := outlasting(ctx)
 	defer cancel()
-	if err := m.writeDown(ctx, w, rt, known, out); err != nil {
+	if err := m.writeDown(ctx, w, do, known, out); err != nil {
 		return out, err
 	}
 	return out, enough
@@ -119,7 +121,8 @@ func (m *Migrator) inLocked(ctx context.Context, s *set, rt backend.Route, lock 
 
 // writeDown makes the ledger say what the store has now. It starts over when another migrator's script wrote the row in
 // between; what a script changes, it changes in store and ledger at once.
-func (m *Migrator) writeDown(ctx context.Context, w *workplace, rt backend.Route, known *entry, out *outcome) (err error) {
+func (m *Migrator) writeDown(ctx context.Context, w *workplace, do work, known *entry, out *outcome) (err error) {
+	rt := w.rt
 	for range 10 {
 		out.have, err = m.readState(ctx, w.set, w.db, out.ledger.with(out.touched))
 		if err == nil {
@@ -134,6 +137,9 @@ func (m *Migrator) writeDown(ctx context.Context, w *workplace, rt backend.Route
 				out.failure = storeFailure(err)
 				out.failure.Store, out.failure.Set = rt.Store, w.set.kind
 			}
+		}
+		if do.unentered {
+			return nil
 		}
 		var done bool
 		if known != nil {

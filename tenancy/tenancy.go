@@ -87,10 +87,11 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 	if p, ok := be.(backend.Placer); ok && cfg.Spares > 0 && len(p.Places()) > 1 {
 		return nil, fmt.Errorf("tenement: open: Spares over several places: %w; leave it 0", errors.ErrUnsupported)
 	}
+	reg := registry{db: be.Shared(), d: be.Dialect(), queries: func() {}}
 	migrator, err := migrate.New(be, migrate.Config{
 		Shared: cfg.Shared, Tenant: cfg.Tenant, System: []migrate.Source{registrySource()},
 		Behind: cfg.Behind, BehindWait: cfg.BehindWait, LockTimeout: cfg.LockTimeout, AllowOutOfOrder: cfg.AllowOutOfOrder,
-		Ahead: isSpare, Logger: cfg.Logger,
+		Ahead: reg.ahead, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 		operations: semaphore.NewWeighted(maxOperations),
 		polling:    semaphore.NewWeighted(1),
 		announced:  announcement{id: rand.Text(), turn: semaphore.NewWeighted(1)},
-		reg:        registry{db: be.Shared(), d: be.Dialect(), queries: func() {}},
+		reg:        reg,
 		step:       func(string) {},
 	}
 	a.spares.fingerprint = migrator.Fingerprint()

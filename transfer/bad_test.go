@@ -138,6 +138,57 @@ func TestImportVersions(t *testing.T) {
 	})
 }
 
+// A run over all stores that comes while one is being loaded leaves it alone: its migrations would find no rows, and the rows
+// that come then would never see them. So does a verification, which enters what the ledger does not have.
+func TestLoadWhileOthersMigrate(t *testing.T) {
+	pairs(t, func(t *testing.T, from, to backend.Dialect) {
+		one := []string{"00001_a.sql", "CREATE TABLE a (x TEXT);\n"}
+		two := append(one, "00002_upper.sql", "UPDATE a SET x = upper(x);\n")
+		a := newPlace(t, from, files(one...))
+		path, _ := a.export(t, a.create(t, "old", `INSERT INTO a VALUES ('low')`))
+		migrateOn := func(p place) func() {
+			return func() {
+				_, err := p.Migrator().Verify(t.Context(), migrate.Fleet{})
+				assert.NoError(t, err)
+				_, err = p.Migrator().Up(t.Context(), migrate.UpOptions{})
+				assert.NoError(t, err)
+			}
+		}
+		b := newPlace(t, to, files(two...), func(c *tenancy.Config) { c.Behind = migrate.Serve })
+		requireUpper := func(t *testing.T, p place, tenant tenancy.Tenant) {
+			migrateOn(p)()
+			assert.Equal(t, []string{"LOW"}, p.query(t, tenant, `SELECT x FROM a`))
+			st, err := p.Migrator().Status(t.Context())
+			require.NoError(t, err)
+			assert.Zero(t, st.Tenants.Pending)
+			assert.Empty(t, st.Drift)
+		}
+
+		moved := b.bring(t, path, transfer.ImportOptions{OnTable: func(transfer.Progress) { migrateOn(b)() }})
+		requireUpper(t, b, moved)
+		aside, err := transfer.Restore(t.Context(), b.App, moved.ID, path, transfer.RestoreOptions{OnTable: func(transfer.Progress) { migrateOn(b)() }})
+		require.NoError(t, err)
+		require.NoError(t, b.PurgeAside(t.Context(), aside.Store))
+		requireUpper(t, b, moved)
+
+		// A move, too, between which and its end there may be days.
+		c := newPlace(t, to, files(two...), func(c *tenancy.Config) { c.Behind = migrate.Serve })
+		opt := transfer.MoveOptions{Prepare: true, Parallel: 1, OnEvent: func(e transfer.MoveEvent) {
+			if e.Kind == transfer.MoveMade {
+				migrateOn(c)()
+			}
+		}}
+		_, err = transfer.Move(t.Context(), a.App, c.App, opt)
+		require.NoError(t, err)
+		migrateOn(c)()
+		opt.Prepare, opt.Resume = false, true
+		res, err := transfer.Move(t.Context(), a.App, c.App, opt)
+		require.NoError(t, err)
+		assert.True(t, res.Tenants[0].Same, "nobody has migrated what was prepared")
+		requireUpper(t, c, res.Tenants[0].Tenant)
+	})
+}
+
 // What cannot be moved is named, and nothing is left.
 func TestValuesThatDoNotFit(t *testing.T) {
 	t.Parallel()

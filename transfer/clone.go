@@ -36,8 +36,8 @@ type CloneOptions struct {
 //
 // With masks no row leaves the tenant as it is. It returns an [*UnmaskedError] before anything is made when a column is not
 // classified, so that one that a migration adds later does not get out unnoticed, and [ErrMask] when the tables do not
-// take what the masks make of the rows; [ErrMigrated] when the tenant is migrated meanwhile; otherwise what [tenancy.App.CreateBy] and [Import] return, and like there nothing is
-// left when it fails.
+// take what the masks make of the rows. It returns [ErrMigrated] when the tenant is migrated meanwhile, and otherwise what
+// [tenancy.App.CreateBy] and [Import] do, and like there nothing is left when it fails.
 func Clone(ctx context.Context, app *tenancy.App, id tenancy.ID, opt CloneOptions) (clone tenancy.Tenant, err error) {
 	err = app.Hold(ctx, id, func(ctx context.Context, t tenancy.Tenant) error {
 		c := &cloning{app: app, t: t, opt: opt}
@@ -66,6 +66,7 @@ type cloning struct {
 	list    []Table
 	series  []Sequence
 	masks   map[string]map[string]string
+	made    *migrate.Unentered // the clone's store, once it is there
 }
 
 // look sees what there is to be copied, and refuses what is not classified.
@@ -105,27 +106,40 @@ func refused(err error) bool {
 
 func (c *cloning) fillStore(ctx context.Context, to backend.Route) error {
 	from := backend.Route{Store: c.t.Store, Owner: string(c.t.ID)}
-	copier, able := c.app.Backend().(backend.Copier)
-	switch {
-	case c.masks == nil && able:
+	if copier, able := c.app.Backend().(backend.Copier); able && c.masks == nil {
 		if err := copier.CopyStore(ctx, from, to); err != nil {
 			return err
 		}
 		_, err := c.app.Migrator().Verify(ctx, migrate.Fleet{Stores: []backend.Store{to.Store}})
 		return err
-	case c.app.Backend().Dialect() == backend.Postgres:
-		err := c.onServer(ctx, to)
-		if sqltext.State(err) != "42501" {
+	}
+	if err := c.copyRowsTo(ctx, to); err != nil {
+		return err
+	}
+	return c.made.EnterNow(ctx)
+}
+
+// copyRowsTo makes the store by its migrations and copies the rows.
+func (c *cloning) copyRowsTo(ctx context.Context, to backend.Route) error {
+	if c.app.Backend().Dialect() == backend.Postgres {
+		if err := c.onServer(ctx, to); sqltext.State(err) != "42501" {
 			return err
 		}
 		// insufficient_privilege: each tenant has a role of its own.
-		return c.throughFile(ctx, to, false)
 	}
-	return c.throughFile(ctx, to, true)
+	return c.throughFile(ctx, to)
+}
+
+// provision makes the store by its migrations, unless it is there.
+func (c *cloning) provision(ctx context.Context, to backend.Route) (err error) {
+	if c.made == nil {
+		c.made, err = c.app.Migrator().ProvisionAt(ctx, to, c.sources, beforeLoad)
+	}
+	return err
 }
 
 // throughFile copies by way of a file, which has the rows as the masks leave them.
-func (c *cloning) throughFile(ctx context.Context, to backend.Route, fresh bool) (err error) {
+func (c *cloning) throughFile(ctx context.Context, to backend.Route) (err error) {
 	dir, err := os.MkdirTemp(c.opt.TempDir, "tenement-clone-")
 	if err != nil {
 		return err
@@ -148,10 +162,8 @@ func (c *cloning) throughFile(ctx context.Context, to backend.Route, fresh bool)
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if fresh {
-		if err := c.app.Migrator().ProvisionAt(ctx, to, c.sources, beforeLoad); err != nil {
-			return err
-		}
+	if err := c.provision(ctx, to); err != nil {
+		return err
 	}
 	return f.load(ImportOptions{}).into(ctx, c.app.Backend(), to)
 }

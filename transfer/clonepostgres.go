@@ -14,7 +14,7 @@ import (
 // onServer makes the store by its migrations, and has the server copy the rows. The role that owns all tenants' tables may
 // read the one and write the other.
 func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
-	if err := c.app.Migrator().ProvisionAt(ctx, to, c.sources, beforeLoad); err != nil {
+	if err := c.provision(ctx, to); err != nil {
 		return err
 	}
 	db := c.app.Backend().Maintenance(to)

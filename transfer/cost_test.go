@@ -24,7 +24,8 @@ func (p place) fill(t testing.TB, tenant tenancy.Tenant, rows int) {
 }
 
 // A tenant that is moved to Postgres takes so many round trips, with those that take a connection and give it back. Two more
-// when it is looked at what the load did, which nothing but the library's own statements does.
+// when it is looked at what the load did, which nothing but the library's own statements does. One is the ledger's row, which
+// is written when all have arrived, and not by the script that makes the store.
 func TestMoveTripsOnPostgres(t *testing.T) {
 	t.Parallel()
 	a := newPlace(t, backend.SQLite, events)
@@ -49,10 +50,11 @@ func TestMoveTripsOnPostgres(t *testing.T) {
 	}
 	few := trips(4)
 	more := trips(24)
-	require.LessOrEqual(t, (more-few)/20, int64(27))
+	require.LessOrEqual(t, (more-few)/20, int64(28))
 }
 
-// A clone on Postgres takes so many round trips, and for each small table those that insert its rows.
+// A clone on Postgres takes so many round trips, and for each small table those that insert its rows. One is the ledger's row:
+// it must not be there before the rows are.
 func TestCloneTripsOnPostgres(t *testing.T) {
 	t.Parallel()
 	trips := func(tables int) int64 {
@@ -77,7 +79,7 @@ func TestCloneTripsOnPostgres(t *testing.T) {
 	}
 	few := trips(4)
 	more := trips(24)
-	require.LessOrEqual(t, few, int64(35))
+	require.LessOrEqual(t, few, int64(36))
 	require.LessOrEqual(t, (more-few)/20, int64(1))
 }
 

@@ -92,10 +92,15 @@ func (f *File) spec(opt ImportOptions) (tenancy.Spec, error) {
 
 // fill makes the store of rt and loads all of the file into it. ctx is in the tenant.
 func (f *File) fill(ctx context.Context, app *tenancy.App, rt backend.Route, opt ImportOptions) error {
-	if err := app.Migrator().ProvisionAt(ctx, rt, f.Manifest.Sources, beforeLoad); err != nil {
+	made, err := app.Migrator().ProvisionAt(ctx, rt, f.Manifest.Sources, beforeLoad)
+	if err != nil {
 		return err
 	}
-	if err := f.load(opt).into(tenancy.Leave(ctx), app.Backend(), rt); err != nil {
+	outside := tenancy.Leave(ctx)
+	if err := f.load(opt).into(outside, app.Backend(), rt); err != nil {
+		return err
+	}
+	if err := made.EnterNow(outside); err != nil {
 		return err
 	}
 	if opt.NoFiles {

@@ -174,6 +174,7 @@ type move struct {
 	started  time.Time
 	claims   claims
 	order    map[tenancy.ID]int // of the tenants in the result
+	arrived  arrivals
 
 	mu           sync.Mutex // of what follows, and of OnEvent
 	total        int
@@ -308,6 +309,9 @@ func (m *move) finish(ctx context.Context) error {
 	}
 	// They were copied with what the shared tables were then.
 	if err := m.sharedStill(ctx); err != nil {
+		return err
+	}
+	if err := m.arrived.enter(m.lock.Fence(ctx), m.to); err != nil {
 		return err
 	}
 	if err := m.to.Enroll(m.lock.Fence(ctx), m.from, ids); err != nil {

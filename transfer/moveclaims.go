@@ -162,6 +162,7 @@ func (m *move) removeStale(ctx context.Context) (again []tenancy.Tenant, err err
 			if undone := m.undo(id); undone && !gone {
 				again = append(again, now)
 			}
+			m.arrived.remove(id)
 		}
 		if err := m.claims.release(ctx, id); err != nil {
 			return nil, err

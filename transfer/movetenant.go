@@ -17,8 +17,12 @@ func (m *move) copy(ctx, source context.Context, t tenancy.Tenant) (rows int64, 
 	rt := backend.Route{Store: t.Store, Owner: string(t.ID)}
 	if claimed, ok := m.claims.had[t.ID]; ok {
 		if claimed == t.Store {
-			if rows, same, err = m.same(ctx, source, t); err != nil || same {
-				return rows, same, err
+			if rows, same, err = m.same(ctx, source, t); err != nil {
+				return 0, false, err
+			}
+			if same {
+				m.arrived.add(t, nil)
+				return rows, true, nil
 			}
 		}
 		// What this move made, or an earlier one that is gone on with, and nobody was ever served from.
@@ -51,7 +55,8 @@ func (m *move) drop(ctx context.Context, rt backend.Route) error {
 
 // fill makes the store and loads what the snapshot has into it, and sees that it has arrived.
 func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backend.Route) (rows int64, err error) {
-	if err := m.to.Migrator().ProvisionAt(ctx, rt, s.sources, beforeLoad); err != nil {
+	made, err := m.to.Migrator().ProvisionAt(ctx, rt, s.sources, beforeLoad)
+	if err != nil {
 		return 0, err
 	}
 	m.tell(MoveEvent{Kind: MoveMade, Tenant: t})
@@ -59,6 +64,7 @@ func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backe
 	if err := l.into(ctx, m.to.Backend(), rt); err != nil {
 		return 0, err
 	}
+	m.arrived.add(t, made)
 	m.tell(MoveEvent{Kind: MoveLoaded, Tenant: t, Rows: rows})
 	m.tell(MoveEvent{Kind: MoveVerified, Tenant: t, Rows: rows})
 	return rows, nil

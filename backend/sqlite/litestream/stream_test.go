@@ -65,7 +65,8 @@ func TestNothingOfAnotherStore(t *testing.T) {
 
 		other := backend.Route{Store: thor.Store, Owner: "another"}
 		require.NoError(t, be.Drop(ctx, thor.Route()))
-		require.NoError(t, app.Migrator().ProvisionAt(ctx, other, nil, migrate.ProvisionOptions{}))
+		_, err = app.Migrator().ProvisionAt(ctx, other, nil, migrate.ProvisionOptions{})
+		require.NoError(t, err)
 		db := be.DBFor(other)
 		_, err = db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS notes (text TEXT)")
 		require.NoError(t, err)

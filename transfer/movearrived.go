@@ -1,0 +1,75 @@
+package transfer
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
+	"github.com/tenement-go/tenement/tenancy"
+)
+
+// arrivals are the stores that have arrived in the target. Its ledger has none of them before all have: a migration of all
+// stores leaves them as they are in the source, with which they are compared when the move is gone on with.
+type arrivals struct {
+	mu     sync.Mutex
+	stores map[tenancy.ID]arrival
+}
+
+type arrival struct {
+	store backend.Store
+	made  *migrate.Unentered // nil when it was there already
+}
+
+func (l *arrivals) add(t tenancy.Tenant, made *migrate.Unentered) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stores == nil {
+		l.stores = map[tenancy.ID]arrival{}
+	}
+	l.stores[t.ID] = arrival{t.Store, made}
+}
+
+func (l *arrivals) remove(id tenancy.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.stores, id)
+}
+
+// enter has the target's ledger know of all of them, in one transaction; those that were there already are asked what they
+// have. It is done ahead of their being in service, when whoever is let in has to find them ready.
+func (l *arrivals) enter(ctx context.Context, to *tenancy.App) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var made []*migrate.Unentered
+	var there []backend.Store
+	for _, a := range l.stores {
+		if a.made != nil {
+			made = append(made, a.made)
+		} else {
+			there = append(there, a.store)
+		}
+	}
+	if len(there) > 0 {
+		if _, err := to.Migrator().Verify(ctx, migrate.Fleet{Stores: there}); err != nil {
+			return err
+		}
+	}
+	tx, err := to.Shared().BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // it was committed, or the error is the one that is returned
+	for _, u := range made {
+		if err := u.Enter(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	for _, u := range made {
+		u.Entered()
+	}
+	return nil
+}
