@@ -48,3 +48,23 @@ func TestImportLeavesSharedTables(t *testing.T) {
 	_, err = p.DB().ExecContext(backend.WithRouter(t.Context(), &moved), `INSERT INTO b VALUES (7)`)
 	assert.Error(t, err)
 }
+
+// A check that a foreign key to a shared table defers is made before the tables are changed again.
+func TestDeferredKeyToASharedTable(t *testing.T) {
+	t.Parallel()
+	source := files("00001_x.sql", `CREATE TABLE a (id int PRIMARY KEY, plan text REFERENCES plans (name) DEFERRABLE INITIALLY DEFERRED, up int REFERENCES a (id));
+CREATE TABLE large (id int PRIMARY KEY, plan text REFERENCES plans (name) DEFERRABLE INITIALLY DEFERRED, note text);`)
+	p := newPlace(t, backend.Postgres, source, func(c *tenancy.Config) {
+		c.Shared = []migrate.Source{{Name: "plans", FS: files("00001_plans.sql", "CREATE TABLE plans (name text PRIMARY KEY); INSERT INTO plans VALUES ('free');")}}
+	})
+	thor := p.create(t, "thor", `INSERT INTO a VALUES (1, 'free', 1)`, `INSERT INTO large SELECT i, 'free', repeat('x', 1000) FROM generate_series(1, 5000) i`)
+	path, _ := p.export(t, thor)
+	loki := p.bring(t, path, transfer.ImportOptions{Spec: tenancy.Spec{Slug: "loki"}, NoDomains: true})
+	odin, err := transfer.Clone(t.Context(), p.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "odin"}})
+	require.NoError(t, err)
+	for _, made := range []tenancy.Tenant{loki, odin} {
+		requireSame(t, transfer.InStore(p.App, thor.ID), transfer.InStore(p.App, made.ID))
+		_, err := p.DB().ExecContext(backend.WithRouter(t.Context(), &made), `INSERT INTO a VALUES (2, 'none')`)
+		assert.Error(t, err, "the key holds")
+	}
+}

@@ -102,6 +102,11 @@ func openPostgresWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []
 			return nil, err
 		}
 	}
+	if w.present.triggers {
+		// What the keys that stay defer would be in the way of putting back what was taken away: a table for which a check
+		// is pending cannot be changed.
+		do = append(do, "SET CONSTRAINTS ALL IMMEDIATE")
+	}
 	if err := w.run(ctx, do); err != nil {
 		return nil, err
 	}
