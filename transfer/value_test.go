@@ -116,6 +116,8 @@ func TestToPostgres(t *testing.T) {
 		{to: Type{Kind: JSON}, v: `[1] [2]`, want: no},
 		{to: Type{Kind: JSON, Binary: true}, v: `["\u0000"]`, want: no},
 		{to: Type{Kind: JSON, Binary: true}, v: `["\\u0000"]`, want: `["\\u0000"]`},
+		{to: ints, v: `[1]]`, want: no},
+		{to: ints, v: `[1]}`, want: no},
 		{to: mood, v: "sad", want: "sad"},
 		{to: mood, v: "Sad", want: no},
 		{to: ints, v: `[1, null, [2]]`, want: no},
@@ -214,6 +216,8 @@ func TestHash(t *testing.T) {
 	assert.NotEqual(t, sum(Any, "1"), sum(Any, []byte("1")))
 	assert.Equal(t, sum(JSON, `{"a":1.0,"b":[]}`), sum(JSON, `{ "b": [ ], "a": 1e0 }`))
 	assert.NotEqual(t, sum(JSON, `{"a":"1"}`), sum(JSON, `{"a":1}`))
+	assert.NotEqual(t, sum(JSON, `{"a":1} x`), sum(JSON, `{"a":1}`), "the one is no JSON")
+	assert.NotEqual(t, sum(JSON, `{"a":2,"a":1}`), sum(JSON, `{"a":1}`), "the one has the key twice")
 	assert.Equal(t, sum(Timestamp, "2024-02-29T00:00:00Z"), sum(Timestamp, int64(1709164800)))
 	assert.Equal(t, sum(Float, 0.0), sum(Float, math.Copysign(0, -1)))
 	assert.NotEqual(t, sum(Numeric, "1.5"), sum(Numeric, "1.50"))

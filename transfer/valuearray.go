@@ -20,7 +20,7 @@ func toArray(t Type, v any, may Loss) (any, error) {
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	var list []any
-	if err := dec.Decode(&list); err != nil || list == nil || dec.More() {
+	if err := dec.Decode(&list); err != nil || list == nil || !json.Valid([]byte(text)) { // Decode stops behind the first value
 		return refuse("%s is no JSON array", show(v))
 	}
 	if _, ok := shape(list); !ok {

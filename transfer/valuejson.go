@@ -86,8 +86,11 @@ func oneOfEachKey(text string) error {
 }
 
 // jsonValue is what a JSON text means: objects in order of key, numbers as they are counted, without blanks. It returns
-// the text itself when that is no JSON.
+// the text itself when that is no JSON, or has a key twice in one object, of which it depends on the reader what counts.
 func jsonValue(text string) string {
+	if !json.Valid([]byte(text)) || oneOfEachKey(text) != nil {
+		return text
+	}
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	var v any
