@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
@@ -62,6 +63,12 @@ func (c *content) expect(e fileEntry) error {
 	return nil
 }
 
+// dirFS is a directory of which all names will do: root.FS() refuses those that are no UTF-8.
+type dirFS struct{ root *os.Root }
+
+// Open implements [fs.FS].
+func (d dirFS) Open(name string) (fs.File, error) { return d.root.Open(name) }
+
 // walkFiles reads the files of a tenant, one after the other; piece is called for each part of the one that id is that of.
 func walkFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant, piece func(id, n int64, data []byte) error, done func(fileEntry) error) (files Files, err error) {
 	if !app.HasFiles() {
@@ -76,7 +83,7 @@ func walkFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant, piece fu
 	}
 	defer root.Close()
 	sum := newFilesHash()
-	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+	err = fs.WalkDir(dirFS{root}, ".", func(name string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -181,7 +188,7 @@ func (f *File) restoreFiles(ctx context.Context, app *tenancy.App) error {
 }
 
 func (f *File) restoreFile(ctx context.Context, root *os.Root, e fileEntry) error {
-	if !fs.ValidPath(e.name) {
+	if !filepath.IsLocal(e.name) { // not fs.ValidPath: a name need not be UTF-8
 		return fmt.Errorf("%w: %q is no file's name", ErrDamaged, e.name)
 	}
 	if err := root.MkdirAll(path.Dir(e.name), 0o750); err != nil {
