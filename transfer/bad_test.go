@@ -69,6 +69,13 @@ func TestBadFiles(t *testing.T) {
 			change(t, path, "UPDATE tenement_files SET path = '../' || path")
 		}, transfer.ErrDamaged},
 	}
+	requireRefused := func(t *testing.T, err error, path, name string, want error) {
+		require.ErrorIs(t, err, want, name)
+		var fault *transfer.FileError
+		if assert.ErrorAs(t, err, &fault, name) {
+			assert.Equal(t, path, fault.Path, name)
+		}
+	}
 	for _, to := range []backend.Dialect{backend.SQLite, backend.Postgres} {
 		t.Run(string(to), func(t *testing.T) {
 			t.Parallel()
@@ -78,11 +85,9 @@ func TestBadFiles(t *testing.T) {
 				require.NoError(t, os.WriteFile(path, content, 0o600))
 				c.make(t, path)
 				_, err := transfer.Import(t.Context(), b.App, path, transfer.ImportOptions{})
-				require.ErrorIs(t, err, c.want, c.name)
-				var fault *transfer.FileError
-				if assert.ErrorAs(t, err, &fault, c.name) {
-					assert.Equal(t, path, fault.Path, c.name)
-				}
+				requireRefused(t, err, path, c.name, c.want)
+				_, err = transfer.Verify(t.Context(), transfer.InStore(a.App, thor.ID), transfer.InFile(path), transfer.VerifyOptions{})
+				requireRefused(t, err, path, c.name+", verified", c.want)
 				b.requireNothing(t)
 			}
 			moved := b.bring(t, whole)

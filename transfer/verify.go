@@ -83,12 +83,15 @@ type VerifyOptions struct {
 // Verify compares two tenants, or a tenant with a file, table by table: the number of rows, and a hash of them that does not
 // depend on their order. Values are compared by what they mean: by the type in Postgres, where one of the two is there, so
 // that '2024-01-02T00:00:00Z' in SQLite is the same timestamptz as that instant. Each side is read as of one moment. What
-// differs is in the result, not an error; see [Comparison.Err].
+// differs is in the result, not an error; see [Comparison.Err]. A file that is not what was written is a [*FileError].
 func Verify(ctx context.Context, a, b Side, opt VerifyOptions) (*Comparison, error) {
 	var tables [2][]Table
 	c := &Comparison{}
 	// One side after the other: two tenants may be on one backend, whose pool may have one connection.
 	for i, side := range []Side{a, b} {
+		if err := side.sealed(ctx); err != nil {
+			return nil, err
+		}
 		if err := side.read(ctx, opt, func(r reader) error { tables[i] = r.tables(); return nil }); err != nil {
 			return nil, err
 		}
@@ -104,6 +107,20 @@ func Verify(ctx context.Context, a, b Side, opt VerifyOptions) (*Comparison, err
 		}
 	}
 	return c, nil
+}
+
+// sealed returns an error when the side is a file that is not what was written: of the tenant's files in it nothing but
+// the manifest is read afterwards.
+func (s Side) sealed(ctx context.Context) error {
+	if s.app != nil {
+		return nil
+	}
+	f, err := Open(ctx, s.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.fault(f.sealed(ctx))
 }
 
 // read opens the side.
