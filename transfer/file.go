@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tenement-go/tenement/internal/durable"
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
@@ -91,7 +92,11 @@ func (w *fileWriter) abandon() error {
 	if w.tx != nil {
 		_ = w.tx.Rollback()
 	}
-	return errors.Join(w.close(), os.Remove(w.temp))
+	err := w.close()
+	if rerr := os.Remove(w.temp); !errors.Is(rerr, fs.ErrNotExist) { // it may have had its name already
+		err = errors.Join(err, rerr)
+	}
+	return err
 }
 
 // close closes the database. It may be called more than once.
@@ -145,10 +150,44 @@ func (w *fileWriter) publish() error {
 	if err := errors.Join(sealFile(f, w.mark), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(w.path); err == nil {
+	if err := w.rename(); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(filepath.Dir(w.path)); err != nil {
+		return errors.Join(err, os.Remove(w.path))
+	}
+	return nil
+}
+
+// rename gives the file its name, when nothing else has it: that of another process may have got it meanwhile, and
+// os.Rename would replace that.
+func (w *fileWriter) rename() error {
+	err := os.Link(w.temp, w.path)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return &FileError{Path: w.path, Err: fs.ErrExist}
+	case err != nil:
+		return w.renameReserved()
+	}
+	if err := os.Remove(w.temp); err != nil {
+		return errors.Join(err, os.Remove(w.path))
+	}
+	return nil
+}
+
+// renameReserved is rename for a file system without links: a process that dies in it leaves an empty file.
+func (w *fileWriter) renameReserved() error {
+	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
 		return &FileError{Path: w.path, Err: fs.ErrExist}
 	}
-	return os.Rename(w.temp, w.path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Rename(w.temp, w.path)); err != nil {
+		return errors.Join(err, os.Remove(w.path))
+	}
+	return nil
 }
 
 // table makes a table of the file. The columns have no type, so that SQLite keeps values as they are.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/durable"
 )
 
 var _ backend.Backuper = (*Backend)(nil)
@@ -57,7 +58,7 @@ func (b *Backend) backup(ctx context.Context, rt backend.Route, path string) err
 		b.clearBuild(temp)
 		return errors.Join(err, remove(path))
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // copyStore makes a copy of the store, in one file and on disk.

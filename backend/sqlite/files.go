@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/durable"
 )
 
 // What lies in the directory of the tenants. Names that begin with a dot cannot be a store's.
@@ -111,7 +112,7 @@ func (b *Backend) moveIn(ctx context.Context, rt backend.Route, file string, rea
 		}
 		return err
 	}
-	return syncDir(b.tenants())
+	return durable.SyncDir(b.tenants())
 }
 
 // absent returns ErrStoreExists when there is something at path. The caller holds the store's lock, so it stays so.
@@ -173,7 +174,7 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 	if err := os.Rename(path, tombstone); err != nil {
 		return err
 	}
-	return errors.Join(removeSideFiles(path), syncDir(b.tenants()), remove(tombstone))
+	return errors.Join(removeSideFiles(path), durable.SyncDir(b.tenants()), remove(tombstone))
 }
 
 // Rename implements [backend.Backend]. When another process has the store open it is asked to let go, which takes a
@@ -225,7 +226,7 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 	if err := os.Rename(from, dest); err != nil {
 		return err
 	}
-	return syncDir(b.tenants())
+	return durable.SyncDir(b.tenants())
 }
 
 // fold brings everything that is in the side files of a store into its main file and removes them, which SQLite does

@@ -26,13 +26,3 @@ func unlockFile(f *os.File, path string) {
 	_ = os.Remove(path)
 	_ = f.Close()
 }
-
-// syncDir makes the entries of a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}

@@ -20,6 +20,3 @@ func tryLockFile(f *os.File) error {
 
 // unlockFile leaves the file: an open file cannot be removed here.
 func unlockFile(f *os.File, _ string) { _ = f.Close() }
-
-// syncDir has nothing to do: NTFS keeps its directories in a journal.
-func syncDir(string) error { return nil }

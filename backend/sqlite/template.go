@@ -16,6 +16,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
+	"github.com/tenement-go/tenement/internal/durable"
 )
 
 // emptyTemplate is the key of the template that Create uses. Those of CreateFrom begin with "t/".
@@ -141,7 +142,7 @@ func (b *Backend) findTemplate(ctx context.Context, name string, build buildFunc
 	if varies {
 		at = temp
 	} else if err = os.Rename(temp, path); err == nil {
-		err = syncDir(b.templateDir())
+		err = durable.SyncDir(b.templateDir())
 	}
 	if err != nil {
 		b.clearBuild(temp)
