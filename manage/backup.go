@@ -194,6 +194,11 @@ func (t *tree) restoreCommand() *cobra.Command {
 		case shared && file == "":
 			return usage(cmd, "--shared needs --to: put the file in its place while nothing is served")
 		}
+		for _, name := range specFlagNames {
+			if spec.Slug == "" && cmd.Flags().Changed(name) {
+				return usage(cmd, "--%s is about the tenant that --as makes", name)
+			}
+		}
 		if err := complete(); err != nil {
 			return err
 		}

@@ -25,6 +25,9 @@ func (t *tree) tenantCommand() *cobra.Command {
 	return cmd
 }
 
+// specFlagNames are the flags that specFlags makes.
+var specFlagNames = []string{"domain", "name", "meta", "place", "reserved"}
+
 // specFlags makes the flags of the commands that make a tenant, and returns what puts their values into the spec.
 func specFlags(cmd *cobra.Command, spec *tenancy.Spec) (complete func() error) {
 	var meta []string
@@ -34,7 +37,7 @@ func specFlags(cmd *cobra.Command, spec *tenancy.Spec) (complete func() error) {
 	flags.StringArrayVar(&meta, "meta", nil, "metadata, `KEY=VALUE`; may be repeated")
 	flags.StringVar(&spec.Place, "place", "", "the `PLACE` where its store is to be (default: the one with the fewest)")
 	flags.BoolVar(&spec.Reserved, "reserved", false, "allow a slug that is reserved, such as www")
-	for _, name := range []string{"domain", "name", "meta", "place"} {
+	for _, name := range specFlagNames {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return func() error {

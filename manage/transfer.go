@@ -124,7 +124,7 @@ func (t *tree) tenantImport() *cobra.Command {
 	flags.BoolVar(&opt.NoDomains, "no-domains", false, "leave out the domains in the file")
 	flags.BoolVar(&opt.NoFiles, "no-files", false, "leave out the files in the file")
 	flags.StringVar(&into, "into", "", "replace the tables of the tenant `SLUG` instead")
-	for _, name := range []string{"slug", "domain", "no-domains", "name", "meta", "reserved", "no-files"} {
+	for _, name := range append([]string{"slug", "no-domains", "no-files"}, specFlagNames...) {
 		cmd.MarkFlagsMutuallyExclusive("into", name)
 	}
 	for _, name := range []string{"slug", "into"} {

@@ -50,6 +50,7 @@ func TestTransfer(t *testing.T) {
 			"is taken":                  {"tenant", "import", file},
 			"is not TABLE.COLUMN=WHAT":  {"tenant", "import", file, "--slug", "x", "--allow", "polls"},
 			"none of the others can be": {"tenant", "import", file, "--into", "copy", "--slug", "x"},
+			"[into place]":              {"tenant", "import", file, "--into", "copy", "--place", "x"},
 			"none of digits":            {"tenant", "import", file, "--slug", "x", "--allow", "polls.id=all"},
 			"file already exists":       {"tenant", "export", "thor", file},
 			"not to standard output":    {"tenant", "export", "thor", "-"},
