@@ -79,6 +79,15 @@ func (f *fleet) check(cmd *cobra.Command, app *tenancy.App) error {
 // finish ends the progress, prints what a run came to, and returns what is to be said about it.
 func (t *tree) finish(cmd *cobra.Command, p *progress, res *migrate.Result, err error) error {
 	p.end()
+	err = t.report(cmd, p, res, err)
+	if p.broken != nil {
+		err = errors.Join(err, p.broken)
+	}
+	return err
+}
+
+// report prints what a run came to, and returns what is to be said about it.
+func (t *tree) report(cmd *cobra.Command, p *progress, res *migrate.Result, err error) error {
 	var run *migrate.RunError
 	if errors.As(err, &run) {
 		res = run.Result
@@ -110,7 +119,8 @@ func (p *progress) result(cmd *cobra.Command, res *migrate.Result) error {
 	if p.json {
 		one := *res
 		one.Shared = nil // it has a line of its own
-		return p.line(resultLine{Event: "result", Result: &one, Failures: failuresOf(res.Failures)})
+		p.line(resultLine{Event: "result", Result: &one, Failures: failuresOf(res.Failures)})
+		return nil
 	}
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), summary(cmd.Name(), res))
 	return errors.Join(err, printFailures(cmd.ErrOrStderr(), res))

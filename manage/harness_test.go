@@ -224,6 +224,8 @@ type syncBuffer struct {
 	mu      sync.Mutex
 	b       bytes.Buffer
 	onWrite func() // called when something is written; may be nil
+
+	failNext error // of the next write; may be nil
 }
 
 func (s *syncBuffer) Write(p []byte) (int, error) {
@@ -231,6 +233,10 @@ func (s *syncBuffer) Write(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	if s.onWrite != nil {
 		s.onWrite()
+	}
+	if err := s.failNext; err != nil {
+		s.failNext = nil
+		return 0, err
 	}
 	return s.b.Write(p)
 }

@@ -22,7 +22,7 @@ type progress struct {
 	terminal bool
 	next     time.Duration // when the next line is due, since the run began
 	told     int           // failures that were printed as they came
-	broken   error         // the first error of writing JSON
+	broken   error         // the first error of writing JSON: what is written afterwards does not make up for it
 }
 
 func (t *tree) progress(cmd *cobra.Command, asJSON bool) *progress {
@@ -71,16 +71,16 @@ func (p *progress) jsonEvent(e migrate.Event) {
 	} else if e.Err != nil {
 		line.Reason = e.Err.Error()
 	}
-	if err := p.line(line); err != nil && p.broken == nil {
-		p.broken = err
-	}
+	p.line(line)
 }
 
-// line writes a line of JSON.
-func (p *progress) line(v any) error {
+// line writes a line of JSON. Its error is in p.broken.
+func (p *progress) line(v any) {
 	enc := json.NewEncoder(p.out)
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil && p.broken == nil {
+		p.broken = err
+	}
 }
 
 func newBar(w io.Writer, total int, what string) *progressbar.ProgressBar {

@@ -3,6 +3,7 @@ package manage_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -54,6 +55,22 @@ func TestJSONLines(t *testing.T) {
 	assert.Equal(t, 5, kinds["tenant applied"])
 	assert.Equal(t, 1, kinds["tenant result"])
 	assert.Equal(t, 1, kinds["shared result"])
+}
+
+// A line that could not be written is lost, and the command does not say that all is well.
+func TestJSONLineLost(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, p *place) {
+		p.mustOld(t, "tenant", "create", "thor")
+		c := &call{args: []string{"migrate", "--json"}}
+		full := errors.New("no space left on device")
+		c.stdout.failNext = full
+		p.run(t, c)
+		assert.Equal(t, manage.ExitFailed, c.status)
+		assert.Equal(t, 1, strings.Count(c.stderr.String(), full.Error()), c.stderr.String())
+		assert.Contains(t, c.stdout.String(), `"event":"result"`, "what can be written is")
+		p.must(t, "status", "--check")
+	})
 }
 
 // An interrupt ends a run cleanly: what is left is told, and the same command goes on with it.
