@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -66,6 +67,42 @@ func TestProvisionFinishes(t *testing.T) {
 		require.NoError(t, m.Forget(ctx, store(2)), "again")
 		assert.Equal(t, "t0000", query(t, be, backend.Route{}, "SELECT store FROM tenement_ledger WHERE store <> ''"))
 	})
+}
+
+// A store that is made to be loaded is in no run, and not ready, before it is entered; whichever way it was made, and when
+// that is done again.
+func TestProvisionAtDoesNotEnter(t *testing.T) {
+	t.Parallel()
+	inGo := func() []*goose.Migration {
+		return []*goose.Migration{goose.NewGoMigration(2, inTx("CREATE TABLE by_go (x TEXT)"), nil)}
+	}
+	for name, source := range map[string]migrate.Source{
+		"text":  {Name: "polls", FS: version(3, polls...)},
+		"goose": {Name: "polls", FS: files(polls[0], polls[1]), Go: inGo},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, be *site) {
+				ctx := context.Background()
+				m := migrator(t, be, tenants(source))
+				at := []migrate.AppliedSource{{Source: "polls", Versions: []migrate.AppliedVersion{{Version: 1, Sum: "?"}, {Version: 2, Sum: "?"}}}}
+				var made *migrate.Unentered
+				for range 2 {
+					var err error
+					made, err = m.ProvisionAt(ctx, route(0), at, migrate.ProvisionOptions{})
+					require.NoError(t, err)
+					assert.Equal(t, "0,1,2", versions(t, be, route(0), "goose_db_version"))
+					entered, err := m.Stores(ctx)
+					require.NoError(t, err)
+					assert.Empty(t, entered)
+					require.ErrorIs(t, m.Ready(ctx, route(0)), migrate.ErrUnentered)
+				}
+				require.NoError(t, made.EnterNow(ctx))
+				_, err := m.Up(ctx, migrate.UpOptions{})
+				require.NoError(t, err)
+				require.NoError(t, m.Ready(ctx, route(0)))
+			})
+		})
+	}
 }
 
 // What is random must not be copied from one store to the next.
