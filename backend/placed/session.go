@@ -223,8 +223,22 @@ func (t *sessionTx) end() sqldriver.Tx {
 func (t *sessionTx) Commit() error   { return t.end().Commit() }
 func (t *sessionTx) Rollback() error { return t.end().Rollback() }
 
+// find has a statement that does nothing find out whether the store has been moved, ahead of what cannot be tried twice.
+func (s *session) find(ctx context.Context) error {
+	if !s.fresh {
+		return nil
+	}
+	_, err := s.ExecContext(ctx, "", nil)
+	return err
+}
+
 // Raw implements driver.Rawer.
 func (s *session) Raw() any {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	if s.find(ctx) != nil {
+		return nil
+	}
 	if r, ok := s.Session.(driver.Rawer); ok {
 		return r.Raw()
 	}
@@ -233,7 +247,7 @@ func (s *session) Raw() any {
 
 // CopyOut implements driver.Copier.
 func (s *session) CopyOut(ctx context.Context, w io.Writer, query string) (int64, error) {
-	c, err := s.copier()
+	c, err := s.copier(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -242,14 +256,19 @@ func (s *session) CopyOut(ctx context.Context, w io.Writer, query string) (int64
 
 // CopyIn implements driver.Copier.
 func (s *session) CopyIn(ctx context.Context, r io.Reader, query string) (int64, error) {
-	c, err := s.copier()
+	c, err := s.copier(ctx)
 	if err != nil {
 		return 0, err
 	}
 	return c.CopyIn(ctx, r, query)
 }
 
-func (s *session) copier() (driver.Copier, error) {
+// copier returns what copies where the store is: a reader that was read, or a writer that was written to, is no more what
+// it was.
+func (s *session) copier(ctx context.Context) (driver.Copier, error) {
+	if err := s.find(ctx); err != nil {
+		return nil, err
+	}
 	c, ok := s.Session.(driver.Copier)
 	if !ok {
 		return nil, fmt.Errorf("tenement: copy: %w by this backend", errors.ErrUnsupported)

@@ -108,6 +108,71 @@ func TestRenameOfAMovedStore(t *testing.T) {
 	})
 }
 
+// COPY, and whoever asks for the driver's own connection, go on where the store is now as statements do, within a
+// transaction that has sent nothing.
+func TestFirstThingOfAMovedStore(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, home, eu placed.Place) {
+		one, other := open(t, home, eu), open(t, home, eu)
+		for name, first := range map[string]func(t *testing.T, conn *sql.Conn){
+			"raw": func(t *testing.T, conn *sql.Conn) {
+				var raw any
+				require.NoError(t, conn.Raw(func(c any) error {
+					raw = c.(driver.Rawer).Raw()
+					return nil
+				}))
+				require.NotNil(t, raw)
+			},
+			"copy out": func(t *testing.T, conn *sql.Conn) {
+				var out strings.Builder
+				require.NoError(t, conn.Raw(func(c any) error {
+					_, err := c.(driver.Copier).CopyOut(t.Context(), &out, `COPY notes TO STDOUT`)
+					return err
+				}))
+				require.Equal(t, "1\n", out.String())
+			},
+			"copy in": func(t *testing.T, conn *sql.Conn) {
+				require.NoError(t, conn.Raw(func(c any) error {
+					_, err := c.(driver.Copier).CopyIn(t.Context(), strings.NewReader("2\n"), `COPY notes FROM STDIN`)
+					return err
+				}))
+			},
+		} {
+			if strings.HasPrefix(name, "copy") && one.Dialect() != backend.Postgres {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				rt := route(strings.ReplaceAll(name, " ", "-"))
+				ctx := backend.WithRoute(t.Context(), rt)
+				require.NoError(t, one.Create(backend.WithPlace(t.Context(), "home"), rt))
+				_, err := other.Stat(t.Context(), rt.Store)
+				require.NoError(t, err)
+				move(t, one, rt, "eu")
+				_, err = one.DB().ExecContext(ctx, `CREATE TABLE notes (id int); INSERT INTO notes VALUES (1)`)
+				require.NoError(t, err)
+
+				conn, err := other.DB().Conn(ctx)
+				require.NoError(t, err)
+				defer func() { _ = conn.Close() }()
+				tx, err := conn.BeginTx(ctx, nil)
+				require.NoError(t, err)
+				defer func() { _ = tx.Rollback() }()
+				first(t, conn)
+				require.NoError(t, tx.Commit())
+				require.NoError(t, conn.Close())
+				at, err := other.PlaceOf(t.Context(), rt.Store)
+				require.NoError(t, err)
+				require.Equal(t, "eu", at)
+				if name == "copy in" {
+					var n int
+					require.NoError(t, one.DB().QueryRowContext(ctx, `SELECT count(*) FROM notes`).Scan(&n))
+					require.Equal(t, 2, n)
+				}
+			})
+		}
+	})
+}
+
 // move makes a store anew in another place.
 func move(t *testing.T, be *placed.Backend, rt backend.Route, place string) {
 	t.Helper()
