@@ -77,18 +77,19 @@ func (d *descent) in(have state) (todo []*migration, refused *StoreError) {
 // undo is the work of a down.
 func (m *Migrator) undo(d *descent) work {
 	return work{descent: d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		todo, failure := d.of(w.rt, w.have)
-		if failure != nil {
-			return nil, failure
-		}
-		return m.undoIn(ctx, w, d, todo)
+		_, done, failure := m.undoIn(ctx, w, d)
+		return done, failure
 	}}
 }
 
-func (m *Migrator) undoIn(ctx context.Context, w *workplace, d *descent, todo []*migration) (done []*migration, failure *StoreError) {
+// undoIn returns what is to be undone in a store, and what of that it has undone.
+func (m *Migrator) undoIn(ctx context.Context, w *workplace, d *descent) (todo, done []*migration, failure *StoreError) {
+	if todo, failure = d.of(w.rt, w.have); failure != nil {
+		return nil, nil, failure
+	}
 	g, err := m.goose(d.src, w.db)
 	if err != nil {
-		return nil, &StoreError{Source: d.src.name, Err: err}
+		return todo, nil, &StoreError{Source: d.src.name, Err: err}
 	}
 	for _, mig := range todo {
 		if !w.have.has(d.src.name, mig.version) {
@@ -100,27 +101,23 @@ func (m *Migrator) undoIn(ctx context.Context, w *workplace, d *descent, todo []
 			err = context.Cause(ctx)
 		}
 		if err != nil {
-			return done, &StoreError{Source: d.src.name, Version: mig.version, File: mig.file, Err: err}
+			return todo, done, &StoreError{Source: d.src.name, Version: mig.version, File: mig.file, Err: err}
 		}
 		undone, failure := g.down(ctx, mig)
 		if failure != nil {
-			return done, failure
+			return todo, done, failure
 		}
 		if undone {
 			done = append(done, mig)
 		}
 	}
-	return done, nil
+	return todo, done, nil
 }
 
 // again is the work of a redo.
 func (m *Migrator) again(d *descent) work {
 	return work{descent: d, do: func(ctx context.Context, w *workplace) ([]*migration, *StoreError) {
-		todo, failure := d.of(w.rt, w.have)
-		if failure != nil {
-			return nil, failure
-		}
-		undone, failure := m.undoIn(ctx, w, d, todo)
+		todo, undone, failure := m.undoIn(ctx, w, d)
 		if failure != nil {
 			return undone, failure
 		}

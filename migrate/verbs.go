@@ -149,25 +149,26 @@ func onlySource(sets []*set) (string, error) {
 // A migration that does not say how it is undone is an ErrNoDown, before anything is undone anywhere, unless the options say
 // that it may be forgotten.
 func (m *Migrator) Down(ctx context.Context, source string, steps int, opt DownOptions) (*Result, error) {
-	meant := &meant{}
-	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
-		return m.undo(&descent{src: src, steps: max(steps, 1), forget: opt.Forget, meant: meant})
-	})
+	return m.downwards(ctx, source, opt, descent{steps: max(steps, 1)}, (*Migrator).undo)
 }
 
 // DownTo is Down for the migrations that are newer than version; 0 undoes everything.
 func (m *Migrator) DownTo(ctx context.Context, source string, version int64, opt DownOptions) (*Result, error) {
-	meant := &meant{}
-	return m.withSource(ctx, opt.Fleet, opt.Set, source, version, func(m *Migrator, src *series) work {
-		return m.undo(&descent{src: src, steps: -1, keep: version, forget: opt.Forget, meant: meant})
-	})
+	return m.downwards(ctx, source, opt, descent{steps: -1, keep: version}, (*Migrator).undo)
 }
 
 // Redo undoes the newest migration of one source and applies it again, as Down does.
 func (m *Migrator) Redo(ctx context.Context, source string, opt DownOptions) (*Result, error) {
-	meant := &meant{}
-	return m.withSource(ctx, opt.Fleet, opt.Set, source, 0, func(m *Migrator, src *series) work {
-		return m.again(&descent{src: src, steps: 1, forget: opt.Forget, meant: meant})
+	return m.downwards(ctx, source, opt, descent{steps: 1}, (*Migrator).again)
+}
+
+// downwards does a work that undoes something. What is meant in a store is decided once for all places.
+func (m *Migrator) downwards(ctx context.Context, source string, opt DownOptions, d descent, do func(*Migrator, *descent) work) (*Result, error) {
+	d.forget, d.meant = opt.Forget, &meant{}
+	return m.withSource(ctx, opt.Fleet, opt.Set, source, d.keep, func(m *Migrator, src *series) work {
+		own := d
+		own.src = src
+		return do(m, &own)
 	})
 }
 
