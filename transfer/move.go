@@ -176,11 +176,10 @@ type move struct {
 	order    map[tenancy.ID]int // of the tenants in the result
 	arrived  arrivals
 
-	mu           sync.Mutex // of what follows, and of OnEvent
-	total        int
-	done, failed int
-	failures     []MoveFailure
-	res          MoveResult
+	mu            sync.Mutex // of what follows, and of OnEvent
+	total, failed int
+	failures      []MoveFailure
+	res           MoveResult
 }
 
 func (m *move) run(ctx context.Context) (*MoveResult, error) {
@@ -353,7 +352,7 @@ func (m *move) one(ctx, whole context.Context, t tenancy.Tenant) error {
 		return nil
 	}
 	m.mu.Lock()
-	m.res.Tenants, m.done = append(m.res.Tenants, done), m.done+1
+	m.res.Tenants = append(m.res.Tenants, done)
 	m.mu.Unlock()
 	kind := MoveDone
 	if done.Same {
@@ -369,7 +368,7 @@ func (m *move) tell(e MoveEvent) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.Done, e.Failed, e.Total, e.Elapsed = m.done, m.failed, m.total, time.Since(m.started)
+	e.Done, e.Failed, e.Total, e.Elapsed = len(m.res.Tenants), m.failed, m.total, time.Since(m.started)
 	m.opt.OnEvent(e)
 }
 

@@ -175,9 +175,8 @@ func (m *move) removeStale(ctx context.Context) (again []tenancy.Tenant, err err
 func (m *move) undo(id tenancy.ID) (undone bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before := len(m.res.Tenants)
 	m.res.Tenants = slices.DeleteFunc(m.res.Tenants, func(t MovedTenant) bool { return t.Tenant.ID == id })
-	undone = len(m.res.Tenants) < m.done
-	m.done = len(m.res.Tenants)
 	delete(m.claims.had, id)
-	return undone
+	return len(m.res.Tenants) < before
 }

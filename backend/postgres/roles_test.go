@@ -298,20 +298,27 @@ func TestRoleInterrupted(t *testing.T) {
 	require.Equal(t, role(t, databaseURL), whoAmI(t, be, a))
 }
 
-// A role that was left over when it was listed is not, once its store has been made again: sweeping it does nothing.
-func TestSweepOfAStoreMadeAgain(t *testing.T) {
-	t.Parallel()
-	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": "each"})
-	rt := route("a")
+// leftBehind makes a store and drops its schema by hand. It returns what is left of it: its role.
+func leftBehind(t *testing.T, be *postgres.Backend, rt backend.Route) backend.Leftover {
+	t.Helper()
 	require.NoError(t, be.Create(t.Context(), rt))
 	_, err := be.Shared().ExecContext(t.Context(), `DROP SCHEMA a CASCADE`)
 	require.NoError(t, err)
 	left, err := be.Leftovers(t.Context())
 	require.NoError(t, err)
 	require.Len(t, left, 1)
+	return left[0]
+}
+
+// A role that was left over when it was listed is not, once its store has been made again: sweeping it does nothing.
+func TestSweepOfAStoreMadeAgain(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"tenant_role": "each"})
+	rt := route("a")
+	left := leftBehind(t, be, rt)
 	require.NoError(t, be.Create(t.Context(), rt))
-	require.NoError(t, be.Sweep(t.Context(), left[0]))
-	_, err = be.DB().ExecContext(backend.WithRoute(t.Context(), rt), `CREATE TABLE notes (id int)`)
+	require.NoError(t, be.Sweep(t.Context(), left))
+	_, err := be.DB().ExecContext(backend.WithRoute(t.Context(), rt), `CREATE TABLE notes (id int)`)
 	require.NoError(t, err)
 }
 
@@ -321,12 +328,7 @@ func TestSweepOfAStoreBeingMade(t *testing.T) {
 	databaseURL := pgtest.Shared(t).Database(t)
 	be := open(t, databaseURL, map[string]string{"tenant_role": "each"})
 	rt := route("a")
-	require.NoError(t, be.Create(t.Context(), rt))
-	_, err := be.Shared().ExecContext(t.Context(), `DROP SCHEMA a CASCADE`)
-	require.NoError(t, err)
-	left, err := be.Leftovers(t.Context())
-	require.NoError(t, err)
-	require.Len(t, left, 1)
+	left := leftBehind(t, be, rt)
 	other, err := pgx.Connect(t.Context(), databaseURL)
 	require.NoError(t, err)
 	defer func() { _ = other.Close(context.WithoutCancel(t.Context())) }()
@@ -347,7 +349,7 @@ func TestSweepOfAStoreBeingMade(t *testing.T) {
 		}
 	}
 	require.Eventually(t, waiting(1), time.Minute, time.Millisecond)
-	go func() { swept <- be.Sweep(t.Context(), left[0]) }()
+	go func() { swept <- be.Sweep(t.Context(), left) }()
 	require.Eventually(t, func() bool { return waiting(2)() || len(swept) > 0 }, time.Minute, time.Millisecond)
 	_, err = other.Exec(t.Context(), `SELECT pg_advisory_unlock($1)`, holds)
 	require.NoError(t, err)
