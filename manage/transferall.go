@@ -131,6 +131,9 @@ func printMoved(cmd *cobra.Command, res *transfer.MoveResult) error {
 			return err
 		}
 	}
+	for _, s := range res.Aside {
+		fmt.Fprintf(cmd.ErrOrStderr(), "a store that was there, and may have been served from, was set aside: %s\n", s)
+	}
 	for _, t := range res.Left {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s was left: it is %s\n", t.Slug, t.Status)
 	}

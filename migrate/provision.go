@@ -56,6 +56,11 @@ func (u *Unentered) Enter(ctx context.Context, tx Execer) error {
 	return u.m.ledger.replace(ctx, tx, u.rt, u.have)
 }
 
+// Restamped is the same store, after it was made another owner's.
+func (u *Unentered) Restamped(owner string) *Unentered {
+	return &Unentered{u.m, backend.Route{Store: u.rt.Store, Owner: owner}, u.have}
+}
+
 // Entered is called when the transaction was committed.
 func (u *Unentered) Entered() { u.m.gate.forget(u.rt.Store) }
 

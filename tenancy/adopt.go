@@ -250,6 +250,16 @@ func (a *App) putAside(ctx context.Context, rt backend.Route) (to backend.Store,
 	return to, cmp.Or(a.migrator.Forget(ctx, rt.Store), err)
 }
 
+// PutAside is [App.SetAside] for those who hold a lock that fences ctx, and say whose the store is by its stamp, rt.Owner. It
+// returns backend.ErrStoreMissing when there is none of that name and owner.
+func (a *App) PutAside(ctx context.Context, rt backend.Route) (AsideStore, error) {
+	to, err := a.putAside(Leave(ctx), rt)
+	if err != nil {
+		return AsideStore{}, fmt.Errorf("tenement: set store %s aside: %w", rt.Store, err)
+	}
+	return asideStore(backend.StoreInfo{Store: to, Owner: rt.Owner, Bytes: -1}), nil
+}
+
 // AsideStores lists the stores that were set aside, in order of name.
 func (a *App) AsideStores(ctx context.Context) ([]AsideStore, error) {
 	var aside []AsideStore

@@ -40,6 +40,9 @@ const (
 	FindingAdvice FindingCode = "advice"
 	// FindingSpare: a store that was made ahead is unfinished, kept by nobody or not there. Repair removes what is left of it.
 	FindingSpare FindingCode = "spare"
+	// FindingArrival: a move into this place has brought a store and is not over. It is under way, or waits to be resumed
+	// (transfer.Move); what one that was given up has left can be set aside, see [App.SetAside].
+	FindingArrival FindingCode = "arrival"
 	// FindingFilesOrphan: a directory in FilesDir belongs to no tenant. Repair sets it aside; see [App.AsideDirs].
 	FindingFilesOrphan FindingCode = "files-orphan"
 )
@@ -91,6 +94,7 @@ func (c *checkup) run(ctx context.Context) error {
 	if err := c.setSparesApart(ctx); err != nil {
 		return err
 	}
+	c.setArrivalsApart()
 	orphans, err := c.orphans(ctx)
 	if err != nil {
 		return err
@@ -109,7 +113,7 @@ func (c *checkup) run(ctx context.Context) error {
 		}
 	}
 	c.findings = append(c.findings, orphans...)
-	for _, examine := range []func(context.Context) error{c.spares, c.ledger, c.leftovers, c.files, c.advice} {
+	for _, examine := range []func(context.Context) error{c.spares, c.arrivals, c.ledger, c.leftovers, c.files, c.advice} {
 		if err := examine(ctx); err != nil {
 			return err
 		}
@@ -273,7 +277,7 @@ func (a *App) isOrphan(ctx context.Context, s backend.Store) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	if claimed, err := a.isClaimed(ctx, s); err != nil || claimed {
+	if claimed, err := a.isClaimed(ctx, s); err != nil || claimed || isArrival(info.Owner) {
 		return false, err
 	}
 	lost, err := a.isLost(ctx, ID(info.Owner))

@@ -74,7 +74,7 @@ func (c *cloning) look(ctx context.Context) error {
 	if _, able := c.app.Backend().(backend.Copier); able && len(c.opt.Masks) == 0 {
 		return nil // it is copied as a whole, whatever is in it
 	}
-	return withSnapshot(ctx, c.app, c.t, nil, func(s *snapshot) (err error) {
+	return withSnapshot(ctx, c.app, own(c.t), nil, func(s *snapshot) (err error) {
 		c.sources, c.list, c.series = s.sources, s.tables(), s.sequences()
 		c.masks, err = masked(c.list, c.opt.Masks)
 		return err

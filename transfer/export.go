@@ -50,7 +50,7 @@ func export(ctx context.Context, app *tenancy.App, t tenancy.Tenant, path string
 		Format: Format, Made: time.Now().UTC().Truncate(time.Second), Tenant: tenantOf(t),
 		Dialect: app.Backend().Dialect(), Without: opt.Without,
 	}
-	err = withSnapshot(ctx, app, t, opt.Without, func(s *snapshot) error {
+	err = withSnapshot(ctx, app, own(t), opt.Without, func(s *snapshot) error {
 		if err := begin(s); err != nil {
 			return err
 		}

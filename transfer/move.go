@@ -81,6 +81,9 @@ type MoveEvent struct {
 type MoveResult struct {
 	Tenants   []MovedTenant    `json:"tenants"`        // in the order of their creation
 	Left      []tenancy.Tenant `json:"left,omitempty"` // their creation is not over
+	// Aside are the names of stores that were in the way, and were set aside because an earlier move had handed them over:
+	// tenants may have been served from them. See [tenancy.App.AsideStores].
+	Aside []string `json:"aside,omitempty"`
 	InService bool             `json:"in_service"`     // in the target
 }
 
@@ -122,7 +125,8 @@ func (e *MoveError) Unwrap() (list []error) {
 // IDs, slugs, domains, status, metadata and history. The source stays as it was. Each tenant is made by the target's
 // migrations at the versions that it has, loaded, and compared with what was sent; while that goes on it is read-only in the
 // source ([tenancy.App.Freeze]). When all are there, they are in service in the target: all at once, or none. Until then
-// nobody is served from there, and the tenants that one can write to are those of the source.
+// nobody is served from there, and the tenants that one can write to are those of the source. What has arrived is no tenant's
+// store before that, by its stamp ([tenancy.ArrivalOwner]).
 //
 // What is written to the source once a tenant was copied is not in the target: stop the application first or, for a shorter
 // stop, move with Prepare, then stop it, and resume. A tenant that is renamed meanwhile is copied anew, and one that is purged
@@ -145,6 +149,9 @@ func Move(ctx context.Context, from, to *tenancy.App, opt MoveOptions) (*MoveRes
 	locker, ok := to.Backend().(backend.Locker)
 	if !ok {
 		return nil, fmt.Errorf("tenement: transfer: the target: %w: it is no backend.Locker", errors.ErrUnsupported)
+	}
+	if m.adopter, ok = to.Backend().(backend.Adopter); !ok {
+		return nil, fmt.Errorf("tenement: transfer: the target: %w: it is no backend.Adopter", errors.ErrUnsupported)
 	}
 	ctx = tenancy.Leave(ctx)
 	lock, err := locker.Lock(ctx, "tenement/transfer")
@@ -170,6 +177,7 @@ type move struct {
 	from, to *tenancy.App
 	opt      MoveOptions
 	lock     backend.Lock         // of the target
+	adopter  backend.Adopter      // the target's
 	later    backend.ScriptRunner // has settle make durable what is loaded; nil: each commit waits for the disk
 	started  time.Time
 	claims   claims
@@ -308,6 +316,9 @@ func (m *move) finish(ctx context.Context) error {
 	}
 	// They were copied with what the shared tables were then.
 	if err := m.sharedStill(ctx); err != nil {
+		return err
+	}
+	if err := m.arrived.handOver(m.lock.Fence(ctx), m.adopter, m.opt.Parallel); err != nil {
 		return err
 	}
 	if err := m.arrived.enter(m.lock.Fence(ctx), m.to); err != nil {

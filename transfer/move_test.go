@@ -288,6 +288,94 @@ func TestMovePrepared(t *testing.T) {
 	})
 }
 
+// A move that is gone on with under a registry from its middle does not remove what tenants were served from since.
+func TestMoveUnderAnOlderRegistry(t *testing.T) {
+	for name, since := range map[string]func(t *testing.T, a place, thor tenancy.Tenant){
+		"moved again": func(*testing.T, place, tenancy.Tenant) {},
+		"purged meanwhile": func(t *testing.T, a place, thor tenancy.Tenant) {
+			_, err := a.Delete(t.Context(), thor.ID)
+			require.NoError(t, err)
+			require.NoError(t, a.Purge(t.Context(), thor.ID))
+		},
+		"renamed meanwhile": func(t *testing.T, a place, thor tenancy.Tenant) {
+			_, err := a.Rename(t.Context(), thor.ID, "donar")
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pairs(t, func(t *testing.T, from, to backend.Dialect) {
+				a := newPlace(t, from, blog)
+				thor := a.create(t, "thor", blogRows...)
+				url := placeURL(t, to)
+				b := a.elsewhere(t, url, to)
+				_, err := transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{})
+				require.NoError(t, err)
+				b.exec(t, thor, `INSERT INTO authors (name) VALUES ('Yak')`)
+
+				b.shared(t, `DELETE FROM tenement_domains`, `DELETE FROM tenement_tenants`, `DELETE FROM tenement_changes`,
+					`CREATE TABLE tenement_transfer (tenant TEXT PRIMARY KEY, store TEXT NOT NULL)`,
+					`INSERT INTO tenement_transfer (tenant, store) VALUES ('`+string(thor.ID)+`', 'thor')`)
+				since(t, a, thor)
+				again := a.elsewhere(t, url, to)
+				res, err := transfer.Move(t.Context(), a.App, again.App, transfer.MoveOptions{Resume: true})
+				require.NoError(t, err)
+				require.Len(t, res.Aside, 1)
+				kept, err := backend.ParseStore(res.Aside[0])
+				require.NoError(t, err)
+				moved := tenancy.Tenant{ID: thor.ID, Store: kept}
+				assert.Len(t, again.query(t, moved, `SELECT id FROM authors WHERE name = 'Yak'`), 1)
+				findings, err := again.Doctor(t.Context())
+				require.NoError(t, err)
+				assert.Empty(t, findings)
+			})
+		})
+	}
+}
+
+// A move that died when it had handed stores over finds them, and what has not changed is not copied anew.
+func TestMoveHandedOver(t *testing.T) {
+	pairs(t, func(t *testing.T, from, to backend.Dialect) {
+		a := newPlace(t, from, blog, withPlans)
+		was := a.populate(t)
+		b := a.elsewhere(t, placeURL(t, to), to)
+		_, err := transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Prepare: true})
+		require.NoError(t, err)
+		arrived := backend.Route{Store: was[0].Store, Owner: tenancy.ArrivalOwner(was[0].ID)}
+		require.NoError(t, b.Backend().(backend.Adopter).Restamp(t.Context(), arrived, string(was[0].ID)))
+		res, err := transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Resume: true})
+		require.NoError(t, err)
+		assert.Equal(t, []bool{true, true, true, true}, same(res))
+		assert.Empty(t, res.Aside)
+		requireMoved(t, a, b, was)
+	})
+}
+
+// What a move has brought and has not put into service yet is nobody's to adopt.
+func TestDoctorBesideAMove(t *testing.T) {
+	pairs(t, func(t *testing.T, from, to backend.Dialect) {
+		a := newPlace(t, from, blog)
+		thor := a.create(t, "thor", blogRows...)
+		b := a.elsewhere(t, placeURL(t, to), to)
+		_, err := transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Prepare: true})
+		require.NoError(t, err)
+		findings, err := b.Doctor(t.Context())
+		require.NoError(t, err)
+		require.Len(t, findings, 1)
+		assert.Equal(t, tenancy.FindingArrival, findings[0].Code)
+		assert.Empty(t, findings[0].Repair)
+		require.ErrorIs(t, b.Repair(t.Context(), findings[0]), tenancy.ErrNoRepair)
+		findings[0].Code = tenancy.FindingStoreOrphan // as one that an earlier version has found
+		require.NoError(t, b.Repair(t.Context(), findings[0]))
+		_, err = b.ByID(t.Context(), thor.ID)
+		require.ErrorIs(t, err, tenancy.ErrNotFound)
+
+		a.exec(t, thor, `INSERT INTO authors (name) VALUES ('Yak')`)
+		_, err = transfer.Move(t.Context(), a.App, b.App, transfer.MoveOptions{Resume: true})
+		require.NoError(t, err)
+		assert.Len(t, b.query(t, thor, `SELECT id FROM authors WHERE name = 'Yak'`), 1)
+	})
+}
+
 // What cannot be moved does not keep the others, is named, and puts nobody into service; mended, the move goes on.
 func TestMoveFails(t *testing.T) {
 	t.Parallel()

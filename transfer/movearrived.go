@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
@@ -17,23 +19,44 @@ type arrivals struct {
 }
 
 type arrival struct {
-	store backend.Store
-	made  *migrate.Unentered // nil when it was there already
+	rt   backend.Route
+	made *migrate.Unentered // nil when it was there already
 }
 
-func (l *arrivals) add(t tenancy.Tenant, made *migrate.Unentered) {
+func (l *arrivals) add(id tenancy.ID, a arrival) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stores == nil {
 		l.stores = map[tenancy.ID]arrival{}
 	}
-	l.stores[t.ID] = arrival{t.Store, made}
+	l.stores[id] = a
 }
 
 func (l *arrivals) remove(id tenancy.ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.stores, id)
+}
+
+// handOver makes the stores their tenants', several at once. They are in service right after, or are found to be theirs when the
+// move is gone on with.
+func (l *arrivals) handOver(ctx context.Context, adopter backend.Adopter, parallel int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	work, within := errgroup.WithContext(ctx)
+	work.SetLimit(parallel)
+	for id, a := range l.stores {
+		if a.rt.Owner == string(id) {
+			continue
+		}
+		work.Go(func() error { return adopter.Restamp(within, arriving(id, a.rt.Store), string(id)) })
+		a.rt.Owner = string(id)
+		if a.made != nil {
+			a.made = a.made.Restamped(string(id))
+		}
+		l.stores[id] = a
+	}
+	return work.Wait()
 }
 
 // enter has the target's ledger know of all of them, in one transaction; those that were there already are asked what they
@@ -47,7 +70,7 @@ func (l *arrivals) enter(ctx context.Context, to *tenancy.App) error {
 		if a.made != nil {
 			made = append(made, a.made)
 		} else {
-			there = append(there, a.store)
+			there = append(there, a.rt.Store)
 		}
 	}
 	if len(there) > 0 {

@@ -13,8 +13,8 @@ import (
 	"github.com/tenement-go/tenement/tenancy"
 )
 
-// claims are the stores that moves have made in the target and that are in service nowhere: what a move may remove when it is
-// gone on with. They are kept in the target's shared store, in a table that is there while a move is not finished.
+// claims are the stores that moves have made in the target and that are in service nowhere, unless they are from a
+// backup: what a move may remove when it is gone on with, by the stamp of what arrives. They are kept in the target's shared store, in a table that is there while a move is not finished.
 type claims struct {
 	db    *sql.DB
 	token string
@@ -156,7 +156,7 @@ func (m *move) removeStale(ctx context.Context) (again []tenancy.Tenant, err err
 			if now.Store == store {
 				continue
 			}
-			if err := m.drop(m.lock.Fence(ctx), backend.Route{Store: store, Owner: string(id)}); err != nil {
+			if err := m.drop(m.lock.Fence(ctx), id, store); err != nil {
 				return nil, fmt.Errorf("remove what was copied of a tenant that is gone or renamed: %w", err)
 			}
 			if undone := m.undo(id); undone && !gone {

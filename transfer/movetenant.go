@@ -14,19 +14,13 @@ import (
 // copy makes the tenant's store in the target what it is in the source, unless it is that already. source is the context for
 // what is done to the source.
 func (m *move) copy(ctx, source context.Context, t tenancy.Tenant) (rows int64, same bool, err error) {
-	rt := backend.Route{Store: t.Store, Owner: string(t.ID)}
 	if claimed, ok := m.claims.had[t.ID]; ok {
 		if claimed == t.Store {
-			if rows, same, err = m.same(ctx, source, t); err != nil {
-				return 0, false, err
-			}
-			if same {
-				m.arrived.add(t, nil)
-				return rows, true, nil
+			if rows, same, err = m.same(ctx, source, t); err != nil || same {
+				return rows, same, err
 			}
 		}
-		// What this move made, or an earlier one that is gone on with, and nobody was ever served from.
-		if err := m.drop(ctx, backend.Route{Store: claimed, Owner: rt.Owner}); err != nil {
+		if err := m.drop(ctx, t.ID, claimed); err != nil {
 			return 0, false, err
 		}
 	}
@@ -38,23 +32,43 @@ func (m *move) copy(ctx, source context.Context, t tenancy.Tenant) (rows int64, 
 	if err := m.claims.claim(ctx, t.ID, t.Store); err != nil {
 		return 0, false, err
 	}
-	err = withSnapshot(source, m.from, t, m.opt.Without, func(s *snapshot) error {
-		rows, err = m.fill(ctx, s, t, rt)
+	err = withSnapshot(source, m.from, own(t), m.opt.Without, func(s *snapshot) error {
+		rows, err = m.fill(ctx, s, t)
 		return err
 	})
 	return rows, false, err
 }
 
-// drop removes a store of the target that was claimed.
-func (m *move) drop(ctx context.Context, rt backend.Route) error {
-	if err := m.to.Backend().Drop(ctx, rt); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
-		return err
+// arriving is the route to a store that was claimed, until it is handed over.
+func arriving(id tenancy.ID, s backend.Store) backend.Route {
+	return backend.Route{Store: s, Owner: tenancy.ArrivalOwner(id)}
+}
+
+// drop removes what this move made of a tenant, or an earlier one that is gone on with. What was handed over to him is set
+// aside: maybe he was served from it, and the claim is from a backup.
+func (m *move) drop(ctx context.Context, id tenancy.ID, s backend.Store) error {
+	err := m.to.Backend().Drop(ctx, arriving(id, s))
+	if !errors.Is(err, backend.ErrStoreMissing) {
+		if err != nil {
+			return err
+		}
+		return m.to.Migrator().Forget(ctx, s)
 	}
-	return m.to.Migrator().Forget(ctx, rt.Store)
+	aside, err := m.to.PutAside(ctx, backend.Route{Store: s, Owner: string(id)})
+	if errors.Is(err, backend.ErrStoreMissing) {
+		return nil
+	}
+	if err == nil {
+		m.mu.Lock()
+		m.res.Aside = append(m.res.Aside, aside.Store.String())
+		m.mu.Unlock()
+	}
+	return err
 }
 
 // fill makes the store and loads what the snapshot has into it, and sees that it has arrived.
-func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backend.Route) (rows int64, err error) {
+func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant) (rows int64, err error) {
+	rt := arriving(t.ID, t.Store)
 	made, err := m.to.Migrator().ProvisionAt(ctx, rt, s.sources, beforeLoad)
 	if err != nil {
 		return 0, err
@@ -64,7 +78,7 @@ func (m *move) fill(ctx context.Context, s *snapshot, t tenancy.Tenant, rt backe
 	if err := l.into(ctx, m.to.Backend(), rt); err != nil {
 		return 0, err
 	}
-	m.arrived.add(t, made)
+	m.arrived.add(t.ID, arrival{rt, made})
 	m.tell(MoveEvent{Kind: MoveLoaded, Tenant: t, Rows: rows})
 	m.tell(MoveEvent{Kind: MoveVerified, Tenant: t, Rows: rows})
 	return rows, nil
@@ -110,20 +124,31 @@ func verifyPlans(ctx context.Context, from, to reader, plans []*tablePlan) error
 	return nil
 }
 
-// same reports whether the store that was claimed is what the source has.
+// same reports whether the store that was claimed is what the source has. It has arrived then.
 func (m *move) same(ctx, source context.Context, t tenancy.Tenant) (rows int64, same bool, err error) {
-	err = withSnapshot(source, m.from, t, m.opt.Without, func(s *snapshot) error {
-		return withSnapshot(ctx, m.to, t, m.opt.Without, func(there *snapshot) error {
+	info, err := m.to.Backend().Stat(ctx, t.Store)
+	if errors.Is(err, backend.ErrStoreMissing) {
+		return 0, false, nil // it was claimed, and not made
+	} else if err != nil {
+		return 0, false, err
+	}
+	rt := arriving(t.ID, t.Store)
+	if info.Owner == string(t.ID) {
+		rt = own(t) // it was handed over, and the process died
+	}
+	err = withSnapshot(source, m.from, own(t), m.opt.Without, func(s *snapshot) error {
+		return withSnapshot(ctx, m.to, rt, m.opt.Without, func(there *snapshot) error {
 			if same = sameVersions(s.sources, there.sources) && !behind(s.sequences(), there.sequences()); same {
 				rows, same, err = equalRows(ctx, s.reader, there.reader, leave(s.sources, m.opt.Without))
 			}
 			return err
 		})
 	})
-	if errors.Is(err, backend.ErrStoreMissing) {
-		if _, stat := m.to.Backend().Stat(ctx, t.Store); errors.Is(stat, backend.ErrStoreMissing) {
-			return 0, false, nil // it was claimed, and not made
-		}
+	if errors.Is(err, backend.ErrStoreMissing) && info.Owner != rt.Owner {
+		return 0, false, nil // it is another's, which the caller finds
+	}
+	if err == nil && same {
+		m.arrived.add(t.ID, arrival{rt, nil})
 	}
 	return rows, same, err
 }

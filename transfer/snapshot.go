@@ -31,11 +31,13 @@ func leave(sources []migrate.AppliedSource, without []string) map[string]bool {
 	return set
 }
 
-// withSnapshot reads a tenant's store in one transaction, which sees nothing that others write meanwhile: on Postgres it
+// own is the route to the tenant's store as t has it, whatever has become of him since.
+func own(t tenancy.Tenant) backend.Route { return backend.Route{Store: t.Store, Owner: string(t.ID)} }
+
+// withSnapshot reads a store in one transaction, which sees nothing that others write meanwhile: on Postgres it
 // is REPEATABLE READ, READ ONLY, on SQLite a read transaction.
-func withSnapshot(ctx context.Context, app *tenancy.App, t tenancy.Tenant, without []string, fn func(s *snapshot) error) error {
+func withSnapshot(ctx context.Context, app *tenancy.App, rt backend.Route, without []string, fn func(s *snapshot) error) error {
 	ctx = tenancy.Leave(ctx)
-	rt := backend.Route{Store: t.Store, Owner: string(t.ID)}
 	opt := &sql.TxOptions{ReadOnly: true}
 	if app.Backend().Dialect() == backend.Postgres {
 		opt.Isolation = sql.LevelRepeatableRead

@@ -137,7 +137,7 @@ func (s Side) read(ctx context.Context, opt VerifyOptions, fn func(r reader) err
 	if err != nil {
 		return err
 	}
-	return withSnapshot(ctx, s.app, t, opt.Without, func(snap *snapshot) error { return fn(snap) })
+	return withSnapshot(ctx, s.app, own(t), opt.Without, func(snap *snapshot) error { return fn(snap) })
 }
 
 // files sums up the files of the side.
