@@ -79,12 +79,12 @@ type MoveEvent struct {
 
 // MoveResult is what came of a move.
 type MoveResult struct {
-	Tenants   []MovedTenant    `json:"tenants"`        // in the order of their creation
-	Left      []tenancy.Tenant `json:"left,omitempty"` // their creation is not over
+	Tenants []MovedTenant    `json:"tenants"`        // in the order of their creation
+	Left    []tenancy.Tenant `json:"left,omitempty"` // their creation is not over
 	// Aside are the names of stores that were in the way, and were set aside because an earlier move had handed them over:
 	// tenants may have been served from them. See [tenancy.App.AsideStores].
-	Aside []string `json:"aside,omitempty"`
-	InService bool             `json:"in_service"`     // in the target
+	Aside     []string `json:"aside,omitempty"`
+	InService bool     `json:"in_service"` // in the target
 }
 
 // MovedTenant is a tenant that is in the target.
