@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func mountSmall(string) error { return errors.ErrUnsupported }
+func mountSmall(string, int64) error { return errors.ErrUnsupported }
 
 func unmount(string) error { return nil }
 

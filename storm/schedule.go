@@ -22,10 +22,10 @@ const (
 	faultCrash     faultKind = "Postgres restarted"    // killed at once, and started again
 	faultMigrate   faultKind = "fleet migrated"        // three processes at once bring all stores to the next version
 	faultMigrKill  faultKind = "migrating killed"      // the same, and one of them is killed meanwhile
-	faultDisk      faultKind = "disk full for a while" // of the stores and the shared store
+	faultDisk      faultKind = "disk full for a while" // of the stores and the shared store: whoever writes is refused
 )
 
-// schedule is a pure function of its arguments: which faults there are, and when.
+// schedule is a pure function of its arguments: which faults there are, and when at the earliest.
 func schedule(seed uint64, d time.Duration, kinds []faultKind) []fault {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	var all []fault

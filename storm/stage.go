@@ -80,10 +80,13 @@ func sqliteStage(_ context.Context, st *stage) error {
 	return nil
 }
 
+// diskSize holds the stores of a storm several times, and is filled in about a second.
+const diskSize = 1 << 30
+
 // smallDisk has SQLite's stores, of which there are none yet, on a disk of their own that can be filled; where this process
 // may not have that, there is no such fault.
 func (st *stage) smallDisk() {
-	if st.cluster == nil && mountSmall(st.stores) == nil {
+	if st.cluster == nil && mountSmall(st.stores, diskSize) == nil {
 		st.faults = append(st.faults, faultDisk)
 		st.onEnd(func() error { return unmount(st.stores) })
 	}
