@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +22,7 @@ type company struct {
 	serving     []*process
 	migrating   []*process
 	died        []string // of those that were to be killed, and were dead
+	done        map[faultKind]int
 }
 
 // process is one of them.
@@ -30,6 +32,8 @@ type process struct {
 	out  io.Reader
 	done chan struct{}
 	err  error
+
+	doomed bool // is to be killed while it migrates
 }
 
 func (c *company) start(change func(*order)) (*process, error) {
@@ -72,14 +76,19 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// died says that the process ended as no process should: of a panic, or since the race detector found one. What it had to
-// say of that is in the standard error. It is called when the process is over; that somebody killed it is nothing.
+// died says that the process ended as no process should: with an error, or of a panic. What it had to say of that is in the
+// standard error. It is called when the process is over; that somebody killed it is nothing.
 func (p *process) died() []string {
-	var exit *exec.ExitError
-	if errors.As(p.err, &exit) && exit.ExitCode() > 1 {
+	if p.err != nil && !p.killed() {
 		return []string{fmt.Sprintf("died: a process: %v", p.err)}
 	}
 	return nil
+}
+
+// killed reports whether the process, which is over, was killed before it ended by itself.
+func (p *process) killed() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // stop has the process end by itself, and returns an error when it does not.
@@ -105,8 +114,26 @@ func (c *company) serve() error {
 	return err
 }
 
-// inflict does one fault.
+// inflict does one fault, and counts it if it was done. Whether a migrator was killed is known when it is over.
 func (c *company) inflict(ctx context.Context, f fault) error {
+	err := c.do(ctx, f)
+	if err == nil && f.kind != faultMigrKill {
+		c.done[f.kind]++
+	}
+	return err
+}
+
+// counted counts the fault that a migrator was, when that is over: it may have been done before it was to be killed.
+func (c *company) counted(p *process) {
+	switch {
+	case p.doomed && p.killed():
+		c.done[faultMigrKill]++
+	case p.doomed:
+		c.done[faultMigrate]++
+	}
+}
+
+func (c *company) do(ctx context.Context, f fault) error {
 	switch f.kind {
 	case faultKill:
 		i := int(f.arg % uint64(len(c.serving)))
@@ -148,6 +175,7 @@ func (c *company) migrate(ctx context.Context, f fault) error {
 		both = append(both, p)
 	}
 	c.migrating = append(c.migrating, both...)
+	both[0].doomed = f.kind == faultMigrKill
 	go func() {
 		for _, p := range both {
 			p.ready()
@@ -155,7 +183,7 @@ func (c *company) migrate(ctx context.Context, f fault) error {
 		for _, p := range both { // all at once
 			_, _ = p.in.Write([]byte{'\n'})
 		}
-		if f.kind == faultMigrKill {
+		if both[0].doomed {
 			time.Sleep(time.Duration(f.arg % uint64(400*time.Millisecond)))
 			_ = both[0].cmd.Process.Kill()
 		}

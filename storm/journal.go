@@ -70,6 +70,11 @@ func (j *journal) note(kind byte, text string) {
 	j.write(append(append(j.buf[:0], kind, ' '), strings.ReplaceAll(text, "\n", " ⏎ ")...))
 }
 
+// breach notes that an invariant does not hold.
+func (j *journal) breach(format string, args ...any) {
+	j.note(lineBreach, fmt.Sprintf(format, args...))
+}
+
 func (j *journal) write(line []byte) {
 	j.buf = append(line, '\n')
 	if _, err := j.f.Write(j.buf); err != nil {

@@ -60,18 +60,18 @@ func serveUntil(text string, in io.Reader) error {
 	if err != nil {
 		return err
 	}
+	defer leaks(j, openFiles())
 	if o.Migrate > 0 {
-		return migrateAll(o, j)
+		migrateAll(context.Background(), o, j)
+		return nil
 	}
 	s := &server{order: o, j: j, errors: map[string]int{}}
-	before := openFiles()
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
 		_, _ = io.Copy(io.Discard, in)
 		stop()
 	}()
 	s.run(ctx)
-	s.leaks(before)
 	return nil
 }
 
@@ -79,6 +79,7 @@ func serveUntil(text string, in io.Reader) error {
 const (
 	openLimit      = 90 * time.Second
 	migrationLimit = 2 * time.Minute
+	leakLimit      = time.Minute
 )
 
 // open opens the tenants, for as long as it takes the database to be there.
@@ -120,9 +121,7 @@ type server struct {
 	errors map[string]int
 }
 
-func (s *server) breach(format string, args ...any) {
-	s.j.note(lineBreach, fmt.Sprintf(format, args...))
-}
+func (s *server) breach(format string, args ...any) { s.j.breach(format, args...) }
 
 func (s *server) run(ctx context.Context) {
 	app, closeAll, err := open(ctx, s.URL, 1)
@@ -269,16 +268,16 @@ func (s *server) tally(kind string, err error) {
 	s.errors[kind+": "+text]++
 }
 
-// leaks looks for what is left when all is closed.
-func (s *server) leaks(before int) {
+// leaks looks for what is left when all is closed, of a process that had so many files open at first.
+func leaks(j *journal, before int) {
 	// Closing waits for no one: connections say goodbye to a server that may not be there.
 	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		err, now := goleak.Find(), openFiles()
 		if err == nil && now <= before {
 			return
 		}
-		if time.Since(began) > time.Minute {
-			s.breach("leak: %d files are open, %d were; %v", now, before, err)
+		if time.Since(began) > leakLimit {
+			j.breach("leak: %d files are open, %d were; %v", now, before, err)
 			return
 		}
 	}
@@ -291,20 +290,23 @@ func openFiles() int {
 }
 
 // migrateAll is a deployment: a binary of a later version migrates all stores.
-func migrateAll(o order, j *journal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), migrationLimit)
+func migrateAll(ctx context.Context, o order, j *journal) {
+	ctx, cancel := context.WithTimeout(ctx, migrationLimit)
 	defer cancel()
 	app, closeAll, err := open(ctx, o.URL, o.Migrate)
 	if err != nil {
-		return err
+		j.breach("hung: a migrator cannot open its tenants: %v", err)
+		return
 	}
 	fmt.Println("ready")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	if _, err = app.Migrator().Up(ctx, migrate.UpOptions{}); err != nil {
 		j.note(lineError, fmt.Sprintf("1 migrate: %.200v", err))
 		if ctx.Err() != nil {
-			j.note(lineBreach, fmt.Sprintf("hung: a fleet migration was not over after %v: %.200v", migrationLimit, err))
+			j.breach("hung: a fleet migration was not over after %v: %.200v", migrationLimit, err)
 		}
 	}
-	return closeAll()
+	if err := closeAll(); err != nil {
+		j.breach("leak: closing: %v", err)
+	}
 }

@@ -9,7 +9,7 @@ import (
 // storm is one set-up, one storm, and what the judge says.
 func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 	st.smallDisk()
-	c := &company{st: st, version: 1, order: order{URL: st.url, Journal: st.dir, Seed: t.seed, Actors: t.actors, Keepers: 3, Tenants: t.tenants, Late: t.late}}
+	c := &company{st: st, version: 1, done: map[faultKind]int{}, order: order{URL: st.url, Journal: st.dir, Seed: t.seed, Actors: t.actors, Keepers: 3, Tenants: t.tenants, Late: t.late}}
 	defer func() {
 		for _, p := range append(c.serving, c.migrating...) {
 			p.kill()
@@ -21,7 +21,6 @@ func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 		}
 	}
 	var breaches []string
-	done := map[faultKind]int{}
 	began := time.Now()
 	for round := uint64(0); ; round++ {
 		for _, f := range schedule(t.seed+round, t.d, st.faults) {
@@ -31,9 +30,8 @@ func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 			case <-time.After(time.Until(began.Add(f.at))):
 			}
 			if err := c.inflict(ctx, f); err != nil {
-				breaches = append(breaches, fmt.Sprintf("%s: %v", f.kind, err))
+				breaches = append(breaches, fmt.Sprintf("died: what was to be done, %q, failed: %v", f.kind, err))
 			}
-			done[f.kind]++
 		}
 		select {
 		case <-ctx.Done():
@@ -64,7 +62,7 @@ func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.Breaches, v.Faults = append(v.Breaches, breaches...), done
+	v.Breaches, v.Faults = append(v.Breaches, breaches...), c.done
 	return v, nil
 }
 
@@ -83,7 +81,7 @@ func (t terms) share(name string) int {
 // end waits for all processes to be over, and says which of them were not as they should be.
 func (c *company) end(t terms) (breaches []string) {
 	for _, p := range c.serving {
-		if err := p.stop(patience + t.late + 20*time.Second); err != nil {
+		if err := p.stop(patience + leakLimit + t.late + 20*time.Second); err != nil {
 			breaches = append(breaches, err.Error())
 		}
 	}
@@ -91,11 +89,12 @@ func (c *company) end(t terms) (breaches []string) {
 	for _, p := range c.migrating {
 		select {
 		case <-p.done:
-		case <-time.After(migrationLimit + t.late + 20*time.Second):
+		case <-time.After(migrationLimit + leakLimit + t.late + 20*time.Second):
 			p.kill()
 			breaches = append(breaches, "hung: a fleet migration did not end")
 		}
 		breaches = append(breaches, p.died()...)
+		c.counted(p)
 	}
 	return append(breaches, c.died...)
 }
