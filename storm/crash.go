@@ -74,7 +74,7 @@ func crash(ctx context.Context, st *stage, t terms) (*verdict, error) {
 			return nil, errors.Join(err, closeAll())
 		}
 	}
-	c := &court{app: app, r: &record{}, v: v, version: 1}
+	c := &court{app: app, r: &record{}, v: v}
 	return v, errors.Join(c.doctor(ctx), c.shared(ctx), closeAll())
 }
 
@@ -158,7 +158,7 @@ func (h *hospital) recover(ctx context.Context, e errand, old tenancy.Tenant) er
 			h.v.add("lost: killed in %s: repairing %s: %v", e.Op, f.Subject, err)
 		}
 	}
-	c := &court{app: h.app, r: &record{}, v: h.v, version: 1}
+	c := &court{app: h.app, r: &record{}, v: h.v}
 	seen := map[uint64]bool{}
 	err = c.each(ctx, func(ctx context.Context, t *tenancy.Tenant) error { return c.store(ctx, t, seen) })
 	if err != nil {

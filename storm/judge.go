@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
@@ -51,7 +52,7 @@ type court struct {
 	app     *tenancy.App
 	r       *record
 	v       *verdict
-	version int
+	version int // that all stores are at; 0: each is at one of its own
 }
 
 // settle waits until operations are over, brings all stores to the newest version and asks the doctor.
@@ -107,7 +108,7 @@ func (c *court) dropInvalid(ctx context.Context, err error) error {
 	for _, f := range run.Result.Failures {
 		if errors.Is(f, migrate.ErrInvalidIndex) {
 			db := c.app.Backend().Maintenance(backend.Route{Store: f.Store})
-			_, err := db.ExecContext(ctx, "DROP INDEX entries_c3")
+			_, err := db.ExecContext(ctx, "DROP INDEX "+indexName)
 			if err = errors.Join(err, db.Close()); err != nil {
 				return err
 			}
@@ -288,23 +289,84 @@ func (c *court) store(ctx context.Context, t *tenancy.Tenant, seen map[uint64]bo
 	return c.migrated(ctx, t)
 }
 
-// migrated looks whether each migration was done once.
+// migrated looks whether the store has all of each migration up to its version, once. That is the court's, or where it has
+// none, the greatest that the store says it has.
 func (c *court) migrated(ctx context.Context, t *tenancy.Tenant) error {
-	rows, err := c.app.DB().QueryContext(ctx, `SELECT 'its statements', version, count(*) FROM migrated GROUP BY version HAVING count(*) <> 1
-		UNION ALL SELECT 'its version row', version_id, count(*) FROM goose_db_version GROUP BY version_id HAVING count(*) <> 1`)
+	recorded, err := c.versions(ctx, `SELECT version_id FROM goose_db_version`)
 	if err != nil {
 		return err
 	}
+	done, err := c.versions(ctx, `SELECT version FROM migrated`)
+	if err != nil {
+		return err
+	}
+	at := c.version
+	if at == 0 {
+		for v := range recorded {
+			at = max(at, v)
+		}
+	}
+	for v := range newest + 1 {
+		c.once(t, v, "its version row", recorded[v], v <= at)
+		c.once(t, v, "its statements", done[v], v <= at && leavesRow(v))
+	}
+	return c.altered(ctx, t, at)
+}
+
+// versions counts how often a query gives each version.
+func (c *court) versions(ctx context.Context, query string) (map[int]int, error) {
+	rows, err := c.app.DB().QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
 	defer rows.Close()
+	n := map[int]int{}
 	for rows.Next() {
-		var what string
-		var version, n int
-		if err := rows.Scan(&what, &version, &n); err != nil {
+		var v int
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		n[v]++
+	}
+	return n, rows.Err()
+}
+
+// once looks whether what is to be there once is, and what is not to be is not.
+func (c *court) once(t *tenancy.Tenant, version int, what string, n int, wanted bool) {
+	kind := "wrong"
+	switch {
+	case wanted && n == 1, !wanted && n == 0:
+		return
+	case n == 0:
+		kind = "lost"
+	}
+	c.v.add("%s: tenant %s (%s, created %v): migration %d: %s: %d times", kind, t.ID, t.Slug, t.Created, version, what, n)
+}
+
+// altered looks whether the tables are those of a version.
+func (c *court) altered(ctx context.Context, t *tenancy.Tenant, version int) error {
+	if version >= indexVersion {
+		var n int
+		if err := c.app.DB().QueryRowContext(ctx, sqlIndex[c.app.Backend().Dialect()]).Scan(&n); err != nil {
 			return err
 		}
-		c.v.add("wrong: tenant %s (%s, created %v): migration %d: %s: %d times", t.ID, t.Slug, t.Created, version, what, n)
+		c.once(t, indexVersion, "its index", n, true)
 	}
-	return rows.Err()
+	var columns []string
+	for v := range version + 1 {
+		if addsColumn(v) {
+			columns = append(columns, fmt.Sprintf("c%d", v))
+		}
+	}
+	if columns == nil {
+		return nil
+	}
+	var n int
+	err := c.app.DB().QueryRowContext(ctx, "SELECT count(*) FROM (SELECT "+strings.Join(columns, ", ")+" FROM entries LIMIT 0) AS altered").Scan(&n)
+	if err != nil {
+		c.v.add("lost: tenant %s (%s, created %v): migrations: their columns: %v", t.ID, t.Slug, t.Created, err)
+	}
+	return nil
 }
 
 // shared looks whether the shared table has its one row.

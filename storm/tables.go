@@ -26,8 +26,28 @@ CREATE INDEX entries_write ON entries (write_id);
 `
 )
 
-// newest is the version to which the last fleet migration brings the stores; servers carry version 1.
-const newest = 6
+// newest is the version to which the last fleet migration brings the stores; servers carry version 1. There are as many as a
+// long storm has fleet migrations.
+const newest = 60
+
+const (
+	indexVersion  = 3 // makes an index, outside of a transaction
+	poisonVersion = 4 // fails where there is a poisoned row, until that is taken away
+	indexName     = "entries_c3"
+)
+
+// addsColumn reports whether a migration adds a column, c and its number, to entries.
+func addsColumn(version int) bool { return version > poisonVersion && version%2 == 1 }
+
+// leavesRow reports whether a migration leaves a row in migrated. The first makes that table, and what is not in a transaction
+// may be done again.
+func leavesRow(version int) bool { return version > 1 && version != indexVersion }
+
+// sqlIndex counts the indexes of the name that can be used.
+var sqlIndex = map[backend.Dialect]string{
+	backend.SQLite:   `SELECT count(*) FROM sqlite_master WHERE type = 'index' AND name = '` + indexName + `'`,
+	backend.Postgres: `SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('` + indexName + `') AND indisvalid`,
+}
 
 // sources returns the sets of a binary that is at a version.
 func sources(version int) (shared, tenant []migrate.Source) {
@@ -36,19 +56,17 @@ func sources(version int) (shared, tenant []migrate.Source) {
 		add := func(suffix, text string) {
 			files[fmt.Sprintf("%05d_step%s.sql", v, suffix)] = &fstest.MapFile{Data: []byte(text)}
 		}
-		up := "-- +goose Up\n"
-		column := fmt.Sprintf("%sALTER TABLE entries ADD COLUMN c%d INTEGER;\nINSERT INTO migrated (version) VALUES (%d);\n", up, v, v)
-		switch v {
-		case 2, 6: // nothing but the version table keeps it from being done twice
-			add("", fmt.Sprintf("%sINSERT INTO migrated (version) VALUES (%d);\n", up, v))
-		case 3: // outside of a transaction
-			add(".postgres", fmt.Sprintf("-- +goose NO TRANSACTION\n%sCREATE INDEX CONCURRENTLY IF NOT EXISTS entries_c%d ON entries (mark);\n", up, v))
-			add(".sqlite", fmt.Sprintf("-- +goose NO TRANSACTION\n%sCREATE INDEX IF NOT EXISTS entries_c%d ON entries (mark);\n", up, v))
-		case 4: // fails where there is a poisoned row, until it is taken away
-			add("", fmt.Sprintf("%sINSERT INTO entries (write_id, part, mark) SELECT 0, 0, NULL FROM entries WHERE write_id = %d;\nINSERT INTO migrated (version) VALUES (%d);\n",
-				up, poison, v))
-		default:
-			add("", column)
+		up, row := "-- +goose Up\n", fmt.Sprintf("INSERT INTO migrated (version) VALUES (%d);\n", v)
+		switch {
+		case v == indexVersion:
+			add(".postgres", "-- +goose NO TRANSACTION\n"+up+"CREATE INDEX CONCURRENTLY IF NOT EXISTS "+indexName+" ON entries (mark);\n")
+			add(".sqlite", "-- +goose NO TRANSACTION\n"+up+"CREATE INDEX IF NOT EXISTS "+indexName+" ON entries (mark);\n")
+		case v == poisonVersion:
+			add("", fmt.Sprintf("%sINSERT INTO entries (write_id, part, mark) SELECT 0, 0, NULL FROM entries WHERE write_id = %d;\n%s", up, poison, row))
+		case addsColumn(v):
+			add("", fmt.Sprintf("%sALTER TABLE entries ADD COLUMN c%d INTEGER;\n%s", up, v, row))
+		default: // nothing but the version table keeps it from being done twice
+			add("", up+row)
 		}
 	}
 	return []migrate.Source{{Name: "shared", FS: fstest.MapFS{"00001_entries.sql": {Data: []byte(sqlShared)}}}},
