@@ -14,10 +14,13 @@
 //	lost   something that was acknowledged and is not there, or that nobody can account for
 //	hung   an operation that outlived its context by more than two seconds (-late), or that never ended
 //	leak   goroutines, connections or files that were left
-//	died   a process that ended by itself, of a panic or of a race
+//	died   a process that ended by itself, with an error or of a panic (of a race too, if it is built with -race), or a fault
+//	       that could not be done
 //
-// The exit status is 1 when there was any of them. The seed is printed; the same seed makes the same faults at the same
-// moments. What goroutines do in between is theirs to race for.
+// The exit status is 1 when there was any of them. The seed is printed; the same seed makes the same faults in the same order,
+// each at its moment, or when the one before it is done: some wait, a fleet migration for the one before it. With -ops the
+// same is done again with the next seed until there were as many operations, which depends on the machine. What goroutines do
+// in between is theirs to race for.
 //
 // crash kills processes in the middle of one operation after another instead, and looks whether another process that runs
 // finishes them. soak has processes serve many tenants for a while, and draws what they and the server use. With -o the
