@@ -105,15 +105,25 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		if s.leave != nil {
 			defer s.leave()
 		}
+		in := g.request(r, &s)
+		defer returnForm(in, r)
 		switch s.decision.Outcome {
 		case Admitted:
-			next.ServeHTTP(w, g.request(r, &s))
+			next.ServeHTTP(w, in)
 		case Public:
-			public.ServeHTTP(w, g.request(r, &s))
+			public.ServeHTTP(w, in)
 		default:
-			g.refuse(w, r, s)
+			g.refuse(w, in, s.decision)
 		}
 	})
+}
+
+// returnForm gives r the multipart form that a handler had in's body read into: the server removes the files of the
+// request that it made, and knows of no other.
+func returnForm(in, r *http.Request) {
+	if r.MultipartForm == nil && in.MultipartForm != nil { // without a form r is only read: its caller may share it
+		r.MultipartForm = in.MultipartForm
+	}
 }
 
 // Check tells what would become of r, without serving it.

@@ -112,8 +112,8 @@ func (g *Gate) inactive(d Decision, status tenancy.Status) Decision {
 	return d
 }
 
-func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, s stay) {
-	d := s.decision
+// refuse answers r, which is as the handler of a refusal is to see it.
+func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, d Decision) {
 	if (d.Outcome == Unavailable || d.Outcome == Behind) && r.Context().Err() == nil {
 		logger := g.logger
 		if logger == nil {
@@ -132,7 +132,6 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, s stay) {
 		// Rounded up, so that nobody comes back before the time.
 		w.Header().Set("Retry-After", strconv.Itoa(int((d.RetryAfter+time.Second-1)/time.Second)))
 	}
-	r = g.request(r, &s)
 	if h := g.refusals[d.Outcome]; h != nil {
 		h.ServeHTTP(w, r)
 		return
