@@ -17,6 +17,14 @@
 // tenant is for the application to check, inside the tenant. A forwarded host is ignored unless [WithForwarded] says
 // which proxies may set it.
 //
+// # Caches
+//
+// Where a header or a cookie names the tenant, one URL has a page in each tenant, and a browser or a cache on the way
+// would take one for the other. So the gate puts the headers that it goes by into Vary, in every answer: those of
+// [ByHeader], Cookie for [ByCookie], and the forwarded one where it is believed for the host. A handler adds to Vary
+// (Header.Add); one that sets it takes them away. What a [ByFunc] goes by is for the application to say. A URL that names
+// its tenant by itself, with its host or its path, needs nothing.
+//
 // # Where to mount it
 //
 // The middleware goes around the whole router (httpx.Middleware(app)(mux)): routers that match on a path before their

@@ -17,6 +17,14 @@ const (
 	Forwarded
 )
 
+// hostIn is the name of the header that has the host.
+func (h ForwardedHeader) hostIn() string {
+	if h == Forwarded {
+		return "Forwarded"
+	}
+	return "X-Forwarded-Host"
+}
+
 var (
 	errForwardedHosts = errors.New("a forwarded header that names more than one host, or none; have the outermost proxy replace it")
 	errForwardedForm  = errors.New("a forwarded header that is not of the form of RFC 7239")
@@ -35,10 +43,11 @@ func (p *proxies) origin(r *http.Request) (host string, secure bool, err error) 
 		return host, secure, nil
 	}
 	var name, proto string
+	values := r.Header[p.header.hostIn()]
 	if p.header == Forwarded {
-		name, proto, err = parseForwarded(r.Header["Forwarded"])
+		name, proto, err = parseForwarded(values)
 	} else {
-		name, err = single(r.Header["X-Forwarded-Host"])
+		name, err = single(values)
 		if v := r.Header["X-Forwarded-Proto"]; len(v) == 1 {
 			proto = v[0]
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/tenancy"
@@ -31,6 +33,7 @@ type Gate struct {
 	public   map[string]bool // as dir spells hosts
 	byHost   bool            // ByHost is among the strategies
 	usesHost bool            // the host has a say: in the strategy, or in what is public
+	vary     string          // the headers that have a say, as Vary lists them
 }
 
 // directory is what a Gate asks of the *tenancy.App; the policy is tested against a small one of its own.
@@ -82,11 +85,17 @@ func (g *Gate) complete() error {
 		g.public[name] = true
 	}
 	reads := g.strategy.reads()
-	if g.hasPublic && len(g.public) == 0 && reads != 0 {
+	if g.hasPublic && len(g.public) == 0 && reads.host != 0 {
 		return errors.New("WithPublic: name the public hosts; with ByHost or BySubdomain every other host is a tenant's or unknown")
 	}
-	g.byHost = reads&domains != 0
-	g.usesHost = reads != 0 || len(g.public) > 0
+	g.byHost = reads.host&domains != 0
+	g.usesHost = reads.host != 0 || len(g.public) > 0
+	headers := reads.headers
+	if g.usesHost && g.proxies != nil {
+		headers = append(headers, g.proxies.header.hostIn())
+	}
+	slices.Sort(headers)
+	g.vary = strings.Join(slices.Compact(headers), ", ")
 	return nil
 }
 
@@ -104,6 +113,9 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		s := g.admit(r)
 		if s.leave != nil {
 			defer s.leave()
+		}
+		if g.vary != "" {
+			w.Header().Add("Vary", g.vary) // of every answer: who brings no header is to get no other's page
 		}
 		in := g.request(r, &s)
 		defer returnForm(in, r)

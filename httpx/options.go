@@ -60,7 +60,8 @@ func WithPublic(h http.Handler, hosts ...string) Option {
 // an inner hop's, so several are refused as malformed. Configure the outermost proxy to replace the header, the inner
 // ones to pass it on. A trusted proxy's request without the header goes by its Host.
 //
-// The proxy is recognised by Request.RemoteAddr; behind a Unix socket there is none, and nothing is believed.
+// The proxy is recognised by Request.RemoteAddr; behind a Unix socket there is none, and nothing is believed. Where the
+// host may name the tenant, or what is public, the header is in the answers' Vary.
 func WithForwarded(header ForwardedHeader, from ...netip.Prefix) Option {
 	return func(c *config) error {
 		if header != XForwardedHost && header != Forwarded {

@@ -22,8 +22,15 @@ type Strategy interface {
 	read(q query) claim
 	// validate names what is wrong in how the strategy was made.
 	validate() error
-	// reads tells what of the host may name the tenant.
-	reads() hostParts
+	// reads tells what of a request may name the tenant.
+	reads() inputs
+}
+
+// inputs are what of a request may name the tenant: of its host, and which other headers. Its path is always there, and
+// needs no one's care.
+type inputs struct {
+	host    hostParts
+	headers []string
 }
 
 // hostParts are a set.
@@ -74,8 +81,8 @@ func ByHost() Strategy { return hostStrategy{} }
 
 type hostStrategy struct{}
 
-func (hostStrategy) validate() error  { return nil }
-func (hostStrategy) reads() hostParts { return domains }
+func (hostStrategy) validate() error { return nil }
+func (hostStrategy) reads() inputs   { return inputs{host: domains} }
 
 func (hostStrategy) read(q query) claim {
 	switch {
@@ -99,7 +106,7 @@ type subdomainStrategy struct {
 	err          error
 }
 
-func (s subdomainStrategy) reads() hostParts { return subdomains }
+func (s subdomainStrategy) reads() inputs { return inputs{host: subdomains} }
 
 func (s subdomainStrategy) validate() error {
 	if s.err != nil {
@@ -130,7 +137,7 @@ func ByPathPrefix(prefix string) Strategy { return pathStrategy{prefix} }
 
 type pathStrategy struct{ prefix string }
 
-func (s pathStrategy) reads() hostParts { return 0 }
+func (s pathStrategy) reads() inputs { return inputs{} }
 
 func (s pathStrategy) validate() error {
 	if !strings.HasPrefix(s.prefix, "/") || !strings.HasSuffix(s.prefix, "/") || strings.Contains(s.prefix, "//") {
@@ -169,14 +176,15 @@ func (s pathStrategy) read(q query) claim {
 // more than once it is malformed.
 //
 // It trusts the client: whoever can send a request can name any tenant. Use it where the header is set by a gateway
-// that removes the client's own, or where the application checks in each tenant what the caller may do there.
+// that removes the client's own, or where the application checks in each tenant what the caller may do there. The
+// answers' Vary has the header: see the package's part about caches.
 func ByHeader(name string) Strategy {
 	return headerStrategy{http.CanonicalHeaderKey(name)}
 }
 
 type headerStrategy struct{ name string }
 
-func (s headerStrategy) reads() hostParts { return 0 }
+func (s headerStrategy) reads() inputs { return inputs{headers: []string{s.name}} }
 
 func (s headerStrategy) validate() error {
 	switch {
@@ -203,12 +211,13 @@ func (s headerStrategy) read(q query) claim {
 // twice (a sibling domain can plant a second) is malformed.
 //
 // It trusts the client, as [ByHeader] does; and a cookie travels with requests that another site makes the browser
-// send, so protect what changes state (http.CrossOriginProtection).
+// send, so protect what changes state (http.CrossOriginProtection). The answers' Vary has Cookie, and so a shared
+// cache is of little use: what is the same for all tenants is better served outside of the gate.
 func ByCookie(name string) Strategy { return cookieStrategy{name} }
 
 type cookieStrategy struct{ name string }
 
-func (s cookieStrategy) reads() hostParts { return 0 }
+func (s cookieStrategy) reads() inputs { return inputs{headers: []string{"Cookie"}} }
 
 func (s cookieStrategy) validate() error {
 	if !httpguts.ValidHeaderFieldName(s.name) { // both are tokens
@@ -238,12 +247,15 @@ func (s cookieStrategy) read(q query) claim {
 }
 
 // ByFunc takes what f returns for the tenant's slug; ok is false when f has no answer. It is called once per request, at
-// the same time from several goroutines. A slug that cannot be one is refused, never trusted.
+// the same time from several goroutines. A slug that cannot be one is refused, never trusted. Where f goes by a header,
+// the handler adds that one to the answer's Vary; by something that is no header (a client's certificate, its address),
+// it sets Cache-Control to private or no-store.
 func ByFunc(f func(r *http.Request) (slug string, ok bool)) Strategy { return funcStrategy(f) }
 
 type funcStrategy func(r *http.Request) (slug string, ok bool)
 
-func (s funcStrategy) reads() hostParts { return 0 }
+// reads does not know what the function goes by.
+func (s funcStrategy) reads() inputs { return inputs{} }
 
 func (s funcStrategy) validate() error {
 	if s == nil {
@@ -280,10 +292,12 @@ func (s firstStrategy) validate() error {
 	return nil
 }
 
-func (s firstStrategy) reads() hostParts {
-	var all hostParts
+func (s firstStrategy) reads() inputs {
+	var all inputs
 	for _, each := range s {
-		all |= each.reads()
+		in := each.reads()
+		all.host |= in.host
+		all.headers = append(all.headers, in.headers...)
 	}
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,6 +13,54 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
+
+// A cache is told what decides between tenants, in every answer: also of those that did not bring the header.
+func TestVary(t *testing.T) {
+	t.Parallel()
+	proxies := netip.MustParsePrefix("192.0.2.0/24")
+	own := WithRefusal(Unknown, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+	}))
+	both := WithStrategy(First(ByHeader("x-tenant"), ByCookie("tenant"), ByCookie("site"), ByHeader("X-Tenant")))
+	for name, c := range map[string]struct {
+		opts []Option
+		want []string
+	}{
+		"host":                         {nil, nil},
+		"subdomain":                    {[]Option{WithStrategy(BySubdomain("polls.local"))}, nil},
+		"path":                         {[]Option{WithStrategy(ByPathPrefix("/t/"))}, nil},
+		"function":                     {[]Option{WithStrategy(ByFunc(func(*http.Request) (string, bool) { return "thor", true }))}, nil},
+		"header":                       {[]Option{WithStrategy(ByHeader("X-Tenant"))}, []string{"X-Tenant"}},
+		"cookie":                       {[]Option{WithStrategy(ByCookie("tenant"))}, []string{"Cookie"}},
+		"both, each once":              {[]Option{both}, []string{"Cookie, X-Tenant"}},
+		"both, public":                 {[]Option{both, WithPublic(nil)}, []string{"Cookie, X-Tenant"}},
+		"both, a handler for refusals": {[]Option{both, own}, []string{"Cookie, X-Tenant"}},
+		"host, forwarded":              {[]Option{WithForwarded(Forwarded, proxies)}, []string{"Forwarded"}},
+		"header, forwarded":            {[]Option{WithStrategy(ByHeader("X-Tenant")), WithForwarded(XForwardedHost, proxies)}, []string{"X-Tenant"}},
+		"header, forwarded public host": {
+			[]Option{WithStrategy(ByHeader("X-Tenant")), WithForwarded(XForwardedHost, proxies), WithPublic(nil, "polls.local")},
+			[]string{"X-Forwarded-Host, X-Tenant"},
+		},
+	} {
+		h := gate(t, c.opts...).Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Add("Vary", "Accept")
+		}))
+		for _, r := range []*http.Request{
+			request("polls.local", "/"),
+			request("thor.polls.local", "/", "X-Tenant", "thor"),
+			request("any.local", "/", "X-Tenant", "odin"),
+			request("any.local", "/", "X-Tenant", "../thor"),
+		} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			got := w.Result().Header.Values("Vary")
+			if n := len(got); n > 0 && got[n-1] == "Accept" { // the handler's, which adds its own
+				got = got[:n-1]
+			}
+			assert.ElementsMatch(t, c.want, got, "%s: %s %v: %d", name, r.Host, r.Header, w.Code)
+		}
+	}
+}
 
 // What a handler has net/http put into files is removed after it, as it is without a gate. Not parallel: the files are
 // where the process has its temporary ones.
