@@ -80,8 +80,8 @@ func sqliteStage(_ context.Context, st *stage) error {
 	return nil
 }
 
-// diskSize holds the stores of a storm several times, and is filled in about a second.
-const diskSize = 1 << 30
+// diskSize holds the stores of a storm, which take 100 MB, several times, and is filled in less than a second.
+const diskSize = 512 << 20
 
 // smallDisk has SQLite's stores, of which there are none yet, on a disk of their own that can be filled; where this process
 // may not have that, there is no such fault.
