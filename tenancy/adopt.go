@@ -260,7 +260,7 @@ func (a *App) PutAside(ctx context.Context, rt backend.Route) (AsideStore, error
 	return asideStore(backend.StoreInfo{Store: to, Owner: rt.Owner, Bytes: -1}), nil
 }
 
-// AsideStores lists the stores that were set aside, in order of name.
+// AsideStores lists the stores that were set aside, in order of name. Those of a replacement are among them once it is over.
 func (a *App) AsideStores(ctx context.Context) ([]AsideStore, error) {
 	var aside []AsideStore
 	for info, err := range a.be.Stores(Leave(ctx)) {
@@ -271,14 +271,47 @@ func (a *App) AsideStores(ctx context.Context) ([]AsideStore, error) {
 			aside = append(aside, asideStore(info))
 		}
 	}
-	return aside, nil
+	// An operation is entered before it makes a store: of those that were found none is missed.
+	replaced, err := a.underReplacement(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(aside, func(s AsideStore) bool { return replaced[s.Store.String()] != "" }), nil
 }
 
 // PurgeAside removes a store that was set aside, with all that is in it. It returns backend.ErrStoreMissing when there
-// is none of that name among those.
+// is none of that name among those, and a [*StatusError] for one of a replacement that is not over: it may be all that the
+// tenant has.
 func (a *App) PurgeAside(ctx context.Context, store backend.Store) error {
 	if !isAside(store) {
 		return fmt.Errorf("tenement: purge store %s: it was not set aside: %w", store, backend.ErrStoreMissing)
 	}
+	replaced, err := a.underReplacement(ctx)
+	if err != nil {
+		return err
+	}
+	if id := replaced[store.String()]; id != "" {
+		t, err := a.ByID(ctx, id)
+		if err != nil {
+			return err
+		}
+		return &StatusError{
+			Op: "purge a store of", Slug: t.Slug, Status: t.Status,
+			Remedy: "its replacement, whose store " + store.String() + " is, is not over; wait for that (App.Operations)",
+		}
+	}
 	return a.be.Drop(Leave(ctx), backend.Route{Store: store})
+}
+
+// underReplacement returns, by their names, whose stores replacements under way have set aside or make. The names are those
+// operations' own, so that what is not among them now, and is there, will not be.
+func (a *App) underReplacement(ctx context.Context) (map[string]ID, error) {
+	ops, err := a.Operations(ctx)
+	replaced := map[string]ID{}
+	for _, op := range ops {
+		if op.Kind == OpReplace {
+			replaced[op.args.Store], replaced[op.args.Aside] = op.Tenant, op.Tenant
+		}
+	}
+	return replaced, err
 }

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 // Replace puts another store in the place of a tenant's: fill makes it, at the route that it is given and nobody is served
@@ -123,11 +125,8 @@ func fillReplacement(ctx context.Context, r *run) error {
 		return err
 	}
 	if r.replaceStore == nil {
-		if err := r.undoReplacement(ctx, rt); err != nil {
-			return err
-		}
-		r.a.log.WarnContext(ctx, "tenement: the replacement of a store whose process has ended was undone", "tenant", r.t.Slug)
-		return &abandon{undo: thaw}
+		r.a.log.WarnContext(ctx, "tenement: the replacement of a store whose process has ended is undone", "tenant", r.t.Slug)
+		return r.undoReplacement(ctx, rt, nil)
 	}
 	t := *r.t
 	if r.op.args.Apart {
@@ -146,10 +145,7 @@ func fillReplacement(ctx context.Context, r *run) error {
 	}
 	clean, cancel := afterwards(ctx)
 	defer cancel()
-	if undone := r.undoReplacement(clean, rt); undone != nil {
-		return errors.Join(err, undone)
-	}
-	return &abandon{err, thaw}
+	return r.undoReplacement(clean, rt, err)
 }
 
 // setApart gives the tenant's store the name under which it is kept afterwards: nobody reaches it any more.
@@ -162,20 +158,39 @@ func (r *run) setApart(ctx context.Context) (backend.Store, error) {
 	return old, err
 }
 
-// undoReplacement removes the new store, and gives the tenant's its name back if it has lost it.
-func (r *run) undoReplacement(ctx context.Context, rt backend.Route) error {
-	if err := r.dropReplacement(ctx, rt); err != nil || !r.op.args.Apart {
+// undoReplacement removes the new store, gives the tenant's its name back if it has lost it, and returns the end of the
+// operation for that cause, which may be none. The end of a tenant that has no store then is an error too, and an end all the
+// same: the doctor finds it, and another store can take the place.
+func (r *run) undoReplacement(ctx context.Context, rt backend.Route, cause error) error {
+	err := r.dropReplacement(ctx, rt)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	if err = r.giveBack(ctx); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		return errors.Join(cause, err)
+	}
+	return &abandon{errors.Join(cause, err), thaw}
+}
+
+// giveBack gives the tenant's store its name back if it has lost it. It returns backend.ErrStoreMissing when there is none.
+func (r *run) giveBack(ctx context.Context) error {
+	if has, err := r.hasStore(ctx); err != nil || has {
 		return err
 	}
 	old, err := backend.ParseStore(r.op.args.Aside)
 	if err != nil {
 		return err
 	}
-	err = r.a.be.Rename(ctx, backend.Route{Store: old, Owner: string(r.t.ID)}, r.t.Store)
+	return r.a.be.Rename(ctx, backend.Route{Store: old, Owner: string(r.t.ID)}, r.t.Store)
+}
+
+// hasStore reports whether the store of the tenant's name is there, and its own.
+func (r *run) hasStore(ctx context.Context) (bool, error) {
+	info, err := r.a.be.Stat(ctx, r.t.Store)
 	if errors.Is(err, backend.ErrStoreMissing) {
-		return nil // it has its name
+		return false, nil
 	}
-	return err
+	return err == nil && info.Owner == string(r.t.ID), err
 }
 
 // dropReplacement removes a store that nobody was ever served from: its name is this operation's own.
@@ -205,8 +220,8 @@ func swapStores(ctx context.Context, r *run) error {
 		return err
 	}
 	switch _, err := a.be.Stat(ctx, fresh.Store); {
-	case errors.Is(err, backend.ErrStoreMissing): // it has the tenant's name already
-		return a.migrator.Renamed(ctx, fresh.Store, r.t.Store)
+	case errors.Is(err, backend.ErrStoreMissing):
+		return r.swapped(ctx, fresh)
 	case err != nil:
 		return err
 	}
@@ -227,4 +242,18 @@ func swapStores(ctx context.Context, r *run) error {
 	}
 	a.step("replace: in place")
 	return a.migrator.Renamed(ctx, fresh.Store, r.t.Store)
+}
+
+// swapped ends the change of places when the new store has not its own name any more: it has the tenant's already, unless
+// somebody removed it. Then the tenant has its old one again.
+func (r *run) swapped(ctx context.Context, fresh backend.Route) error {
+	switch has, err := r.hasStore(ctx); {
+	case err != nil:
+		return err
+	case has:
+		return r.a.migrator.Renamed(ctx, fresh.Store, r.t.Store)
+	}
+	end := r.undoReplacement(ctx, fresh, fmt.Errorf("the new store is gone: %w", backend.ErrStoreMissing))
+	_, err := r.a.migrator.Verify(ctx, migrate.Fleet{Stores: []backend.Store{r.t.Store}}) // the ledger has forgotten it
+	return errors.Join(end, err)
 }

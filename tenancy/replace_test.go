@@ -101,3 +101,93 @@ func TestKilledReplace(t *testing.T) {
 		}
 	})
 }
+
+// requireHeld shows that the stores of a replacement under way are nobody's to remove.
+func requireHeld(t *testing.T, p place, a *App, want int) {
+	t.Helper()
+	found := 0
+	for info, err := range p.be.Stores(t.Context()) {
+		require.NoError(t, err)
+		if isAside(info.Store) {
+			found++
+			var refused *StatusError
+			require.ErrorAs(t, a.PurgeAside(t.Context(), info.Store), &refused)
+			require.Equal(t, "thor", refused.Slug)
+		}
+	}
+	require.Equal(t, want, found)
+	listed, err := a.AsideStores(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, listed)
+}
+
+// Who removes what was set aside does not remove what a replacement is at, which may be all that the tenant has.
+func TestPurgeAsideDuringReplacement(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		ask(t, a, enter(t, thor), "Hammer?")
+		_, err := a.ReplaceFrozen(t.Context(), thor.ID, "it is copied", func(ctx context.Context, was Tenant, rt backend.Route) error {
+			err := renewed(a)(ctx, was, rt)
+			requireHeld(t, p, a, 2)
+			return errors.Join(err, errors.New("no"))
+		})
+		require.ErrorContains(t, err, "no")
+		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, thor)))
+		requireHealthy(t, a)
+
+		interrupted(t, p, "replace: aside", func(a *App) error {
+			_, err := a.Replace(t.Context(), thor.ID, renewed(a))
+			return err
+		})
+		requireHeld(t, p, a, 2)
+		require.NoError(t, a.FinishOperations(t.Context()))
+		require.Equal(t, []string{"Thunder?"}, questions(t, a, enter(t, thor)))
+		requireHealthy(t, a)
+		listed, err := a.AsideStores(t.Context())
+		require.NoError(t, err)
+		require.Len(t, listed, 1)
+		require.NoError(t, a.PurgeAside(t.Context(), listed[0].Store))
+	})
+}
+
+// Somebody removed one of the two stores of a replacement all the same. A tenant keeps the other, and of one that has none it
+// is said.
+func TestReplacementWhoseStoresAreRemoved(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		remove := func(which func(opArgs) string) {
+			ops, err := a.Operations(t.Context())
+			require.NoError(t, err)
+			require.Len(t, ops, 1)
+			require.NoError(t, p.be.Drop(t.Context(), backend.Route{Store: backend.MustParseStore(which(ops[0].args))}))
+		}
+		thor := create(t, a, "thor")
+		ask(t, a, enter(t, thor), "Hammer?")
+		interrupted(t, p, "replace: aside", func(a *App) error {
+			_, err := a.Replace(t.Context(), thor.ID, renewed(a))
+			return err
+		})
+		remove(func(args opArgs) string { return args.Store })
+		require.ErrorIs(t, a.FinishOperations(t.Context()), backend.ErrStoreMissing)
+		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, thor)))
+		require.NoError(t, visit(a, t.Context(), "thor", func(ctx context.Context) error { ask(t, a, ctx, "and?"); return nil }))
+		requireHealthy(t, a)
+
+		_, err := a.ReplaceFrozen(t.Context(), thor.ID, "it is copied", func(context.Context, Tenant, backend.Route) error {
+			remove(func(args opArgs) string { return args.Aside })
+			return errors.New("no")
+		})
+		require.ErrorContains(t, err, "no")
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		findings, err := a.Doctor(t.Context())
+		require.NoError(t, err)
+		require.Len(t, findings, 1)
+		require.Equal(t, FindingStoreMissing, findings[0].Code)
+		if _, err = a.Replace(t.Context(), thor.ID, renewed(a)); err != nil { // it cannot tell of the old one
+			require.ErrorIs(t, err, backend.ErrStoreMissing)
+		}
+		require.Equal(t, []string{"Thunder?"}, questions(t, a, enter(t, thor)))
+		requireHealthy(t, a)
+	})
+}
