@@ -190,8 +190,9 @@ func (l *ledger) move(ctx context.Context, change move, rows []entry) (missed []
 }
 
 // Renamed moves the ledger's row of a store that was renamed. A row of the new name, left by a store that is gone, is
-// replaced. It does nothing when there is no row of the old name, nor when the stores are not as after that rename: there is none
-// of the new name, or one of the old. Somebody who was late, and finds what others did since, would take a row from its store.
+// replaced. It does nothing when there is no row of the old name, nor when the stores are not as after that rename: there is
+// none of the new name, one of the old, or the row is another owner's. Somebody who was late, and finds what others did since,
+// would take a row from its store.
 func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	if m.parts != nil {
 		return m.inLedgers(ctx, to, func(m *Migrator) error { return m.Renamed(ctx, from, to) })
@@ -201,31 +202,60 @@ func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	}
 	defer m.gate.forget(from)
 	defer m.gate.forget(to)
-	for _, s := range []backend.Store{from, to} {
-		switch there, err := m.there(ctx, s); {
-		case err != nil:
+	for moved := false; !moved; {
+		// The row comes before the stores: what these are like is true of it, or it was written since and is looked at again.
+		rows, err := m.ledger.named(ctx, []backend.Store{from})
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		is, err := m.isRenamed(ctx, rows[0].route(), to)
+		if err == nil && is {
+			moved, err = m.ledger.rename(ctx, rows[0], to)
+		}
+		if err != nil {
 			return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
-		case there != (s == to):
+		}
+		if !is {
 			return nil
 		}
 	}
-	tx, err := m.ledger.db.BeginTx(ctx, nil)
+	return nil
+}
+
+// isRenamed reports whether a store has another name than that of its route.
+func (m *Migrator) isRenamed(ctx context.Context, rt backend.Route, to backend.Store) (bool, error) {
+	if there, err := m.there(ctx, rt.Store); err != nil || there {
+		return false, err
+	}
+	info, err := m.be.Stat(ctx, to)
+	if errors.Is(err, backend.ErrStoreMissing) {
+		return false, nil
+	}
+	return err == nil && (rt.Owner == "" || rt.Owner == info.Owner), err
+}
+
+// rename gives a row another name, in the place of whichever has that, unless it was written since it was read: a row that was
+// given another name and got its own back was written, too.
+func (l *ledger) rename(ctx context.Context, row entry, to backend.Store) (done bool, err error) {
+	tx, err := l.db.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
+		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	_, err = tx.ExecContext(ctx, m.dialect.bind(
-		`DELETE FROM tenement_ledger WHERE store = ? AND EXISTS (SELECT 1 FROM tenement_ledger WHERE store = ?)`), to.String(), from.String())
-	if err == nil {
-		_, err = tx.ExecContext(ctx, m.dialect.bind(`UPDATE tenement_ledger SET store = ? WHERE store = ?`), to.String(), from.String())
-	}
-	if err == nil {
-		err = tx.Commit()
-	}
+	args := []any{row.store.String(), row.owner, row.updated}
+	_, err = tx.ExecContext(ctx, l.dialect.bind(`DELETE FROM tenement_ledger
+		WHERE store = ? AND EXISTS (SELECT 1 FROM tenement_ledger WHERE store = ? AND owner = ? AND updated_at = ?)`),
+		append([]any{to.String()}, args...)...)
 	if err != nil {
-		return fmt.Errorf("tenement: migrate: renaming in the ledger: %w", err)
+		return false, err
 	}
-	return nil
+	res, err := tx.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger SET store = ?, updated_at = ?
+		WHERE store = ? AND owner = ? AND updated_at = ?`),
+		append([]any{to.String(), max(time.Now().UnixMilli(), row.updated+1)}, args...)...)
+	if done, err = affected(res, err); err != nil || !done {
+		return false, err
+	}
+	return true, tx.Commit()
 }
 
 // there reports whether a store is there.

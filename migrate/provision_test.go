@@ -69,6 +69,65 @@ func TestProvisionFinishes(t *testing.T) {
 	})
 }
 
+// lateStat is a backend for one who looks at a store, and comes to act on that after others have done something.
+type lateStat struct {
+	backend.Backend
+	store     backend.Store
+	meanwhile func()
+}
+
+func (b *lateStat) Stat(ctx context.Context, s backend.Store) (backend.StoreInfo, error) {
+	info, err := b.Backend.Stat(ctx, s)
+	if do := b.meanwhile; s == b.store && do != nil {
+		b.meanwhile = nil
+		do()
+	}
+	return info, err
+}
+
+// S85: who is late with a rename leaves the rows of what others have made of it since.
+func TestRenamedLate(t *testing.T) {
+	t.Parallel()
+	a, b, c := store(0), store(1), store(2)
+	for name, test := range map[string]struct {
+		others func(rename func(rt backend.Route, to backend.Store), provision func(rt backend.Route))
+		want   string
+	}{
+		"renamed on": {func(rename func(backend.Route, backend.Store), provision func(backend.Route)) {
+			rename(backend.Route{Store: b, Owner: "owner-0"}, c)
+			provision(backend.Route{Store: b, Owner: "second"})
+			provision(backend.Route{Store: a, Owner: "third"})
+		}, "t0000 third,t0001 second,t0002 owner-0"},
+		"renamed back": {func(rename func(backend.Route, backend.Store), _ func(backend.Route)) {
+			rename(backend.Route{Store: b, Owner: "owner-0"}, a)
+		}, "t0000 owner-0"},
+		"renamed, and the name is another's": {func(rename func(backend.Route, backend.Store), provision func(backend.Route)) {
+			rename(backend.Route{Store: b, Owner: "owner-0"}, c)
+			provision(backend.Route{Store: a, Owner: "third"})
+			rename(backend.Route{Store: a, Owner: "third"}, b)
+		}, "t0001 third,t0002 owner-0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, be *site) {
+				ctx := t.Context()
+				cfg := tenants(migrate.Source{Name: "app", FS: version(1, killed...)})
+				m := migrator(t, be, cfg)
+				provision(t, m, 1)
+				require.NoError(t, be.Rename(ctx, route(0), b))
+				late := migrator(t, &lateStat{Backend: be.Backend, store: b, meanwhile: func() {
+					require.NoError(t, m.Renamed(ctx, a, b))
+					test.others(func(rt backend.Route, to backend.Store) {
+						require.NoError(t, be.Rename(ctx, rt, to))
+						require.NoError(t, m.Renamed(ctx, rt.Store, to))
+					}, func(rt backend.Route) { require.NoError(t, m.Provision(ctx, rt)) })
+				}}, cfg)
+				require.NoError(t, late.Renamed(ctx, a, b))
+				require.Equal(t, test.want, query(t, be, backend.Route{}, "SELECT store || ' ' || owner FROM tenement_ledger WHERE store <> '' ORDER BY store"))
+			})
+		})
+	}
+}
+
 // A store that is made to be loaded is in no run, and not ready, before it is entered; whichever way it was made, and when
 // that is done again.
 func TestProvisionAtDoesNotEnter(t *testing.T) {
