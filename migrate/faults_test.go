@@ -23,6 +23,65 @@ func ledgerRows(t testing.TB, be backend.Backend) string {
 	return query(t, be, backend.Route{}, `SELECT store FROM tenement_ledger WHERE store <> '' ORDER BY store`)
 }
 
+// A row that an earlier store of the name has left is that of the one which is there by now, in whichever run meets it.
+func TestRowOfAnEarlierStore(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fleet    migrate.Fleet
+		verified bool
+	}{
+		"all": {}, "named": {fleet: migrate.Fleet{Stores: []backend.Store{store(0)}}},
+		"all, verified": {verified: true}, "named, verified": {migrate.Fleet{Stores: []backend.Store{store(0)}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, be *site) {
+				ctx := t.Context()
+				old := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)}))
+				provision(t, old, 1)
+				next := backend.Route{Store: store(0), Owner: "next"}
+				require.NoError(t, be.Drop(ctx, route(0)))
+				require.NoError(t, be.Create(ctx, next))
+				owner := func() string {
+					return query(t, be, backend.Route{}, "SELECT owner FROM tenement_ledger WHERE store = 't0000'")
+				}
+
+				filled := c.verified
+				cfg := tenants(migrate.Source{Name: "app", FS: version(3, killed...)})
+				cfg.Ahead = func(_ context.Context, s backend.StoreInfo) (bool, error) {
+					assert.Equal(t, store(0), s.Store)
+					assert.Equal(t, "next", s.Owner)
+					return !filled, nil
+				}
+				m := migrator(t, be, cfg)
+				if c.verified {
+					res, err := m.Verify(ctx, c.fleet)
+					require.NoError(t, err)
+					require.Zero(t, res.Missing)
+					require.Equal(t, "next", owner())
+				} else {
+					res, err := tenantsUp(ctx, m, c.fleet)
+					if len(c.fleet.Stores) > 0 {
+						require.ErrorIs(t, err, migrate.ErrUnentered)
+					} else {
+						require.NoError(t, err)
+						require.Equal(t, 1, res.Missing)
+					}
+					require.Equal(t, "owner-0", owner())
+					require.Empty(t, tables(t, be, next), "it is left alone while it is being filled")
+					filled = true
+				}
+				res, err := tenantsUp(ctx, m, c.fleet)
+				require.NoError(t, err)
+				require.Zero(t, res.Missing)
+				require.Equal(t, 1, res.Applied)
+				require.Equal(t, "next", owner())
+				require.Equal(t, "0,1,2,3", versions(t, be, next, "goose_db_version"))
+				require.NoError(t, m.Ready(ctx, next))
+			})
+		})
+	}
+}
+
 // A name that no store has, and a store that is purged while a run goes on, leave no row in the ledger.
 func TestNoRowsOfNothing(t *testing.T) {
 	t.Parallel()

@@ -137,6 +137,51 @@ func (l *ledger) named(ctx context.Context, stores []backend.Store) ([]entry, er
 		WHERE l.store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`, args...)
 }
 
+// owners returns whose stores of those names there are. It is one query where stamps can be asked for beside the ledger.
+func (m *Migrator) owners(ctx context.Context, stores []backend.Store) (map[backend.Store]string, error) {
+	if m.stamps != nil {
+		return m.ledger.owners(ctx, m.stamps, stores)
+	}
+	owners := make(map[backend.Store]string, len(stores))
+	for _, s := range stores {
+		info, err := m.be.Stat(ctx, s)
+		switch {
+		case err == nil:
+			owners[s] = info.Owner
+		case !errors.Is(err, backend.ErrStoreMissing):
+			return nil, err
+		}
+	}
+	return owners, nil
+}
+
+func (l *ledger) owners(ctx context.Context, stamps backend.Stamper, stores []backend.Store) (map[backend.Store]string, error) {
+	args := make([]any, len(stores))
+	byName := make(map[string]backend.Store, len(stores))
+	for i, s := range stores {
+		args[i], byName[s.String()] = s.String(), s
+	}
+	fault := func(err error) error { return fmt.Errorf("tenement: migrate: looking for stores: %w", err) }
+	rows, err := l.db.QueryContext(ctx, l.dialect.bind(`SELECT store, owner FROM (SELECT n.store, `+stamps.OwnerSQL("n.store")+` AS owner
+		FROM (VALUES (CAST(? AS TEXT))`+strings.Repeat(", (CAST(? AS TEXT))", len(stores)-1)+`) n (store)) found WHERE owner IS NOT NULL`), args...)
+	if err != nil {
+		return nil, fault(err)
+	}
+	defer func() { _ = rows.Close() }()
+	owners := make(map[backend.Store]string, len(stores))
+	for rows.Next() {
+		var name, owner string
+		if err := rows.Scan(&name, &owner); err != nil {
+			return nil, fault(err)
+		}
+		owners[byName[name]] = owner
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fault(err)
+	}
+	return owners, nil
+}
+
 // selection says which rows a run goes through.
 type selection struct {
 	all          bool

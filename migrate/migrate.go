@@ -36,8 +36,10 @@ type Config struct {
 	// them, no status counts them, nothing undoes them.
 	System []Source
 
-	// Ahead reports whether a store that the ledger does not have is not for [Migrator.Verify] to enter: it is nobody's yet
-	// (see [Migrator.ProvisionAhead]), or still being filled (see [Migrator.ProvisionAt]). Defaults to nil: none is.
+	// Ahead reports whether a store that the ledger does not have is to be left alone until somebody else enters it: it is
+	// nobody's yet (see [Migrator.ProvisionAhead]), or still being filled (see [Migrator.ProvisionAt]). [Migrator.Verify] of all
+	// stores passes over it, and a run to which it is named, unless that is a Verify, fails there with ErrUnentered. It may
+	// be called without the store's size. Defaults to nil: none is.
 	Ahead func(ctx context.Context, s backend.StoreInfo) (bool, error)
 
 	// AllowOutOfOrder applies a migration whose version is lower than one that the store has already. By default a run
@@ -87,6 +89,7 @@ type Migrator struct {
 	scripts   backend.ScriptRunner
 	templates backend.Templater
 	locks     backend.Locker
+	stamps    backend.Stamper
 
 	births births
 	ahead  ahead
@@ -121,6 +124,7 @@ func New(be backend.Backend, cfg Config) (*Migrator, error) {
 	m.scripts, _ = be.(backend.ScriptRunner)
 	m.templates, _ = be.(backend.Templater)
 	m.locks, _ = be.(backend.Locker)
+	m.stamps, _ = be.(backend.Stamper)
 	m.placer, m.parts, err = newParts(be, cfg)
 	return m, err
 }

@@ -40,7 +40,8 @@ const (
 // when one fails. Where the shared set is meant, only OnEvent is heeded.
 type Fleet struct {
 	// Stores limits the run to these. A name that neither the ledger nor the backend has fails with
-	// [backend.ErrStoreMissing], and leaves nothing behind in the ledger.
+	// [backend.ErrStoreMissing], and leaves nothing behind in the ledger. One that is still being filled fails with
+	// [ErrUnentered] (see [Config].Ahead).
 	Stores []backend.Store
 
 	// Parallel is the number of workers. Defaults to 2 on Postgres and to the number of CPUs on SQLite. However many

@@ -106,7 +106,8 @@ func (f *fleet) line(pages pager) {
 	}
 }
 
-// overNamed makes the run one over the stores that the options name. One that is not there fails at once.
+// overNamed makes the run one over the stores that the options name. One that is not there fails at once, and so does one that
+// the ledger does not have and that somebody else is to enter.
 func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
 	slices.SortFunc(f.opt.Stores, compareStores)
 	var list []entry
@@ -120,18 +121,27 @@ func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
 		for _, e := range page {
 			known[e.store] = e
 		}
+		owners, err := f.m.owners(ctx, chunk)
+		if err != nil {
+			return err
+		}
 		for _, s := range chunk {
-			e, ok := known[s]
-			if !ok {
-				info, err := f.m.be.Stat(ctx, s)
-				switch {
-				case errors.Is(err, backend.ErrStoreMissing):
-					failed = append(failed, &StoreError{Store: s, Err: err})
-					continue
-				case err != nil:
+			e, entered := known[s]
+			owner, there := owners[s]
+			switch {
+			case !entered && !there:
+				failed = append(failed, &StoreError{Store: s, Err: &backend.Error{Op: "stat", Store: s, Err: backend.ErrStoreMissing}})
+				continue
+			case there && (!entered || e.owner != owner): // a row, if there is one, is about an earlier store of the name
+				found, err := f.unentered(ctx, s, owner)
+				if err != nil {
 					return err
 				}
-				e = entry{store: s, owner: info.Owner} // its row is made when it is visited
+				if found == nil {
+					failed = append(failed, &StoreError{Store: s, Err: fmt.Errorf("%w: it is being filled, or is no tenant's yet", ErrUnentered)})
+					continue
+				}
+				e = *found
 			}
 			if !visit(&e) {
 				f.res.Current++
@@ -148,6 +158,39 @@ func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
 		f.record(failure.Store, &outcome{failure: failure})
 	}
 	return nil
+}
+
+// ahead reports whether a store that the ledger does not have is left alone. Who verifies a store by name enters it.
+func (f *fleet) ahead(ctx context.Context, info backend.StoreInfo) (bool, error) {
+	if f.m.cfg.Ahead == nil || f.verify && len(f.opt.Stores) > 0 {
+		return false, nil
+	}
+	return f.m.cfg.Ahead(ctx, info)
+}
+
+// unentered stands for a store of which the ledger has no row, or an earlier one's: it is made, or made its own, when the store
+// is visited. It is nil for a store that is to be left alone.
+func (f *fleet) unentered(ctx context.Context, s backend.Store, owner string) (*entry, error) {
+	ahead, err := f.ahead(ctx, backend.StoreInfo{Store: s, Owner: owner, Bytes: -1})
+	if err != nil || ahead {
+		return nil, err
+	}
+	return &entry{store: s, owner: owner}, nil
+}
+
+// successor is the store of another owner that has the name of a row's, which is gone; nil when there is none, or it is to be
+// left alone.
+func (f *fleet) successor(ctx context.Context, row entry) (*entry, error) {
+	var owners map[backend.Store]string
+	err := f.m.persist(ctx, func() (err error) {
+		owners, err = f.m.owners(ctx, []backend.Store{row.store})
+		return err
+	})
+	owner, there := owners[row.store]
+	if err != nil || !there || owner == row.owner {
+		return nil, err
+	}
+	return f.unentered(ctx, row.store, owner)
 }
 
 func compareStores(a, b backend.Store) int { return strings.Compare(a.String(), b.String()) }
@@ -334,7 +377,9 @@ func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []ta
 			f.record(t.store, &outcome{touched: p.todo})
 		case context.Cause(ctx) != nil: // the run is over; whatever became of this one, the next run finds out
 		case errors.Is(err, backend.ErrStoreMissing):
-			f.record(t.store, &outcome{missing: true})
+			if err := f.came(ctx, t, &outcome{missing: true}, nil); err != nil {
+				return nil, err
+			}
 		case passing(err, f.m.dialect) && f.putOff(t, err):
 		case f.lane.refused(err):
 			again = append(again, t)
@@ -406,6 +451,16 @@ func (f *fleet) came(ctx context.Context, t task, out *outcome, err error) error
 	case out.failure != nil && passing(out.failure, f.m.dialect) && f.putOff(t, out.failure):
 		f.addMigrations(len(out.touched))
 		return nil
+	case out.missing:
+		next, err := f.successor(ctx, t.entry)
+		if err != nil {
+			return err
+		}
+		if next != nil {
+			f.addMigrations(len(out.touched))
+			f.queue.giveBack(task{entry: *next})
+			return nil
+		}
 	}
 	f.record(t.store, out)
 	return nil

@@ -169,7 +169,8 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 
 // Verify asks every store, or those that opt names, which versions it has, and corrects the ledger. Stores of the backend
 // that are not in the ledger are entered. The result's Drift says where the ledger was wrong, and which stores have an
-// index that is invalid; a row whose store is gone counts as missing (see Forget). Unlike Status it visits each store.
+// index that is invalid; a row whose store is gone counts as missing (see Forget), and one of a name that another owner's store
+// has by now becomes that store's. Unlike Status it visits each store.
 func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 	if m.parts != nil {
 		return m.inPlaces(ctx, opt, func(m *Migrator, own Fleet) (*Result, error) { return m.Verify(ctx, own) })
@@ -178,6 +179,8 @@ func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
+	f := m.newFleet(options{Fleet: opt}, m.look())
+	f.verify = true
 	var others []entry
 	if len(opt.Stores) == 0 {
 		entered, err := m.Stores(ctx)
@@ -195,19 +198,15 @@ func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 			if known[info.Store] {
 				continue
 			}
-			ahead := false
-			if m.cfg.Ahead != nil {
-				if ahead, err = m.cfg.Ahead(ctx, info); err != nil {
-					return nil, err
-				}
+			ahead, err := f.ahead(ctx, info)
+			if err != nil {
+				return nil, err
 			}
 			if !ahead {
 				others = append(others, entry{store: info.Store, owner: info.Owner})
 			}
 		}
 	}
-	f := m.newFleet(options{Fleet: opt}, m.look())
-	f.verify = true
 	if err := f.overAll(ctx, others); err != nil {
 		return nil, err
 	}

@@ -3,13 +3,16 @@ package tenancy
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/migrate"
 )
 
 func TestDoctor(t *testing.T) {
@@ -149,9 +152,44 @@ func TestRepairGoesByTheStamps(t *testing.T) {
 				}
 				require.Len(t, all(t, a), 3, "nobody was adopted")
 				requireHealthy(t, a)
+
+				next := open(t, p.backend(t), func(c *Config) { c.Tenant = []migrate.Source{longerPolls()} })
+				requireMigrated(t, next, slices.Sorted(maps.Keys(tenants))...)
 			})
 		})
 	}
+}
+
+// requireMigrated has an App migrate all tenants, and fails unless those of the slugs can be entered then.
+func requireMigrated(t *testing.T, a *App, slugs ...string) {
+	t.Helper()
+	res, err := a.Migrator().Up(t.Context(), migrate.UpOptions{})
+	require.NoError(t, err)
+	require.Zero(t, res.Missing)
+	require.Equal(t, len(slugs), res.Applied)
+	for _, slug := range slugs {
+		require.NoError(t, visit(a, t.Context(), slug, func(ctx context.Context) error {
+			_, err := a.DB().ExecContext(ctx, "UPDATE polls SET open = 1")
+			return err
+		}), slug)
+	}
+}
+
+// A store that was put there with another tenant's stamp, and entered with that, is migrated as the one whose it becomes.
+func TestAdoptedCopyIsMigrated(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		copied := backend.MustParseStore("copied")
+		require.NoError(t, p.be.Create(t.Context(), backend.Route{Store: copied, Owner: string(thor.ID)}))
+		_, err := a.Migrator().Verify(t.Context(), migrate.Fleet{})
+		require.NoError(t, err)
+		adopted, err := a.Adopt(t.Context(), Spec{Store: "copied"})
+		require.NoError(t, err)
+		require.NotEqual(t, thor.ID, adopted.ID)
+		requireMigrated(t, open(t, p.backend(t), func(c *Config) { c.Tenant = []migrate.Source{longerPolls()} }), "thor", "copied")
+		requireHealthy(t, a)
+	})
 }
 
 func all(t *testing.T, a *App) (tenants []Tenant) {

@@ -181,6 +181,8 @@ func TestLoadWhileOthersMigrate(t *testing.T) {
 		opt := transfer.MoveOptions{Prepare: true, Parallel: 1, OnEvent: func(e transfer.MoveEvent) {
 			if e.Kind == transfer.MoveMade {
 				migrateOn(c)()
+				_, err := c.Migrator().Up(t.Context(), migrate.UpOptions{Scope: migrate.TenantsOnly, Fleet: migrate.Fleet{Stores: []backend.Store{e.Tenant.Store}}})
+				assert.ErrorIs(t, err, migrate.ErrUnentered, "nor is one that is named")
 			}
 		}}
 		_, err = transfer.Move(t.Context(), a.App, c.App, opt)
