@@ -3,6 +3,7 @@ package tenancy
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -18,8 +19,7 @@ type announcement struct {
 
 	turn    *semaphore.Weighted // one at a time; that wait ends with its context, which a mutex's does not
 	written bool                // it may be in the registry
-	next    time.Time           // when it is to be renewed
-	until   time.Time           // when others take this App for dead
+	begun   time.Time           // when it was last renewed
 }
 
 // minLease is how long an App that does not renew its announcement counts as serving.
@@ -56,7 +56,7 @@ func (a *App) renewDue(ctx context.Context) error {
 		return err
 	}
 	defer a.announced.turn.Release(1)
-	if !a.announced.made.Load() || time.Now().Before(a.announced.next) {
+	if !a.announced.made.Load() || since(a.announced.begun, time.Now()) < a.lease()/3 {
 		return nil
 	}
 	return a.renew(ctx)
@@ -67,20 +67,30 @@ func (a *App) renewDue(ctx context.Context) error {
 func (a *App) renew(ctx context.Context) error {
 	a.announced.written = true
 	now := a.reg.now()
-	begun := time.Now().Round(0) // by the clock that goes on while the machine sleeps
+	begun := time.Now()
 	_, err := a.reg.db.ExecContext(ctx, `INSERT INTO tenement_apps (id, bound_ms, lease_ms, seen_at) VALUES ($1, $2, $3, `+now+`)
 		ON CONFLICT (id) DO UPDATE SET seen_at = `+now,
 		a.announced.id, a.StalenessBound().Milliseconds(), a.lease().Milliseconds())
 	if err != nil {
 		return err
 	}
-	if !begun.Before(a.announced.until) {
+	if since(a.announced.begun, begun) >= a.lease() {
 		if err := a.hear(ctx); err != nil {
 			return err
 		}
 	}
-	a.announced.next, a.announced.until = begun.Add(a.lease()/3), begun.Add(a.lease())
+	a.announced.begun = begun
 	return nil
+}
+
+// since is how long ago a time was, by the clock that says more: the monotonic one stands still while the machine sleeps, and
+// the other one can be set back. Where it was, nobody knows how long ago that is.
+func since(then, now time.Time) time.Duration {
+	wall := now.Round(0).Sub(then.Round(0))
+	if wall < 0 {
+		return math.MaxInt64
+	}
+	return max(wall, now.Sub(then))
 }
 
 // withdraw takes the announcement back. Nobody is let in from then on: this process hears of no change any more.

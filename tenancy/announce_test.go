@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
 // Whoever enters while another announces the App waits for that no longer than its own context lasts: with a mutex a
@@ -82,12 +83,136 @@ func TestWhoAnnouncesHasHeard(t *testing.T) {
 		require.NoError(t, write(b, loki))
 		_, err = b.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z'`)
 		require.NoError(t, err)
-		b.announced.next, b.announced.until = time.Time{}, time.Time{}
+		b.announced.begun = time.Now().Add(time.Hour) // its clock was set back
 		require.NoError(t, a.Freeze(t.Context(), loki.ID, "it is copied", func(context.Context, Tenant) error {
 			require.NoError(t, b.renewDue(t.Context()))
 			assert.ErrorIs(t, write(b, loki), ErrReadOnly)
 			return nil
 		}))
+	})
+}
+
+func TestSince(t *testing.T) {
+	now := time.Now()
+	assert.Equal(t, time.Minute, since(now.Add(-time.Minute), now))
+	assert.Equal(t, time.Minute, since(now.Add(-time.Minute).Round(0), now), "the machine slept, and the monotonic clock stood still")
+	assert.Greater(t, since(now.Add(time.Hour), now), time.Hour, "the clock was set back")
+	assert.Greater(t, since(time.Time{}, now), time.Hour, "never")
+}
+
+// Others can hear of a change once it is committed, which may be long after it was made: who freezes or purges waits from then on.
+func TestHeardFromTheCommit(t *testing.T) {
+	t.Parallel()
+	const bound = 300 * time.Millisecond
+	p := newPlace(t, pgtest.Shared(t).Database(t))
+	a := open(t, p.be)
+	thor, odin := create(t, a, "thor"), create(t, a, "odin")
+	other := p.backend(t).Shared()
+	_, err := other.ExecContext(t.Context(), `INSERT INTO tenement_apps (id, bound_ms, lease_ms, seen_at) VALUES ('deaf', $1, 3600000, `+a.reg.now()+`)`, bound.Milliseconds())
+	require.NoError(t, err)
+	now := func() (at time.Time) {
+		assert.NoError(t, other.QueryRowContext(t.Context(), `SELECT clock_timestamp()`).Scan(&at))
+		return at
+	}
+	// slowly has what change does committed only after the bound.
+	slowly := func(change func() error) (committed time.Time, done chan error) {
+		tx, err := other.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = tx.ExecContext(t.Context(), `SELECT 1 FROM tenement_revision WHERE id = 1 FOR UPDATE`)
+		require.NoError(t, err)
+		done = make(chan error, 1)
+		go func() { done <- change() }()
+		var waits bool
+		require.Eventually(t, func() bool {
+			err := p.be.Shared().QueryRowContext(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+				WHERE datname = current_database() AND wait_event_type = 'Lock' AND query_start < clock_timestamp() - interval '400 ms')`).Scan(&waits)
+			return err == nil && waits
+		}, time.Minute, time.Millisecond)
+		committed = now()
+		require.NoError(t, tx.Commit())
+		return committed, done
+	}
+
+	var begun time.Time
+	committed, done := slowly(func() error {
+		return a.Freeze(t.Context(), thor.ID, "it is copied", func(context.Context, Tenant) error { begun = now(); return nil })
+	})
+	require.NoError(t, <-done)
+	assert.GreaterOrEqual(t, begun.Sub(committed), bound, "frozen")
+
+	committed, done = slowly(func() error { _, err := a.Delete(t.Context(), odin.ID); return err })
+	require.NoError(t, <-done)
+	a.step = func(name string) {
+		if name == "purge: heard" {
+			begun = now()
+		}
+	}
+	require.NoError(t, a.Purge(t.Context(), odin.ID))
+	a.step = func(string) {}
+	assert.GreaterOrEqual(t, begun.Sub(committed), bound, "purged")
+
+	// What was followed by another change long ago is waited for no more.
+	_, err = a.Delete(t.Context(), thor.ID)
+	require.NoError(t, err)
+	create(t, a, "loki")
+	_, err = other.ExecContext(t.Context(), `UPDATE tenement_changes SET at = '2026-01-01T00:00:00.000000Z'`)
+	require.NoError(t, err)
+	_, err = other.ExecContext(t.Context(), `UPDATE tenement_apps SET bound_ms = 3600000`)
+	require.NoError(t, err)
+	require.NoError(t, a.Purge(t.Context(), thor.ID))
+}
+
+// What was done to a tenant elsewhere, before he came, is his history and nothing that changes now.
+func TestEnrolledIsToldOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		from := open(t, newPlaceLike(t, p).be)
+		thor := create(t, from, "thor")
+		for _, change := range []func() (Tenant, error){
+			func() (Tenant, error) { return from.Suspend(t.Context(), thor.ID, "unpaid") },
+			func() (Tenant, error) { return from.Delete(t.Context(), thor.ID) },
+			func() (Tenant, error) { return from.Restore(t.Context(), thor.ID) },
+			func() (Tenant, error) { return from.Activate(t.Context(), thor.ID) },
+		} {
+			_, err := change()
+			require.NoError(t, err)
+		}
+		told := map[string][]EventKind{}
+		listening := func(name string) *App {
+			return open(t, p.backend(t), func(c *Config) {
+				c.Hooks.OnChange = func(_ context.Context, e Event) { told[name] = append(told[name], e.Kind) }
+			})
+		}
+		b, c := listening("b"), listening("c")
+		require.NoError(t, c.Refresh(t.Context()))
+		require.NoError(t, b.migrator.Provision(t.Context(), thor.route()))
+		require.NoError(t, b.Enroll(t.Context(), from, []ID{thor.ID}))
+		require.NoError(t, b.Refresh(t.Context()))
+		require.NoError(t, c.Refresh(t.Context()))
+		require.Equal(t, map[string][]EventKind{"b": {EventEnrolled}, "c": {EventEnrolled}}, told)
+		history, err := c.History(t.Context(), thor.ID, 0)
+		require.NoError(t, err)
+		require.Equal(t, EventEnrolled, history[0].Kind)
+		require.Greater(t, len(history), 4)
+	})
+}
+
+// OnChange is told of each change by others once: that the context of who heard of it is over does not concern it.
+func TestOnChangeIsNotHurried(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		var told []error
+		b := open(t, p.backend(t), func(c *Config) {
+			c.Hooks.OnChange = func(ctx context.Context, _ Event) { told = append(told, ctx.Err()) }
+		})
+		require.NoError(t, b.Refresh(t.Context()))
+		_, err := a.Suspend(t.Context(), thor.ID, "unpaid")
+		require.NoError(t, err)
+		require.NoError(t, b.hear(t.Context()))
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, b.Refresh(over))
+		require.Equal(t, []error{nil}, told)
 	})
 }
 

@@ -60,6 +60,11 @@ func (a *App) Enroll(ctx context.Context, from *App, ids []ID) error {
 			own.live = nil
 			list = append(list, &own)
 		}
+		for _, e := range all { // last, since others wait for it
+			if err := tx.enterHistory(ctx, e.t.ID, e.history); err != nil {
+				return nil, fmt.Errorf("%s: %w", e.t.Slug, err)
+			}
+		}
 		return list, nil
 	})
 	return opError("enroll", "tenants", err)
@@ -186,9 +191,6 @@ func (tx *registryTx) enroll(ctx context.Context, e *enrolled, origin string) er
 	if err := tx.insertTexts(ctx, `tenement_pending_domains (tenant_id, host, token, reason, created_at)`, string(t.ID), e.pending); err != nil {
 		return err
 	}
-	if err := tx.enterHistory(ctx, t.ID, e.history); err != nil {
-		return err
-	}
 	tx.touch(t.ID, EventEnrolled, "from "+origin)
 	return nil
 }
@@ -203,6 +205,9 @@ func (tx *registryTx) insertTexts(ctx context.Context, into, id string, rows [][
 	}
 	return nil
 }
+
+// historyNonce is the nonce of what was done to a tenant before he came here: nobody is told of it as of a change.
+const historyNonce = "history"
 
 // enterHistory enters what was done to a tenant before, with revisions of this registry.
 func (tx *registryTx) enterHistory(ctx context.Context, id ID, history [][]any) error {
@@ -219,10 +224,10 @@ func (tx *registryTx) enterHistory(ctx context.Context, id ID, history [][]any) 
 		part := history[at:min(at+most, len(history))]
 		values, args := make([]string, len(part)), []any{string(id)}
 		for i, row := range part {
-			values[i] = fmt.Sprintf("(%d, $1, %s)", last-int64(len(history)-1-at-i), placeholders(len(args)+1, len(row)))
+			values[i] = fmt.Sprintf("(%d, $1, '"+historyNonce+"', %s)", last-int64(len(history)-1-at-i), placeholders(len(args)+1, len(row)))
 			args = append(args, row...)
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO tenement_changes (revision, tenant_id, kind, actor, detail, at) VALUES `+strings.Join(values, ","), args...); err != nil {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO tenement_changes (revision, tenant_id, nonce, kind, actor, detail, at) VALUES `+strings.Join(values, ","), args...); err != nil {
 			return err
 		}
 	}

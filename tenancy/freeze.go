@@ -27,7 +27,7 @@ func (a *App) Freeze(ctx context.Context, id ID, reason string, fn func(ctx cont
 			return err
 		}
 		r := &run{a: a, lock: h}
-		was, at, err := a.beginFreeze(ctx, r, id, reason)
+		was, err := a.beginFreeze(ctx, r, id, reason)
 		if err != nil {
 			return opError("freeze", string(id), err)
 		}
@@ -35,7 +35,7 @@ func (a *App) Freeze(ctx context.Context, id ID, reason string, fn func(ctx cont
 			return fn(ctx, was)
 		}
 		a.step("freeze: begun")
-		err = a.waitHeard(ctx, at)
+		err = a.waitHeard(ctx, time.Time{})
 		if err == nil {
 			err = a.guard(ctx, "freeze", func() error { return fn(ctx, was) })
 		}
@@ -49,9 +49,8 @@ func (a *App) Freeze(ctx context.Context, id ID, reason string, fn func(ctx cont
 	})
 }
 
-// beginFreeze makes an active tenant read-only. at is when, by the database's clock. It leaves the run without an operation
-// where there is nothing to be undone.
-func (a *App) beginFreeze(ctx context.Context, r *run, id ID, reason string) (was Tenant, at time.Time, err error) {
+// beginFreeze makes an active tenant read-only. It leaves the run without an operation where there is nothing to be undone.
+func (a *App) beginFreeze(ctx context.Context, r *run, id ID, reason string) (was Tenant, err error) {
 	err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
 		r.op = nil
 		t, err := one(ctx, tx, selectByID, string(id))
@@ -70,10 +69,10 @@ func (a *App) beginFreeze(ctx context.Context, r *run, id ID, reason string) (wa
 			return nil, err
 		}
 		err = tx.freeze(ctx, t, reason)
-		r.t, at = t, t.Updated
+		r.t = t
 		return []*Tenant{t}, err
 	})
-	return was, at, err
+	return was, err
 }
 
 func (tx *registryTx) freeze(ctx context.Context, t *Tenant, reason string) error {

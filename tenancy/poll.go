@@ -48,10 +48,12 @@ func (a *App) pollLoop() {
 }
 
 // Refresh asks the registry for changes now, as is done every PollInterval. It returns when they were acted on and OnChange was
-// told of them. While OnChange is being told of earlier ones it returns sooner, and these come after them.
+// told of them, with a context that ends when the App is closed. While OnChange is being told of earlier ones it returns sooner, and
+// these come after them.
 func (a *App) Refresh(ctx context.Context) error {
 	err := a.hear(ctx)
-	a.news.each(func(e Event) { a.tell(Leave(ctx), e) })
+	// Nothing of ctx concerns what others have done, and each is told once: it must not be with a context that is over.
+	a.news.each(func(e Event) { a.tell(a.ctx, e) })
 	return err
 }
 
@@ -180,6 +182,9 @@ func (a *App) learnChanges(ctx context.Context, changes []touch) error {
 		return nil
 	}
 	for _, c := range changes {
+		if c.nonce == historyNonce {
+			continue
+		}
 		e := Event{Kind: c.kind, Tenant: Tenant{ID: c.id}, Actor: c.actor, Remote: true}
 		if t := byID[c.id]; t != nil {
 			e.Tenant = *t

@@ -45,7 +45,9 @@ func (a *App) Purge(ctx context.Context, id ID) error {
 	return opError("purge", subject, err)
 }
 
-// heardDeleted waits until everybody has heard that the tenant was deleted. last is the change that they heard of.
+// heardDeleted waits until everybody has heard that the tenant was deleted. last is the change that they heard of. It could be
+// heard of when it was committed, which may be long after it was made; but whoever made the next one, of whatever tenant, had
+// waited for that (see [registry.change]).
 func (a *App) heardDeleted(ctx context.Context, id ID) (last int64, t *Tenant, err error) {
 	if last, err = lastDeleted(ctx, a.reg.db, id); err != nil {
 		return last, nil, err
@@ -53,7 +55,11 @@ func (a *App) heardDeleted(ctx context.Context, id ID) (last int64, t *Tenant, e
 	if t, err = deletedTenant(ctx, a.reg.db, id); err != nil {
 		return last, t, err
 	}
-	return last, t, a.waitHeard(ctx, t.Updated)
+	since, err := madeAfter(ctx, a.reg.db, last)
+	if err != nil {
+		return last, t, err
+	}
+	return last, t, a.waitHeard(ctx, since)
 }
 
 // claimPurge enters the operation into r, unless the tenant was restored and deleted once more since last: not everybody
@@ -105,6 +111,18 @@ func lastDeleted(ctx context.Context, q querier, id ID) (revision int64, err err
 	return revision, rows.Err()
 }
 
+// madeAfter is when the change after a revision was made, and zero when there is none yet, or it is not known which it is.
+func madeAfter(ctx context.Context, q querier, revision int64) (at time.Time, err error) {
+	if revision == 0 {
+		return at, nil
+	}
+	list, err := texts(ctx, q, 1, `SELECT at FROM tenement_changes WHERE revision > $1 ORDER BY revision LIMIT 1`, revision)
+	if err != nil || len(list) == 0 {
+		return at, err
+	}
+	return time.Parse(timeFormat, list[0][0].(string))
+}
+
 var purgeSteps = []step{
 	{name: "drop", do: func(ctx context.Context, r *run) error {
 		if err := r.lock.Check(ctx); err != nil {
@@ -137,13 +155,17 @@ var purgeSteps = []step{
 	{name: "erase", commit: erase},
 }
 
-// waitHeard waits until a change that was made at that time, by the database's clock, has reached every App that serves.
-func (a *App) waitHeard(ctx context.Context, at time.Time) error {
+// waitHeard waits until a change that was committed by that time, by the database's clock, has reached every App that serves.
+// The zero time is for one that was committed just now.
+func (a *App) waitHeard(ctx context.Context, committed time.Time) error {
 	now, bound, err := a.announcedBound(ctx)
 	if err != nil {
 		return err
 	}
-	wait := bound - now.Sub(at)
+	if committed.IsZero() {
+		committed = now
+	}
+	wait := bound - now.Sub(committed)
 	if wait <= 0 {
 		return nil
 	}

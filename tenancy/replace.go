@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/migrate"
@@ -59,7 +60,7 @@ func (a *App) replace(ctx context.Context, id ID, frozen string, fill func(ctx c
 		a.step("replace: begun")
 		if r.op.args.Reason != "" {
 			// The operation is there already: who cannot wait for the others leaves it to be undone.
-			if err := a.waitHeard(ctx, r.t.Updated); err != nil {
+			if err := a.waitHeard(ctx, time.Time{}); err != nil {
 				r.replaceStore = func(context.Context, Tenant, backend.Route) error { return err }
 			}
 		}
