@@ -154,6 +154,43 @@ func TestTenantsTableWinsOverACachedSharedOne(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
+// A statement that a connection has kept means, when the tenant's table of the name goes or comes, what a new one would.
+func TestKeptStatementFollowsTheTenantsTables(t *testing.T) {
+	t.Parallel()
+	for name, attached := range map[string]bool{"the shared store is not attached": false, "it is": true} {
+		t.Run(name, func(t *testing.T) {
+			b := openIn(t, t.TempDir())
+			a, _ := withTable(t, b, "a")
+			mustExec(t, t.Context(), b.Shared(), "CREATE TABLE plans (name TEXT); INSERT INTO plans VALUES ('shared')")
+			mustExec(t, a, b.DB(), "CREATE TABLE plans (name TEXT); INSERT INTO plans VALUES ('own')")
+			held, err := b.DB().Conn(a)
+			require.NoError(t, err)
+			defer held.Close()
+			if attached {
+				_, err = held.ExecContext(a, "SELECT 1 FROM public.plans")
+				require.NoError(t, err)
+			}
+			read := func() (name string) {
+				require.NoError(t, held.QueryRowContext(a, "SELECT name FROM plans").Scan(&name))
+				return name
+			}
+			update := func() {
+				_, err := held.ExecContext(a, "UPDATE plans SET name = name || '!'")
+				require.NoError(t, err)
+			}
+			require.Equal(t, "own", read())
+			update()
+			other := openIn(t, b.dir)
+			mustExec(t, a, other.DB(), "DROP TABLE plans")
+			require.Equal(t, "shared", read())
+			mustExec(t, a, other.DB(), "CREATE TABLE plans (name TEXT); INSERT INTO plans VALUES ('new')")
+			require.Equal(t, "new", read())
+			update()
+			require.Equal(t, "new!", read())
+		})
+	}
+}
+
 func TestAlone(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]bool{

@@ -168,6 +168,11 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 		return err
 	}
 	defer unblock()
+	release, err := b.occupy(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer release()
 	// From here on nobody opens it; those who have it open find, at their next write or within noticeWithin, that the
 	// name stands for nothing. The file is kept until its -wal is gone, so that it cannot come back half.
 	tombstone := b.hidden(rt.Store, tombstoneExt)
@@ -175,6 +180,28 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 		return err
 	}
 	return errors.Join(removeSideFiles(path), durable.SyncDir(b.tenants()), remove(tombstone))
+}
+
+// occupy keeps those who close the file's last connection from removing its side files, by having it open until release. They do
+// that by name, under a lock that nobody else has the file with, and do not look again whether it is the file of that name by
+// then (sqlite3WalClose in wal.c, unixClose in os_unix.c): what they remove could be the next file's. Who is at it is waited for;
+// a file that cannot be read has nobody who is.
+func (b *Backend) occupy(ctx context.Context, path string) (release func(), err error) {
+	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1")
+	if err != nil {
+		return func() {}, ctx.Err()
+	}
+	err = b.untilFree(ctx, func() error {
+		_, err := r.ExecContext(ctx, "BEGIN; SELECT 1 FROM sqlite_schema", nil)
+		if err != nil {
+			_, _ = r.ExecContext(ctx, "ROLLBACK", nil)
+		}
+		return err
+	})
+	if err != nil && errors.Is(err, ErrBusy) || ctx.Err() != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return func() { _ = r.Close() }, nil
 }
 
 // Rename implements [backend.Backend]. When another process has the store open it is asked to let go, which takes a
@@ -237,15 +264,20 @@ func (b *Backend) fold(ctx context.Context, path string) error {
 		return err
 	}
 	defer r.Close()
+	return b.untilFree(ctx, func() error {
+		_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
+		return err
+	})
+}
+
+// untilFree calls fn until it does not fail because others use the file. It returns ErrBusy after BusyTimeout.
+func (b *Backend) untilFree(ctx context.Context, fn func() error) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	limit := time.NewTimer(b.cfg.BusyTimeout)
 	defer limit.Stop()
 	for {
-		_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
-		if err == nil {
-			return nil
-		}
+		err := fn()
 		if !busy(err) {
 			return err
 		}

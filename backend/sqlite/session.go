@@ -216,6 +216,11 @@ func (s *session) execText(ctx context.Context, query string, args []driver.Name
 		return nil, err
 	}
 	res, err := s.exec(ctx, st, args)
+	if s.outdated(st, err) {
+		if st, err = s.ready(ctx, "exec", query); err == nil {
+			res, err = s.exec(ctx, st, args)
+		}
+	}
 	if err = s.end("exec", err); err != nil {
 		return nil, err
 	}
@@ -240,6 +245,7 @@ func (s *session) exec(ctx context.Context, st *stmt, args []driver.NamedValue) 
 		} else {
 			res, err = st.driver.ExecContext(ctx, args)
 		}
+		st.effects |= c.effects & sharedRead // SQLite compiles it anew where the schema has changed
 		c.vacuum = false
 		if cerr := st.done(); err == nil {
 			err = cerr
@@ -262,6 +268,11 @@ func (s *session) QueryContext(ctx context.Context, query string, args []driver.
 		return nil, err
 	}
 	r, err := s.query(ctx, st, args)
+	if s.outdated(st, err) {
+		if st, err = s.ready(ctx, "query", query); err == nil {
+			r, err = s.query(ctx, st, args)
+		}
+	}
 	if err != nil {
 		return nil, s.end("query", err)
 	}
@@ -293,6 +304,7 @@ func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue)
 	default:
 		c.vacuum = st.vacuum
 		r.in, err = st.driver.QueryContext(ctx, args)
+		st.effects |= c.effects & sharedRead
 		c.vacuum = false
 	}
 	if err = s.settle("query", err); err != nil {
@@ -303,6 +315,21 @@ func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue)
 	r.s, r.c, r.st, r.last = s, c, st, false
 	c.open = append(c.open, r)
 	return r, nil
+}
+
+// outdated reports whether a statement that failed may mean something else when it is compiled as if it were new, and has it
+// compiled so: it was kept from when the tenant had a table of a name which is a shared table's alone by now, and SQLite, which
+// compiles it anew by itself, knows of none. It has done nothing.
+func (s *session) outdated(st *stmt, err error) bool {
+	if code(err) != sqlite3.SQLITE_ERROR || s.c == nil {
+		return false
+	}
+	s.c.mu.Lock()
+	defer s.c.unlock()
+	if !st.kept || !s.c.tenant || s.c.attached || s.c.raw == nil {
+		return false
+	}
+	return s.c.stmts.Remove(st.query)
 }
 
 // enter is called ahead of a statement's execution. The caller holds c.mu.

@@ -483,3 +483,37 @@ func TestWaitForDescriptorsEndsWithItsContext(t *testing.T) {
 	_, err = b.DB().ExecContext(backend.WithRoute(t.Context(), rt), "SELECT 1")
 	require.NoError(t, err)
 }
+
+// Who closes a store's last connection has the file to himself, copies its log into it and removes the side files by name. A
+// store that is made in its place meanwhile would lose its own: Drop waits.
+func TestDropWaitsForWhoCloses(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	path := b.path(rt.Store)
+	mustExec(t, a, b.DB(), "SELECT 1")
+	unblock, err := b.stores.block(t.Context(), rt.Store)
+	require.NoError(t, err)
+	unblock()
+	closing, err := dial(t.Context(), uri(path, "rw"))
+	require.NoError(t, err)
+	_, err = closing.ExecContext(t.Context(), "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; ROLLBACK", nil)
+	require.NoError(t, err)
+
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, b.Drop(short, rt), ErrBusy)
+	require.FileExists(t, path)
+	dropped := make(chan error, 1)
+	go func() { dropped <- b.Drop(t.Context(), rt) }()
+	require.NoError(t, closing.Close())
+	require.NoError(t, <-dropped)
+	require.NoFileExists(t, path)
+	require.NoFileExists(t, path+"-wal")
+	require.NoFileExists(t, path+"-shm")
+
+	// A file that cannot be read has nobody who closes it.
+	require.NoError(t, b.Create(t.Context(), rt))
+	require.NoError(t, os.Truncate(path, 4096*2))
+	require.NoError(t, b.Drop(t.Context(), rt))
+}
