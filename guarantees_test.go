@@ -53,7 +53,7 @@ func TestGuaranteesNameWhatIsThere(t *testing.T) {
 		}
 	}
 	for _, tag := range namedArgs(brokenTags, string(page)) {
-		assert.Contains(t, string(tags), "\n"+tag+" ")
+		assert.Contains(t, string(tags), "\n"+tag+"|")
 	}
 }
 
