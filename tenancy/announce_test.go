@@ -216,6 +216,32 @@ func TestOnChangeIsNotHurried(t *testing.T) {
 	})
 }
 
+// OnChange that is told within an operation cannot have what that holds, and does not wait for it.
+func TestOnChangeWithinAnOperation(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		var b *App
+		var refused []error
+		b = open(t, p.backend(t), func(c *Config) {
+			c.Hooks.OnChange = func(ctx context.Context, e Event) {
+				if e.Remote {
+					refused = append(refused, b.Freeze(ctx, e.Tenant.ID, "", func(context.Context, Tenant) error { return nil }))
+				}
+			}
+		})
+		require.NoError(t, b.Refresh(t.Context()))
+		_, err := a.Delete(t.Context(), thor.ID)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.NoError(t, b.Purge(ctx, thor.ID))
+		require.Len(t, refused, 1)
+		var status *StatusError
+		require.ErrorAs(t, refused[0], &status)
+	})
+}
+
 // OnChange may enter tenants, also when what it is told of is what makes the App announce itself, and refresh what is known.
 func TestOnChangeEnters(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {

@@ -52,8 +52,8 @@ func (a *App) pollLoop() {
 // these come after them.
 func (a *App) Refresh(ctx context.Context) error {
 	err := a.hear(ctx)
-	// Nothing of ctx concerns what others have done, and each is told once: it must not be with a context that is over.
-	a.news.each(func(e Event) { a.tell(a.ctx, e) })
+	// Each is told once: it must not be with a context that is over. Whose locks the caller holds is known by the values.
+	a.news.each(func(e Event) { a.tell(detach{Leave(ctx), a.ctx}, e) })
 	return err
 }
 
