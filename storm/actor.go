@@ -283,7 +283,7 @@ func (v *visit) writing(parts int, fn func(id uint64) error) error {
 	case err == nil:
 		v.s.j.end(id, lineAck)
 		v.learn(written{id: id, parts: parts})
-	case errors.Is(err, errNever):
+	case errors.Is(err, errNever), refused(err):
 		v.s.j.end(id, lineNever)
 	default:
 		v.s.j.end(id, lineUnknown)
@@ -292,6 +292,12 @@ func (v *visit) writing(parts int, fn func(id uint64) error) error {
 		return nil
 	}
 	return err
+}
+
+// refused reports whether an error says that nothing was done.
+func refused(err error) bool {
+	return !errors.Is(err, backend.ErrOutcomeUnknown) &&
+		(errors.Is(err, backend.ErrReadOnly) || errors.Is(err, backend.ErrNoTenant) || errors.Is(err, backend.ErrTenantMismatch))
 }
 
 const knownWrites = 8

@@ -20,6 +20,7 @@ const (
 	lineNever   = 'n' // WRITE: rolled back, or refused: must not be there
 	lineMade    = 'c' // TENANT: its creation was acknowledged
 	linePurging = 'p' // TENANT: its purge is about to be asked for
+	lineGone    = 'g' // TENANT: its purge was acknowledged
 	lineCount   = 'o' // N: statements so far that were answered
 	lineBreach  = '!' // TEXT: an invariant does not hold
 	lineError   = 'e' // N TEXT: how often an operation failed thus
@@ -87,6 +88,7 @@ type write struct {
 	tenant  int32 // of record.tenants
 	parts   int16
 	outcome byte
+	late    bool // begun when its process knew that the tenant was purged
 }
 
 // record is the journals' content.
@@ -96,6 +98,8 @@ type record struct {
 	numbers  map[string]int32
 	made     map[string]bool
 	purging  map[string]bool
+	gone     map[string]bool
+	here     map[string]bool // gone, by the journal that is being read: its lines are in the order of what they say
 	ops      int
 	errors   map[string]int
 	breaches []string
@@ -106,7 +110,7 @@ func readJournals(dir string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &record{writes: map[uint64]write{}, numbers: map[string]int32{}, made: map[string]bool{}, purging: map[string]bool{}, errors: map[string]int{}}
+	r := &record{writes: map[uint64]write{}, numbers: map[string]int32{}, made: map[string]bool{}, purging: map[string]bool{}, gone: map[string]bool{}, errors: map[string]int{}}
 	for _, name := range files {
 		if err := r.read(name); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -122,6 +126,7 @@ func (r *record) read(name string) error {
 	}
 	defer f.Close()
 	ops := 0
+	r.here = map[string]bool{}
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -203,7 +208,7 @@ func (r *record) line(kind byte, rest string) error {
 		if err != nil {
 			return err
 		}
-		r.writes[w] = write{tenant: r.number(tenant), parts: int16(n), outcome: lineUnknown}
+		r.writes[w] = write{tenant: r.number(tenant), parts: int16(n), outcome: lineUnknown, late: r.here[tenant]}
 	case lineAck, lineUnknown, lineNever:
 		n, err := strconv.ParseUint(rest, 10, 64)
 		if err != nil {
@@ -212,10 +217,15 @@ func (r *record) line(kind byte, rest string) error {
 		w := r.writes[n]
 		w.outcome = kind
 		r.writes[n] = w
+		if w.late && kind == lineAck {
+			r.breaches = append(r.breaches, fmt.Sprintf("wrong: write %d of tenant %s was acknowledged after its purge was", n, r.tenants[w.tenant]))
+		}
 	case lineMade:
 		r.made[rest] = true
 	case linePurging:
 		r.purging[rest] = true
+	case lineGone:
+		r.gone[rest], r.here[rest] = true, true
 	case lineBreach:
 		r.breaches = append(r.breaches, rest)
 	case lineError:

@@ -218,6 +218,9 @@ func (c *court) compare(ctx context.Context) error {
 	err := c.each(ctx, func(ctx context.Context, t *tenancy.Tenant) error {
 		present[string(t.ID)] = true
 		c.v.Tenants++
+		if c.r.gone[string(t.ID)] {
+			c.v.add("wrong: tenant %s (%s) is there, and its purge was acknowledged", t.ID, t.Slug)
+		}
 		return c.store(ctx, t, seen)
 	})
 	if err != nil {

@@ -99,6 +99,7 @@ func (k *keeper) purge(ctx context.Context, t tenancy.Tenant, wanted bool) error
 	if err := app.Purge(ctx, t.ID); err != nil {
 		return err
 	}
+	k.s.j.note(lineGone, string(t.ID))
 	if wanted {
 		err = k.make(ctx, t.Slug)
 	}
