@@ -194,6 +194,9 @@ func (t *tree) restoreCommand() *cobra.Command {
 		case shared && file == "":
 			return usage(cmd, "--shared needs --to: put the file in its place while nothing is served")
 		}
+		if err := notEmpty(cmd, "as", "to"); err != nil {
+			return err
+		}
 		for _, name := range specFlagNames {
 			if spec.Slug == "" && cmd.Flags().Changed(name) {
 				return usage(cmd, "--%s is about the tenant that --as makes", name)

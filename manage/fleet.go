@@ -63,8 +63,9 @@ func (f *fleet) check(cmd *cobra.Command, app *tenancy.App) error {
 		return usage(cmd, "--fail-fast and --stop-after exclude each other")
 	case f.failFast:
 		f.terms.StopAfter = 1
-	case cmd.Flags().Changed("tenant") && len(f.slugs) == 0:
-		return usage(cmd, "--tenant names no tenant")
+	}
+	if err := notEmpty(cmd, "tenant"); err != nil {
+		return err
 	}
 	for _, slug := range f.slugs {
 		tenant, err := app.BySlug(cmd.Context(), slug)

@@ -244,11 +244,27 @@ func (t *tree) run(do func(cmd *cobra.Command, app *tenancy.App, args []string) 
 // that may be what the command is about.
 func (t *tree) change(do func(cmd *cobra.Command, app *tenancy.App, args []string) error) func(*cobra.Command, []string) error {
 	return t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
-		if err := app.FinishOperations(cmd.Context()); err != nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "what was begun before could not be finished: %s\n", said(err))
-		}
+		finishOperations(cmd, app)
 		return do(cmd, app, args)
 	})
+}
+
+// finishOperations goes on with what was begun before.
+func finishOperations(cmd *cobra.Command, app *tenancy.App) {
+	if err := app.FinishOperations(cmd.Context()); err != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "what was begun before could not be finished: %s\n", said(err))
+	}
+}
+
+// notEmpty refuses a flag that is given and says nothing, as that of a variable which is not set does: it would be as if it
+// were not given.
+func notEmpty(cmd *cobra.Command, names ...string) error {
+	for _, name := range names {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && (f.Value.String() == "" || f.Value.String() == "[]") {
+			return usage(cmd, "--%s is empty", name)
+		}
+	}
+	return nil
 }
 
 // advise adds to an error what to do about it, where the error itself cannot know the commands.

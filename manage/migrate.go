@@ -17,7 +17,7 @@ func (t *tree) migrateCommand() *cobra.Command {
 		Long: "Applies what is pending: first to the shared store, then to every tenant's. A store that fails does not stop the others;\n" +
 			"the same command, given again, goes on with what is left. Exits 1 when a store failed.",
 	})
-	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
+	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, _ []string) error {
 		if err := f.check(cmd, app); err != nil {
 			return err
 		}
@@ -48,7 +48,9 @@ func (t *tree) migrateCommand() *cobra.Command {
 		p := t.progress(cmd, f.json)
 		opt.OnEvent = p.event
 		res, err := up()
-		return t.finish(cmd, p, res, err)
+		err = t.finish(cmd, p, res, err)
+		finishOperations(cmd, app) // a creation may need the shared tables as they are by now
+		return err
 	})
 	f.register(t, cmd)
 	flags := cmd.Flags()

@@ -23,8 +23,8 @@ func (t *tree) storeAside() *cobra.Command {
 	cmd := leaf(&cobra.Command{
 		Use:   "aside STORE",
 		Short: "Put a store that is no tenant's out of the way",
-		Long: "Renames a store that is no tenant's, so that its name is free. Nothing of it is lost: tenant adopt makes a tenant of it\n" +
-			"again, store purge removes it for good.",
+		Long: "Renames a store that is no tenant's, so that its name is free. Nothing of it is lost: store list lists it, store purge\n" +
+			"removes it for good. Renamed by hand to what it was (the schema, or the file), it can be adopted with tenant adopt.",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	})
 	cmd.RunE = t.change(func(cmd *cobra.Command, app *tenancy.App, args []string) error {

@@ -103,6 +103,9 @@ func (t *tree) tenantImport() *cobra.Command {
 	})
 	complete, allowed := specFlags(cmd, &opt.Spec), allowFlag(cmd)
 	cmd.RunE = t.run(func(cmd *cobra.Command, app *tenancy.App, args []string) error {
+		if err := notEmpty(cmd, "into"); err != nil {
+			return err
+		}
 		if err := complete(); err != nil {
 			return err
 		}

@@ -53,6 +53,7 @@ func TestTransfer(t *testing.T) {
 			"[into place]":              {"tenant", "import", file, "--into", "copy", "--place", "x"},
 			"none of digits":            {"tenant", "import", file, "--slug", "x", "--allow", "polls.id=all"},
 			"file already exists":       {"tenant", "export", "thor", file},
+			"--into is empty":           {"tenant", "import", file, "--into", ""},
 			"not to standard output":    {"tenant", "export", "thor", "-"},
 			"[polls.question]":          {"tenant", "clone", "thor", "x", "--mask", "users.name='x'", "--keep", "polls.id"},
 			"is not TABLE.COLUMN=EXPRE": {"tenant", "clone", "thor", "x", "--mask", "users"},

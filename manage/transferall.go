@@ -39,6 +39,9 @@ func (t *tree) transferCommand() *cobra.Command {
 		if err := atLeast(cmd, 1, "at least 1", "parallel"); err != nil {
 			return err
 		}
+		if err := notEmpty(cmd, "tenant"); err != nil {
+			return err
+		}
 		var err error
 		if opt.Mappings, err = allowed(); err != nil {
 			return err

@@ -37,6 +37,7 @@ func TestTransferAll(t *testing.T) {
 			p.must(t, "exec", "thor", "--", "ask", "still?")
 			for want, args := range map[string][]string{
 				"--to is missing":       {"transfer"},
+				"--tenant is empty":     {"transfer", "--to", other.url(), "--tenant", ""},
 				"is taken by tenant":    {"transfer", "--to", other.url(), "--tenant", "thor"},
 				"is the place that the": {"transfer", "--to", p.url()},
 				"no such tenant":        {"transfer", "--to", other.url(), "--tenant", "hel"},

@@ -19,13 +19,25 @@ func ArrivalOwner(id ID) string { return arrivalStamp + string(id) }
 
 func isArrival(owner string) bool { return strings.HasPrefix(owner, arrivalStamp) }
 
-// setArrivalsApart takes the stores that are brought here out of those that have to be some tenant's.
+// setArrivalsApart takes the stores that are brought here, and the files of their tenants, out of those that have to be some
+// tenant's.
 func (c *checkup) setArrivalsApart() {
 	for name, info := range c.stores {
 		if isArrival(info.Owner) {
 			c.claimed[name] = true
+			c.tenants[ID(strings.TrimPrefix(info.Owner, arrivalStamp))] = true
 		}
 	}
+}
+
+// isArriving reports whether a store is brought here that is to be the tenant's.
+func (a *App) isArriving(ctx context.Context, id ID) (bool, error) {
+	for info, err := range a.be.Stores(ctx) {
+		if err != nil || info.Owner == ArrivalOwner(id) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // arrivals finds the stores that were brought here, unless somebody is at it.

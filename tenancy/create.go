@@ -34,15 +34,18 @@ func (a *App) Create(ctx context.Context, spec Spec) (Tenant, error) {
 
 // createPlanned makes a tenant, or goes on with one of that slug whose creation is not over.
 func (a *App) createPlanned(ctx context.Context, p plan) (Tenant, error) {
+	var other *unfinished
+	id := ID("")
 	switch t, err := a.createFromSpare(Leave(ctx), p); {
 	case err == nil:
 		return *t, nil
+	case errors.As(err, &other):
+		id = other.id
 	case !errors.Is(err, errNoSpare):
 		return tenantOf(t), opError(string(p.kind()), p.slug, err)
 	}
-	for id := ID(""); ; {
+	for {
 		t, err := a.create(Leave(ctx), id, p)
-		var other *unfinished
 		if errors.As(err, &other) {
 			id = other.id
 			continue

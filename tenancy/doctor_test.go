@@ -199,3 +199,21 @@ func all(t *testing.T, a *App) (tenants []Tenant) {
 	}
 	return tenants
 }
+
+// The files of a tenant who is brought here are his already.
+func TestFilesOfAnArrival(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		files := t.TempDir()
+		a := open(t, p.be, func(c *Config) { c.FilesDir = files })
+		id, err := newID()
+		require.NoError(t, err)
+		require.NoError(t, p.be.Create(t.Context(), backend.Route{Store: backend.MustParseStore("thor"), Owner: ArrivalOwner(id)}))
+		require.NoError(t, os.Mkdir(filepath.Join(files, string(id)), 0o700))
+		findings, err := a.Doctor(t.Context())
+		require.NoError(t, err)
+		require.Len(t, findings, 1)
+		require.Equal(t, FindingArrival, findings[0].Code)
+		require.NoError(t, a.Repair(t.Context(), Finding{Code: FindingFilesOrphan, Subject: string(id)}))
+		require.DirExists(t, filepath.Join(files, string(id)))
+	})
+}

@@ -250,6 +250,9 @@ func (a *App) repairFiles(ctx context.Context, f Finding) error {
 	if _, err := one(ctx, a.reg.db, selectByID, string(id)); !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	if arriving, err := a.isArriving(ctx, id); err != nil || arriving {
+		return err
+	}
 	_, err = a.setFilesAside(id)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -66,7 +67,8 @@ const (
 // errNoSpare: there is none, or what the tenant is to have is another's. The ordinary way is the one that says which.
 var errNoSpare = errors.New("there is no spare for it")
 
-// createFromSpare makes a tenant of a spare. It returns errNoSpare, having changed nothing, when that cannot be.
+// createFromSpare makes a tenant of a spare. It returns errNoSpare, having changed nothing, when that cannot be, and *unfinished
+// when others had the lock of the new tenant first and did not make it.
 func (a *App) createFromSpare(ctx context.Context, p plan) (*Tenant, error) {
 	if a.cfg.Spares == 0 || p.fill != nil || p.named || p.place != "" {
 		return nil, errNoSpare
@@ -93,6 +95,9 @@ func (a *App) createFromSpare(ctx context.Context, p plan) (*Tenant, error) {
 				return err
 			}
 			t, err = one(ctx, a.reg.db, selectByID, string(t.ID))
+			if err == nil && slices.Contains([]Status{Provisioning, Failed, Deleted}, t.Status) {
+				err = &unfinished{t.ID} // they failed, or deleted it
+			}
 			return err
 		}
 		made, err := r.finish(ctx)

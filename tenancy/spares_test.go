@@ -424,3 +424,40 @@ func TestSpareClaimedAndNotStamped(t *testing.T) {
 		require.Empty(t, aside)
 	})
 }
+
+// A creation that others took up before it had the tenant's lock is gone on with: it does not succeed with what they have left.
+func TestSpareTakenUpByOthers(t *testing.T) {
+	for name, others := range map[string]func(b *App, ctx context.Context, id ID) error{
+		"they fail": func(b *App, ctx context.Context, _ ID) error {
+			_ = b.FinishOperations(ctx)
+			return nil
+		},
+		"they delete it": func(b *App, ctx context.Context, id ID) error { _, err := b.Delete(ctx, id); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, p place) {
+				b := open(t, p.backend(t))
+				b.cfg.Hooks.OnCreate = func(context.Context, Tenant, Seed) error { return errors.New("no") }
+				a := openFilled(t, p.be, 3)
+				called := 0
+				a.cfg.Hooks.OnCreate = func(context.Context, Tenant, Seed) error { called++; return nil }
+				a.step = func(step string) {
+					if step == "create: claimed" {
+						a.step = func(string) {}
+						assert.NoError(t, others(b, t.Context(), bySlug(t, b, "thor").ID))
+					}
+				}
+				thor, err := a.Create(t.Context(), Spec{Slug: "thor"})
+				if name == "they delete it" {
+					require.ErrorIs(t, err, ErrSlugTaken)
+					return
+				}
+				require.NoError(t, err)
+				require.Equal(t, Active, thor.Status)
+				require.Equal(t, 1, called)
+				enter(t, thor)
+				requireHealthy(t, a)
+			})
+		})
+	}
+}

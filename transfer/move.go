@@ -272,7 +272,7 @@ func (m *move) choose(ctx context.Context) (todo []tenancy.Tenant, err error) {
 		}
 		return todo, nil
 	}
-	for _, id := range m.opt.Tenants {
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(m.opt.Tenants))) {
 		t, err := m.from.ByID(ctx, id)
 		if err == nil {
 			err = consider(t)

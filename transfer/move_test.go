@@ -408,7 +408,7 @@ func TestMoveFails(t *testing.T) {
 	require.ErrorIs(t, err, tenancy.ErrDomainTaken)
 	_, err = transfer.Move(t.Context(), a.App, c.App, transfer.MoveOptions{Tenants: []tenancy.ID{was[0].ID}})
 	require.ErrorIs(t, err, transfer.ErrSharedDiffer, "another tenant sees those of the target")
-	_, err = transfer.Move(t.Context(), a.App, c.App, transfer.MoveOptions{Tenants: []tenancy.ID{was[0].ID}, NoShared: true})
+	_, err = transfer.Move(t.Context(), a.App, c.App, transfer.MoveOptions{Tenants: []tenancy.ID{was[0].ID, was[0].ID}, NoShared: true})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"free", "gone"}, c.plans(t))
 }
