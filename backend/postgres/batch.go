@@ -90,6 +90,7 @@ func (r *batchResults) advance() (*rows, error) {
 	c := r.s.c
 	if r.next > 0 {
 		if err := c.await(r.j, r.next); err != nil {
+			c.forgetStatement(&r.j.queries[r.next], c.failed(err, false).code)
 			r.err = r.s.fault("send batch", err)
 			return nil, r.err
 		}

@@ -36,7 +36,7 @@ type conn struct {
 	checks     checks
 	sights     sights
 	expires    time.Time // when it is too old; zero: never
-	last       backend.Store
+	last       backend.Route
 	lastAccess driver.Access
 	tainted    bool // the session leaves something on it; see leftover.go
 	dirty      bool // and an earlier one did, which is to be taken away first

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
 
@@ -143,4 +144,67 @@ func TestTypesAreAskedOnce(t *testing.T) {
 	}
 	require.EqualValues(t, n-3, proxy.ResetRoundTrips())
 	require.NoError(t, held.Close())
+}
+
+// A tenant who comes to the name of one that is gone, by another process, finds nothing that the other has left on a connection.
+func TestNothingIsLeftToTheNextOfTheName(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be, other := open(t, databaseURL, map[string]string{"pool_max_conns": "1"}), open(t, databaseURL, nil)
+	rt, ctx := tenant(t, be, "a")
+	_, err := other.Shared().ExecContext(t.Context(), `CREATE FUNCTION public.leave() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM set_config('app.user', 'the first', false); EXECUTE 'CREATE TEMPORARY TABLE mine AS SELECT 1'; END $$`)
+	require.NoError(t, err)
+	_, err = be.DB().ExecContext(ctx, `SELECT public.leave()`)
+	require.NoError(t, err)
+
+	require.NoError(t, other.Drop(t.Context(), rt))
+	next := backend.Route{Store: rt.Store, Owner: "another"}
+	require.NoError(t, other.Create(t.Context(), next))
+	var user, mine sql.NullString
+	err = be.DB().QueryRowContext(backend.WithRoute(t.Context(), next), `SELECT current_setting('app.user', true), to_regclass('pg_temp.mine')::text`).Scan(&user, &mine)
+	require.NoError(t, err)
+	require.Empty(t, user.String)
+	require.False(t, mine.Valid)
+}
+
+// A parameter that has another type since a migration is asked for anew, on a connection too that has the statement as another
+// store's only.
+func TestTypeOfAParameterChanges(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	be, other := open(t, databaseURL, map[string]string{"pool_max_conns": "2"}), open(t, databaseURL, nil)
+	routes, tenants := [2]backend.Route{}, [2]context.Context{}
+	migrate := func(i int, sql string) {
+		db := other.Maintenance(routes[i])
+		defer db.Close()
+		_, err := db.ExecContext(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	for i, name := range []string{"a", "b"} {
+		routes[i], tenants[i] = tenant(t, be, name)
+		migrate(i, `CREATE TABLE docs (meta text)`)
+	}
+	const insert = `INSERT INTO docs (meta) VALUES ($1)`
+	write := func(i int) error { _, err := be.DB().ExecContext(tenants[i], insert, "{}"); return err }
+	hold := func() *sql.Conn {
+		c, err := be.DB().Conn(tenants[0])
+		require.NoError(t, err)
+		require.NoError(t, c.QueryRowContext(tenants[0], `SELECT 1`).Scan(new(int)))
+		return c
+	}
+	one := hold()
+	require.NoError(t, write(0))
+	require.NoError(t, write(1))
+	two := hold()
+	require.NoError(t, one.Close())
+	require.NoError(t, write(0)) // the other connection knows it as a's
+	migrate(1, `ALTER TABLE docs ALTER meta TYPE jsonb USING meta::jsonb`)
+	require.NoError(t, write(1))
+	require.NoError(t, write(1))
+
+	migrate(1, `ALTER TABLE docs ALTER meta TYPE text`)
+	require.NoError(t, write(0))
+	require.NoError(t, write(1))
+	require.NoError(t, two.Close())
 }

@@ -24,9 +24,10 @@ func (be *Backend) take(ctx context.Context, rt backend.Route, access driver.Acc
 	}
 	c.bindUnit(rt, access)
 	c.unit.fence = be.fence(ctx, access)
-	if rt.Store != c.last || access != c.lastAccess {
+	// Another owner's store has the name of one that is gone.
+	if rt.Store != c.last.Store || rt.Owner != c.last.Owner || access != c.lastAccess {
 		c.dirty = c.dirty || be.cleansChanges()
-		c.last, c.lastAccess = rt.Store, access
+		c.last, c.lastAccess = rt, access
 	}
 	return c, nil
 }

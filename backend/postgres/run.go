@@ -174,12 +174,16 @@ func (c *conn) distrust() {
 
 // failing returns the query that the wire is at, or nil.
 func (j *job) failing(w *wire) *query {
-	ahead := len(w.steps) - len(j.queries)
-	if ahead > 0 && w.steps[len(w.steps)-1] == stepCheck {
-		ahead--
+	if at := w.at(); at != stepPrepare && at != stepQuery {
+		return nil
 	}
-	i := w.done - ahead
-	if i < 0 || i >= len(j.queries) {
+	i := 0
+	for _, s := range w.steps[:min(w.done, len(w.steps))] {
+		if s == stepQuery {
+			i++
+		}
+	}
+	if i >= len(j.queries) {
 		return nil
 	}
 	return &j.queries[i]
