@@ -274,23 +274,36 @@ func (s *stream) move(to backend.Store) {
 	s.store, s.clean = to, mark{}
 }
 
-// makeRoom closes the store that was copied longest ago if as many are open as may be.
+// makeRoom closes the store that was copied longest ago if as many are open as may be. One that is being copied is not waited
+// for, which may take as long as there is much in it.
 func (r *run) makeRoom(ctx context.Context) {
+	for _, s := range r.surplus() {
+		if !s.mu.TryLock() {
+			continue
+		}
+		store, err := s.store, s.shut(ctx)
+		s.mu.Unlock()
+		if err != nil && !isGone(err) {
+			r.b.cfg.Log.WarnContext(ctx, "tenement: a store could not be closed after it was backed up", "store", store.String(), "error", err)
+		}
+		return
+	}
+}
+
+// surplus lists the streams that are open, the one that was copied longest ago first, when they are as many as may be.
+func (r *run) surplus() (open []*stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var open []*stream
 	for _, s := range r.streams {
 		if s.openAs.Load() != nil {
 			open = append(open, s)
 		}
 	}
 	if len(open) < r.b.cfg.MaxOpen {
-		return
+		return nil
 	}
-	oldest := slices.MinFunc(open, func(a, b *stream) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
-	if err := oldest.close(ctx); err != nil && !isGone(err) {
-		r.b.cfg.Log.WarnContext(ctx, "tenement: a store could not be closed after it was backed up", "store", oldest.store.String(), "error", err)
-	}
+	slices.SortFunc(open, func(a, b *stream) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
+	return open
 }
 
 // yield lets go of stores that somebody renames.

@@ -100,3 +100,29 @@ func TestNothingOfAnotherStore(t *testing.T) {
 		require.NoError(t, be.Drop(ctx, other))
 	}
 }
+
+// A store that is being copied, for as long as there is much in it, is not waited for when room is made, and holds nobody up.
+func TestRoomIsMadeBesideACopy(t *testing.T) {
+	t.Parallel()
+	b, err := New("file://"+t.TempDir(), Config{MaxOpen: 2})
+	require.NoError(t, err)
+	r := &run{b: b, streams: map[string]*stream{}}
+	for i, name := range []string{"copied", "idle"} {
+		s := &stream{r: r, name: name}
+		s.openAs.Store(&s.store)
+		s.used.Store(int64(i))
+		r.streams[name] = s
+	}
+	copied := r.streams["copied"]
+	copied.mu.Lock()
+	defer copied.mu.Unlock()
+	require.Equal(t, []*stream{copied, r.streams["idle"]}, r.surplus())
+	made := make(chan struct{})
+	go func() { r.makeRoom(t.Context()); close(made) }()
+	select {
+	case <-made:
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for the copy")
+	}
+	require.Len(t, r.all(), 2)
+}
