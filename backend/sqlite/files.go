@@ -198,8 +198,8 @@ func (b *Backend) occupy(ctx context.Context, path string) (release func(), err 
 		}
 		return err
 	})
-	if err != nil && errors.Is(err, ErrBusy) || ctx.Err() != nil {
-		return nil, errors.Join(err, r.Close())
+	if over := ctx.Err(); over != nil || errors.Is(err, ErrBusy) {
+		return nil, errors.Join(err, over, r.Close())
 	}
 	return func() { _ = r.Close() }, nil
 }
