@@ -55,11 +55,11 @@ func (a *App) heardDeleted(ctx context.Context, id ID) (last int64, t *Tenant, e
 	if t, err = deletedTenant(ctx, a.reg.db, id); err != nil {
 		return last, t, err
 	}
-	since, err := madeAfter(ctx, a.reg.db, last)
+	committed, err := madeAfter(ctx, a.reg.db, last)
 	if err != nil {
 		return last, t, err
 	}
-	return last, t, a.waitHeard(ctx, since)
+	return last, t, a.waitHeard(ctx, committed)
 }
 
 // claimPurge enters the operation into r, unless the tenant was restored and deleted once more since last: not everybody
@@ -111,12 +111,13 @@ func lastDeleted(ctx context.Context, q querier, id ID) (revision int64, err err
 	return revision, rows.Err()
 }
 
-// madeAfter is when the change after a revision was made, and zero when there is none yet, or it is not known which it is.
+// madeAfter is when the change after a revision was made, and zero when there is none yet, or it is not known which it is. What a
+// tenant's history from elsewhere says was not made here.
 func madeAfter(ctx context.Context, q querier, revision int64) (at time.Time, err error) {
 	if revision == 0 {
 		return at, nil
 	}
-	list, err := texts(ctx, q, 1, `SELECT at FROM tenement_changes WHERE revision > $1 ORDER BY revision LIMIT 1`, revision)
+	list, err := texts(ctx, q, 1, `SELECT at FROM tenement_changes WHERE revision > $1 AND nonce <> $2 ORDER BY revision LIMIT 1`, revision, historyNonce)
 	if err != nil || len(list) == 0 {
 		return at, err
 	}
