@@ -40,7 +40,7 @@ func (a *App) isArriving(ctx context.Context, id ID) (bool, error) {
 	return false, nil
 }
 
-// arrivals finds the stores that were brought here, unless somebody is at it.
+// arrivals finds the stores that were brought here and not handed over.
 func (c *checkup) arrivals(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(c.stores)) {
 		if !isArrival(c.stores[name].Owner) {

@@ -219,9 +219,9 @@ func placeholders(from, n int) string {
 }
 
 // ahead reports whether a store is left alone by what goes through all stores, until whoever makes it enters it into the
-// ledger: a spare, one that is brought here, one that an operation is still at, and that of a tenant who is not here.
+// ledger: a spare, one that an operation is still at, and that of a tenant who is not here, since he is being moved here, say.
 func (r *registry) ahead(ctx context.Context, s backend.StoreInfo) (ahead bool, err error) {
-	if isSpare(s.Owner) || isArrival(s.Owner) {
+	if isSpare(s.Owner) {
 		return true, nil
 	}
 	err = r.db.QueryRowContext(ctx, `SELECT NOT EXISTS (SELECT 1 FROM tenement_tenants WHERE id = $1)

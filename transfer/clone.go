@@ -82,7 +82,7 @@ func (c *cloning) look(ctx context.Context) error {
 }
 
 func (c *cloning) fill(ctx context.Context, t tenancy.Tenant) error {
-	to := backend.Route{Store: t.Store, Owner: string(t.ID)}
+	to := own(t)
 	if err := c.fillStore(tenancy.Leave(ctx), to); err != nil {
 		if c.masks != nil && refused(err) {
 			return fmt.Errorf("%w: %w", ErrMask, err)
@@ -105,7 +105,7 @@ func refused(err error) bool {
 }
 
 func (c *cloning) fillStore(ctx context.Context, to backend.Route) error {
-	from := backend.Route{Store: c.t.Store, Owner: string(c.t.ID)}
+	from := own(c.t)
 	if copier, able := c.app.Backend().(backend.Copier); able && c.masks == nil {
 		if err := copier.CopyStore(ctx, from, to); err != nil {
 			return err

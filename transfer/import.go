@@ -49,7 +49,7 @@ func Import(ctx context.Context, app *tenancy.App, path string, opt ImportOption
 		return tenancy.Tenant{}, f.fault(err)
 	}
 	t, err := app.CreateBy(ctx, spec, func(ctx context.Context, t tenancy.Tenant) error {
-		return f.fill(ctx, app, backend.Route{Store: t.Store, Owner: string(t.ID)}, opt)
+		return f.fill(ctx, app, own(t), opt)
 	})
 	return t, f.fault(err)
 }

@@ -49,7 +49,8 @@ func (l *arrivals) handOver(ctx context.Context, adopter backend.Adopter, parall
 		if a.rt.Owner == string(id) {
 			continue
 		}
-		work.Go(func() error { return adopter.Restamp(within, arriving(id, a.rt.Store), string(id)) })
+		arrived := a.rt
+		work.Go(func() error { return adopter.Restamp(within, arrived, string(id)) })
 		a.rt.Owner = string(id)
 		if a.made != nil {
 			a.made = a.made.Restamped(string(id))

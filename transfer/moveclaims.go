@@ -13,8 +13,9 @@ import (
 	"github.com/tenement-go/tenement/tenancy"
 )
 
-// claims are the stores that moves have made in the target and that are in service nowhere, unless they are from a
-// backup: what a move may remove when it is gone on with, by the stamp of what arrives. They are kept in the target's shared store, in a table that is there while a move is not finished.
+// claims are the stores that moves have made in the target and that are in service nowhere, unless the claims are from a backup:
+// what a move may remove when it is gone on with, by the stamp of what arrives. They are kept in the target's shared store, in a
+// table that is there while a move is not finished.
 type claims struct {
 	db    *sql.DB
 	token string

@@ -47,12 +47,11 @@ func arriving(id tenancy.ID, s backend.Store) backend.Route {
 // drop removes what this move made of a tenant, or an earlier one that is gone on with. What was handed over to him is set
 // aside: maybe he was served from it, and the claim is from a backup.
 func (m *move) drop(ctx context.Context, id tenancy.ID, s backend.Store) error {
-	err := m.to.Backend().Drop(ctx, arriving(id, s))
-	if !errors.Is(err, backend.ErrStoreMissing) {
-		if err != nil {
-			return err
-		}
+	switch err := m.to.Backend().Drop(ctx, arriving(id, s)); {
+	case err == nil:
 		return m.to.Migrator().Forget(ctx, s)
+	case !errors.Is(err, backend.ErrStoreMissing):
+		return err
 	}
 	aside, err := m.to.PutAside(ctx, backend.Route{Store: s, Owner: string(id)})
 	if errors.Is(err, backend.ErrStoreMissing) {

@@ -319,7 +319,7 @@ func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue)
 
 // outdated reports whether a statement that failed may mean something else when it is compiled as if it were new, and has it
 // compiled so: it was kept from when the tenant had a table of a name which is a shared table's alone by now, and SQLite, which
-// compiles it anew by itself, knows of none. It has done nothing.
+// compiles it anew by itself, knows of none. It has done nothing: what fails with SQLITE_ERROR is undone by itself.
 func (s *session) outdated(st *stmt, err error) bool {
 	if code(err) != sqlite3.SQLITE_ERROR || s.c == nil {
 		return false
