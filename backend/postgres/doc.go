@@ -59,18 +59,20 @@
 // for each table and index), and never lets go of it. If any connection served any store, each would read and keep all of
 // them. So each store has a home among the connections, where it is warm, and is worth a short wait:
 //
-//	store a ─┐                      ┌─ connection 1: a, c, … and some guests
-//	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, … and some guests
-//	store c ─┘                      └─ connection 3: …
+//	store a ─┐                      ┌─ connection 1: a, c, …
+//	store b ─┼─ home, or nearly so ─┼─ connection 2: b, d, …   and on all of them those that are used
+//	store c ─┘                      └─ connection 3: …         all the time, or all, while they are few
 //
-//	all know the store, with few there are:           take the one that was used last
+//	the stores in use are few:                        take the connection that was used last
+//	the store is used all the time:                   the same
 //	the home is idle:                                 take it
-//	another is, that has the store as a guest:        take that; there are 96 at most, or 8 once there were more
-//	the store keeps its home busy itself:             take any, which has it as a guest from then on
 //	the home has only just become busy:               wait for it, up to [Config.AffinityWait]
 //	it has been busy for longer, or a transaction
 //	or a [database/sql.Conn] holds it:                the second home, then the third
 //	after that:                                       whatever is idle, or is given back first
+//
+// Few are an eighth of [Config.FirstSights]: so many pairs of store and text, in the last eight to sixteen thousand
+// statements, every connection may know. Used all the time is what has about one use in two hundred.
 //
 // What is given back goes to those who wait for it, but at least each eighth time to who is overdue the longest. A
 // connection that has run [Config.FirstSights] pairs of store and text for the first time is closed when its successor is

@@ -18,8 +18,8 @@ type Stats struct {
 	Canceled     int64         // how often a caller gave up waiting
 	Opened       int64         // how many were opened
 
-	// How often a store was served by its home, and by another connection that it is a guest of; and how often a caller
-	// was given whatever was free, after it had waited for its home in vain or where that was not worth it.
+	// How often a store was served by its home, and by another connection because all of them are to know the store; and how
+	// often a caller was given whatever was free, after it had waited for its home in vain or where that was not worth it.
 	AtHome, Seen, Overdue int64
 	// FirstSights counts pairs of store and text that a connection ran for the first time; Retired the connections that
 	// were closed because of how many they had run, or of their age.

@@ -16,6 +16,8 @@ const (
 	// others keep from the processor for a turn of the system's, and one that sees a store for the first time, are there
 	// again sooner than another connection has the store in its caches.
 	brief = 4 * time.Millisecond
+	// fewOf is which part of what a connection may see all of them may see of all: that much is not worth waiting for.
+	fewOf = 8
 	// keepIdleLent is for how long an idle connection is kept from a pool that has other users.
 	keepIdleLent = time.Second
 	// keepApart is for how long a connection of a fleet run is kept for its next script.
@@ -29,7 +31,7 @@ func (be *Backend) newKeeper() *warm.Keeper[*conn] {
 	pc := be.pool.Config()
 	be.maxConns, be.lifetime, be.jitter = int(pc.MaxConns), pc.MaxConnLifetime, pc.MaxConnLifetimeJitter
 	cfg := warm.Config{
-		Slots: be.maxConns, Keep: be.maxConns, Wait: be.cfg.AffinityWait, Brief: brief,
+		Slots: be.maxConns, Keep: be.maxConns, Wait: be.cfg.AffinityWait, Brief: brief, Few: be.cfg.FirstSights / fewOf,
 		// A pool of our own gets a connection back when it seems not to be needed any more, and closes it after as much
 		// time again. Sooner would be no good: what comes back from there is warm for other stores than its slot's.
 		Idle: pc.MaxConnIdleTime / 2, ApartIdle: keepApart,
@@ -118,4 +120,5 @@ func (c *conn) see(sql string) {
 		c.sights[h] = struct{}{}
 		c.be.firstSights.Add(1)
 	}
+	c.be.warm.Saw(h)
 }

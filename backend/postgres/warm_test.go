@@ -41,10 +41,11 @@ func stores(t testing.TB, be *postgres.Backend, n int) (contexts []context.Conte
 	return contexts
 }
 
-// Each store has a connection that is its home, whatever handle it is used by.
+// Each store has a connection that is its home, whatever handle it is used by. While the stores in use are few, or their
+// texts, any will do.
 func TestStoresHaveHomes(t *testing.T) {
 	t.Parallel()
-	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "4"})
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "4", "first_sights": "240"})
 	contexts := stores(t, be, 31)
 	another := contexts[30]
 	contexts = contexts[:30]
@@ -58,6 +59,15 @@ func TestStoresHaveHomes(t *testing.T) {
 	}
 	for _, tx := range all {
 		require.NoError(t, tx.Commit(another))
+	}
+	few := be.Stats()
+	require.Zero(t, few.Overdue)
+	require.Positive(t, few.Seen)
+	for _, ctx := range contexts { // an eighth of first_sights, and more
+		for _, text := range []string{`SELECT 1`, `SELECT 2`} {
+			_, err := be.DB().ExecContext(ctx, text)
+			require.NoError(t, err)
+		}
 	}
 	before := be.Stats()
 	pids := map[int]int{}

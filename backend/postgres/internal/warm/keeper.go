@@ -34,6 +34,9 @@ type Config struct {
 	Wait time.Duration
 	// Brief is for how long a home may have been busy and still be waited for.
 	Brief time.Duration
+	// Few is how many pairs of store and text, by all that [Keeper.Saw] was told lately, are so few that no store needs a
+	// home: each connection may see them all. 0: none are.
+	Few int
 	// Idle is after which time an idle connection goes back to the pool. 0: never.
 	Idle time.Duration
 	// ApartIdle is for how long a connection of TakeApart is kept for the next of its kind.
@@ -46,6 +49,7 @@ type Keeper[C any] struct {
 	pool  Pool[C]
 	cfg   Config
 	epoch time.Time
+	pairs *census
 	base  context.Context // of the opening of connections
 	stop  context.CancelFunc
 
@@ -89,9 +93,24 @@ func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
 		p:     newPolicy(cfg.Slots, cfg.Keep, cfg.Wait, cfg.Brief),
 		slots: make([]place[C], cfg.Slots),
 	}
+	k.pairs = newCensus(cfg.Few, k.setFew)
+	k.p.few = k.pairs.few.Load()
 	k.base, k.stop = context.WithCancel(context.Background())
 	k.waiters.New = func() any { return newWaiter() }
 	return k
+}
+
+// Saw says that a pair of store and text, whose hash it gets, has been used.
+func (k *Keeper[C]) Saw(pair uint64) {
+	if k.cfg.Wait > 0 && k.cfg.Few > 0 {
+		k.pairs.note(pair)
+	}
+}
+
+func (k *Keeper[C]) setFew(few bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.p.few = few
 }
 
 func (k *Keeper[C]) now() int64 { return int64(time.Since(k.epoch)) }

@@ -10,6 +10,8 @@ type waiter struct {
 	arrival uint64
 	again   int64 // when tick is to be called next; 0: never, it is overdue
 	late    bool
+	// anywhere says that any slot is as good: it is of no store, or of one that all connections know.
+	anywhere bool
 
 	ready chan struct{} // gets one value when slot or err is set
 	slot  int           // -1: none yet
@@ -32,11 +34,9 @@ func newWaiter() *waiter {
 func (p *policy) join(now int64, w *waiter, key string) {
 	w.key, w.slot, w.err, w.late, w.rank = key, -1, nil, false, -1
 	w.since, w.due, w.again = now, now, 0
-	if key != "" {
+	w.homes = p.homesOf(key)
+	if w.anywhere = key == "" || p.wait == 0 || p.anywhere(hash(key)); !w.anywhere {
 		w.due += p.waits()
-	}
-	if w.homes = p.homesOf(key); p.everywhere(key) {
-		w.due = now // any will do
 	}
 	p.arrivals++
 	w.arrival = p.arrivals
@@ -99,7 +99,7 @@ func (p *policy) tick(now int64, w *waiter) {
 // look finds w something, or says until when it waits for what: a home that is busy for a moment only; the next home,
 // where it is not; anything, when there is none or its time is over.
 func (p *policy) look(now int64, w *waiter) {
-	if now < w.due && !p.hot(w) {
+	if now < w.due {
 		for r, i := range w.homes {
 			if i < 0 {
 				break
@@ -131,39 +131,16 @@ func (p *policy) expire(w *waiter) {
 	p.line.remove(&w.inLine)
 	w.late, w.again = true, 0
 	p.late.push(&w.inLine)
-	if w.key != "" && p.wait > 0 {
+	if !w.anywhere {
 		p.stats.overdue++
 	}
-}
-
-// hot reports whether w's store keeps its home busy itself, so that it should spread: at once where something is idle,
-// else when there are several of it.
-func (p *policy) hot(w *waiter) bool {
-	if w.homes[0] < 0 {
-		return false
-	}
-	s, same := &p.slots[w.homes[0]], 0
-	if s.key == w.key {
-		same++
-	}
-	n := s.own[0].first
-	for range hotLook {
-		if n == nil || n.w == w {
-			break
-		}
-		if n.w.key == w.key {
-			same++
-		}
-		n = n.next
-	}
-	return same >= hotMany || same > 0 && p.idle > 0
 }
 
 // serveLate gives what is idle to those who are overdue.
 func (p *policy) serveLate(now int64) {
 	for p.idle > 0 && p.late.first != nil {
 		w := p.late.first.w
-		p.give(now, p.bestIdle(w.key), w)
+		p.give(now, p.bestIdle(w), w)
 	}
 }
 
@@ -178,7 +155,7 @@ func (p *policy) next(i int) *waiter {
 	}
 	late := p.late.first
 	for n, left := late, lateLook; n != nil && left > 0; n, left = n.next, left-1 {
-		if (own == nil || n.w.arrival < own.arrival) && p.guests[n.w.key].has(i) {
+		if (own == nil || n.w.arrival < own.arrival) && n.w.anywhere {
 			own = n.w
 			break
 		}

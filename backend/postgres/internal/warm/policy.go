@@ -18,16 +18,16 @@ type policy struct {
 	brief int64 // how long, at least, a home may have been busy and still be worth waiting for
 	usual int64 // how long a use takes: about the median
 
-	guests   map[string]*guest
-	clock    uint64 // counts what receive notes
-	line     list   // who waits, in order of arrival, and is not overdue
+	regulars regulars
+	few      bool // all connections may see all stores
+	line     list // who waits, in order of arrival, and is not overdue
 	arrivals uint64
 	late     list      // who is overdue, the longest overdue first
 	soonest  int64     // when ticks is to be called next; 0: need not be
 	due      []*waiter // a buffer of ticks
 	// there counts slots with a connection, opening those that are being opened, idle those that nobody has.
 	there, opening, idle int
-	idlers, roomy        []uint64 // the sets of idle slots, and of those that have room for another guest
+	idlers               []uint64 // the set of idle slots
 
 	refusedUntil int64 // the server had no place left: not tried again before
 	refusal      error // why; nil after a success
@@ -65,9 +65,6 @@ type slot struct {
 	// passed counts how often it went to one of its own while somebody else was overdue.
 	passed int
 	own    [ranks]list // who waits for it as their first, second or third home
-	guests []*guest
-	room   int // for so many
-	hand   int // where to look for one that goes
 }
 
 const (
@@ -82,58 +79,54 @@ const (
 	// dozen is how many usual uses a line may take, while that is no more than longest times the wait.
 	dozen   = 12
 	longest = 4
-	// hotLook is how many of those in line for a home are looked at.
-	hotLook  = 8
-	hotMany  = 3
+	// lateLook is how many of those who wait for any slot are looked at for one who does not do so in vain.
 	lateLook = 8
 )
 
 func newPolicy(slots, keep int, wait, brief time.Duration) *policy {
-	p := &policy{
-		slots: make([]slot, slots), keep: keep, wait: int64(wait), brief: int64(brief),
-		guests: make(map[string]*guest), idlers: make([]uint64, (slots+63)/64), roomy: make([]uint64, (slots+63)/64),
+	return &policy{
+		slots: make([]slot, slots), keep: keep, wait: int64(wait), brief: int64(brief), idlers: make([]uint64, (slots+63)/64),
 	}
-	for i := range keep {
-		p.forget(i)
-	}
-	return p
 }
 
 // take gives the store a slot at once, or -1 and a place in line for w. The empty key is of no store: any will do.
 func (p *policy) take(now int64, key string) int {
+	if key == "" || p.wait == 0 {
+		i := p.lastUsed()
+		if i >= 0 {
+			p.hand(now, i, key)
+		}
+		return i
+	}
+	h := hash(key)
+	p.regulars.note(h)
 	if p.idle == 0 {
 		return -1
 	}
-	if p.wait == 0 || key == "" {
-		i := p.lastUsed()
-		p.hand(now, i, key)
-		return i
-	}
-	g := p.guests[key]
-	var h uint64
-	if g != nil {
-		h = g.hash
-	} else {
-		h = hash(key)
-	}
-	i := p.homeOf(h)
-	if last := p.lastUsed(); g.has(last) && p.hasRoom(last) {
-		// With few stores all are warm everywhere: then the server's process that ran last is in the processor's caches.
-		i = last
-		p.stats.seen++
-		p.receive(i, g, key)
-	} else if i >= 0 && p.slots[i].state == slotIdle {
-		p.stats.home++
-	} else if i = p.hostOf(h, g); i >= 0 {
-		if g.has(i) {
-			p.stats.seen++
-		}
-		p.receive(i, g, key)
-	} else {
+	home, anywhere := p.homeOf(h), p.anywhere(h)
+	i := home
+	if anywhere {
+		// The server's process that ran last is in the processor's caches.
+		i = p.lastUsed()
+	} else if home < 0 || p.slots[home].state != slotIdle {
 		return -1
 	}
+	p.count(i == home, anywhere)
 	p.hand(now, i, key)
 	return i
+}
+
+// anywhere reports whether all connections know the store, or are to.
+func (p *policy) anywhere(h uint64) bool { return p.few || p.regulars.has(h) }
+
+// count counts who serves a store.
+func (p *policy) count(home, anywhere bool) {
+	switch {
+	case home:
+		p.stats.home++
+	case anywhere:
+		p.stats.seen++
+	}
 }
 
 // hold says that a slot is in the hands of somebody who will keep it, and sends those who wait for it elsewhere.
@@ -148,16 +141,12 @@ func (p *policy) hold(now int64, i int) {
 
 // setApart says that a slot is used for what goes through every store, until it is vacated.
 func (p *policy) setApart(now int64, i int) {
-	p.forget(i)
 	p.slots[i].apart = true
 	p.hold(now, i)
 }
 
 // renew says that a slot has another connection.
-func (p *policy) renew(i int) {
-	p.forget(i)
-	p.slots[i].apart = false
-}
+func (p *policy) renew(i int) { p.slots[i].apart = false }
 
 // disperse has those who wait for a slot look again.
 func (p *policy) disperse(now int64, i int) {
@@ -216,7 +205,6 @@ func (p *policy) vacate(now int64, i int) {
 		p.there--
 	}
 	s.state, s.held, s.apart, s.passed = slotEmpty, false, false, 0
-	p.forget(i)
 	p.disperse(now, i)
 	p.grow(now)
 }
@@ -345,14 +333,8 @@ func (p *policy) close(now int64) (idle []int) {
 
 // give hands an idle slot to somebody in line.
 func (p *policy) give(now int64, i int, w *waiter) {
-	if i == w.homes[0] {
-		p.stats.home++
-	} else {
-		g := p.guests[w.key]
-		if g.has(i) {
-			p.stats.seen++
-		}
-		p.receive(i, g, w.key)
+	if w.key != "" && p.wait > 0 {
+		p.count(i == w.homes[0], w.anywhere)
 	}
 	p.hand(now, i, w.key)
 	p.settle(now, w, i, nil)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,12 +37,15 @@ func newWorld(t *testing.T, seed uint64, slots, keep int, wait time.Duration) *w
 	return w
 }
 
+// store is none, one of a few that become regulars, or one of many.
 func (w *world) store() string {
-	n := w.rnd.IntN(12)
-	if n == 0 {
+	switch n := w.rnd.IntN(12); {
+	case n == 0:
 		return ""
+	case n < 6:
+		return fmt.Sprintf("store%d", n)
 	}
-	return fmt.Sprintf("store%d", n)
+	return fmt.Sprintf("store%d", 100+w.rnd.IntN(300))
 }
 
 // got notes that a slot was handed out.
@@ -94,7 +99,7 @@ func (w *world) advance(d int64) {
 }
 
 func (w *world) step() {
-	switch w.rnd.IntN(12) {
+	switch w.rnd.IntN(13) {
 	case 0, 1, 2, 3:
 		key := w.store()
 		if i := w.p.take(w.now, key); i >= 0 {
@@ -129,6 +134,8 @@ func (w *world) step() {
 		for _, i := range w.p.idleSince(w.now - int64(3*time.Millisecond)) {
 			w.p.vacate(w.now, i)
 		}
+	case 12:
+		w.p.few = w.rnd.IntN(3) == 0
 	}
 	w.collect()
 	w.check()
@@ -173,11 +180,6 @@ func (w *world) check() {
 			there++
 		case slotBusy:
 			there++
-		}
-		require.LessOrEqual(t, len(s.guests), guestRoom)
-		for _, g := range s.guests {
-			require.True(t, g.has(i))
-			require.Same(t, g, p.guests[g.key])
 		}
 	}
 	require.Equal(t, []int{there, opening, idle}, []int{p.there, p.opening, p.idle})
@@ -285,7 +287,6 @@ func TestPolicyClosedAtRandom(t *testing.T) {
 			w.finishOpening(false)
 		}
 		require.Zero(t, w.p.there+w.p.opening)
-		require.Empty(t, w.p.guests, "guests go with the connections")
 		x := newWaiter()
 		require.Negative(t, w.p.take(w.now, "a"))
 		w.p.join(w.now, x, "a")
@@ -305,18 +306,6 @@ func filled(slots int, wait time.Duration) *policy {
 
 const ms = int64(time.Millisecond)
 
-// crowded returns such a policy with no room for more guests.
-func crowded(slots int, wait time.Duration) *policy {
-	p := filled(slots, wait)
-	for i := range slots {
-		for n := range guestRoom {
-			key := fmt.Sprint("guest", i, n)
-			p.receive(i, p.guests[key], key)
-		}
-	}
-	return p
-}
-
 // neighbours returns stores whose homes are the same.
 func neighbours(p *policy, n int) (keys []string) {
 	homes := p.homesOf("thor")
@@ -331,7 +320,7 @@ func neighbours(p *policy, n int) (keys []string) {
 // TestPolicyRules: the rules of choosing, one by one.
 func TestPolicyRules(t *testing.T) {
 	t.Parallel()
-	p := crowded(8, 3*time.Millisecond)
+	p := filled(8, 3*time.Millisecond)
 	k := neighbours(p, 8)
 	homes := p.homesOf(k[0])
 	require.NotContains(t, homes, -1)
@@ -365,38 +354,139 @@ func TestPolicyRules(t *testing.T) {
 	p.join(ms, d, k[4])
 	require.GreaterOrEqual(t, d.slot, 0)
 	require.NotContains(t, homes, d.slot)
-	// One where the store is a guest, when its home is busy.
-	p.release(ms, d.slot, true)
-	require.Equal(t, d.slot, p.take(ms, k[4]))
 	require.Equal(t, uint64(2), p.stats.home)
-	require.Equal(t, uint64(1), p.stats.seen)
+	require.Zero(t, p.stats.seen)
 	// Of no store: any.
 	require.GreaterOrEqual(t, p.take(ms, ""), 0)
 }
 
-// TestPolicyHot: a store that keeps its home busy itself does not wait for it.
-func TestPolicyHot(t *testing.T) {
+// TestPolicyRegulars: a store that is used very often, among many, does not wait for its home: it may be everywhere. When
+// it is used no more than the others, it has a home again.
+func TestPolicyRegulars(t *testing.T) {
 	t.Parallel()
-	p := crowded(4, 3*time.Millisecond)
-	for range 4 {
-		w := newWaiter()
-		if w.slot = p.take(0, "thor"); w.slot < 0 {
-			p.join(0, w, "thor")
+	p := filled(4, 3*time.Millisecond)
+	home := p.homesOf("thor")[0]
+	require.Equal(t, home, p.take(0, "thor"))
+	require.Equal(t, -1, p.take(0, "thor"), "its home is busy, and it was hardly ever seen")
+	p.release(0, home, true)
+	visit := func(key string) {
+		if i := p.take(0, key); i >= 0 {
+			p.release(0, i, true)
 		}
-		require.GreaterOrEqual(t, w.slot, 0)
 	}
-	for i := range 4 {
-		require.True(t, p.release(ms, i, true))
+	for range regularUses {
+		visit("thor")
 	}
 	for range 4 {
-		require.GreaterOrEqual(t, p.take(ms, "thor"), 0, "it is a guest everywhere now")
+		require.GreaterOrEqual(t, p.take(ms, "thor"), 0)
 	}
+	// Who waits for any is served in turn with those who wait for this one.
+	first, second := newWaiter(), newWaiter()
+	p.join(ms, first, "thor")
+	p.join(ms, second, neighbours(p, 1)[0])
+	require.True(t, p.release(ms, home, true))
+	require.Equal(t, home, first.slot)
+	require.Zero(t, p.stats.overdue)
+	p.leave(ms, second)
+	for i := range 4 {
+		p.release(ms, i, true)
+	}
+	for n := range 8 * regularWindow {
+		visit(fmt.Sprint("other", n%5000))
+	}
+	require.Equal(t, home, p.take(ms, "thor"))
+	require.Equal(t, -1, p.take(ms, "thor"))
+}
+
+// Nobody is a regular among thousands who all come alike, and few are among those who come by Zipf's law.
+func TestRegularsAreFew(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 1))
+	zipf := rand.NewZipf(rng, 1.1, 1, 9899)
+	for _, c := range []struct {
+		name        string
+		of          int
+		draw        func() int
+		least, most int
+	}{
+		{"alike", 1000, func() int { return rng.IntN(1000) }, 0, 3},
+		{"zipf", 9900, func() int { return int(zipf.Uint64()) }, 10, 100},
+		{"a hundred", 100, func() int { return rng.IntN(100) }, 99, 100},
+	} {
+		var r regulars
+		for range 10 * regularWindow {
+			r.note(hash(fmt.Sprintf("tenant_%05d", c.draw())))
+		}
+		n := 0
+		for i := range c.of {
+			if r.has(hash(fmt.Sprintf("tenant_%05d", i))) {
+				n++
+			}
+		}
+		require.GreaterOrEqual(t, n, c.least, c.name)
+		require.LessOrEqual(t, n, c.most, c.name)
+	}
+}
+
+// TestCensus: what is in use is few or many, also when that changes, and also where it is few at any time, but others
+// each time.
+func TestCensus(t *testing.T) {
+	t.Parallel()
+	const limit = 256
+	told := 0
+	c := newCensus(limit, func(bool) { told++ })
+	at := 0
+	uses := func(n, pairs int) {
+		for i := range n {
+			c.note(mix(uint64(at + i%pairs + 1)))
+		}
+	}
+	require.True(t, c.few.Load(), "nothing is known yet")
+	uses(10*limit*windowOf, limit/2)
+	require.True(t, c.few.Load())
+	require.Zero(t, told)
+	uses(2*limit, 2*limit)
+	require.False(t, c.few.Load(), "that is noticed at once")
+	uses(10*limit*windowOf, 2*limit)
+	require.False(t, c.few.Load())
+	require.Equal(t, 1, told)
+	uses(3*limit*windowOf, limit/2)
+	require.True(t, c.few.Load(), "they are few again")
+	for range 20 { // one after the other
+		uses(limit*windowOf/2, limit*2/3)
+		at += limit * 2 / 3
+	}
+	require.False(t, c.few.Load())
+	require.False(t, newCensus(0, nil).few.Load())
+}
+
+// S73: a census that is told by many at once is not confused by it for long.
+func TestCensusOfMany(t *testing.T) {
+	t.Parallel()
+	const limit = 64
+	var few atomic.Bool
+	c := newCensus(limit, func(f bool) { few.Store(f) })
+	everybody := func(pairs int) {
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for i := range 4 * limit * windowOf {
+					c.note(mix(uint64(i%pairs + 1)))
+				}
+			})
+		}
+		all.Wait()
+	}
+	everybody(4 * limit)
+	require.False(t, c.few.Load())
+	everybody(limit / 2)
+	require.True(t, c.few.Load())
 }
 
 // TestPolicyWaitsNoLonger: somebody who is overdue takes what is idle.
 func TestPolicyWaitsNoLonger(t *testing.T) {
 	t.Parallel()
-	p := crowded(4, 3*time.Millisecond)
+	p := filled(4, 3*time.Millisecond)
 	k := neighbours(p, 20)
 	home := p.take(0, k[0])
 	w := newWaiter()
@@ -434,42 +524,18 @@ func TestPolicyWaitsByUses(t *testing.T) {
 	}
 }
 
-// TestPolicyGuests: a slot serves few stores besides its own, the ones that it served last.
-func TestPolicyGuests(t *testing.T) {
-	t.Parallel()
-	p := crowded(2, 3*time.Millisecond)
-	for n := range 10000 {
-		key := fmt.Sprint("late", n)
-		p.receive(0, p.guests[key], key)
-		p.receive(0, p.guests["hot"], "hot")
-	}
-	require.Len(t, p.slots[0].guests, crowdedRoom, "there are many")
-	require.True(t, p.guests["hot"].has(0))
-	require.True(t, p.guests["late9999"].has(0))
-	require.Len(t, p.slots[1].guests, guestRoom)
-	require.LessOrEqual(t, len(p.guests), guestRoom+crowdedRoom)
-	for i := range 2 {
-		p.vacate(0, i)
-	}
-	require.Empty(t, p.guests)
-	require.True(t, p.hasRoom(0))
-	require.Equal(t, guestRoom, p.slots[0].room, "the next connection has seen nobody")
-}
-
-// TestPolicyFew: with few stores every connection has soon seen them all, and nobody waits for a home.
+// TestPolicyFew: where all connections may know all stores, nobody waits for a home.
 func TestPolicyFew(t *testing.T) {
 	t.Parallel()
 	p := filled(4, 3*time.Millisecond)
-	for i := range 4 {
-		for s := range 3 {
-			key := fmt.Sprint("s", s)
-			p.receive(i, p.guests[key], key)
-		}
-	}
+	p.few = true
 	for range 4 {
 		require.GreaterOrEqual(t, p.take(0, "s1"), 0)
 	}
 	require.Zero(t, p.stats.waited)
+	w := newWaiter()
+	p.join(0, w, "s2")
+	require.True(t, w.late, "and is given what is free first")
 }
 
 // TestPolicyHomesMoveLittle: homes are shared out evenly, and a slot that goes moves only its own stores.
@@ -566,6 +632,7 @@ func TestPolicyAsksAgain(t *testing.T) {
 	t.Run("connections break", func(t *testing.T) {
 		t.Parallel()
 		p := filled(4, 3*time.Millisecond)
+		p.few = true
 		for i := range 4 {
 			p.hold(0, p.take(0, fmt.Sprint("s", i)))
 		}

@@ -6,7 +6,7 @@ import (
 
 // Stats are counts since the Keeper was made, and what is now.
 type Stats struct {
-	// Taken counts loans, Home and Seen those by a store's home and by another connection where it is a guest.
+	// Taken counts loans, Home those by a store's home, and Seen those by another connection since all are to know the store.
 	Taken, Home, Seen uint64
 	// Waited counts who had to stand in line, Overdue those of them who waited for a home in vain or to no purpose,
 	// Canceled those who left. WaitDuration is how long they stood there, in all.
