@@ -38,11 +38,12 @@ type conn struct {
 	expires    time.Time // when it is too old; zero: never
 	last       backend.Route
 	lastAccess driver.Access
-	tainted    bool // the session leaves something on it; see leftover.go
-	dirty      bool // and an earlier one did, which is to be taken away first
-	untidy     bool // it cannot be cleaned in the transaction of what comes next
-	tidying    bool // the message under way does that: when it succeeds, the connection is clean
-	doomed     bool // not to be used again
+	login      string // the session user that it was made with
+	tainted    bool   // the session leaves something on it; see leftover.go
+	dirty      bool   // and an earlier one did, which is to be taken away first
+	untidy     bool   // it cannot be cleaned in the transaction of what comes next
+	tidying    bool   // the message under way does that: when it succeeds, the connection is clean
+	doomed     bool   // not to be used again
 
 	// For the session under way; kept here because there is one at a time.
 	unit    unit
@@ -72,7 +73,7 @@ func (be *Backend) newConn(pg *pgx.Conn) *conn {
 		be: be, pg: pg, pc: pc, fe: pc.Frontend(), types: pg.TypeMap(),
 		sights: make(sights), own: make(map[string]*ownStatement), statements: be.newStatements(),
 	}
-	c.wire.c = c
+	c.wire.c, c.login = c, c.sessionUser()
 	c.watcher = ctxwatch.NewContextWatcher(be.buildWatcher(pc))
 	pc.CustomData()[connKey] = c
 	return c

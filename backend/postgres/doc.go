@@ -124,7 +124,7 @@
 // On direct connections, by default:
 //
 //   - Before another store, or another kind of handle, uses a connection, all is gone that the server can take away: settings,
-//     temporary tables, LISTENs, cursors, advisory locks, what lastval and currval return. It does not matter how it came
+//     the role, temporary tables, LISTENs, cursors, advisory locks, what lastval and currval return. It does not matter how it came
 //     about: by text, or out of sight, in functions, views, defaults, checks, policies. Scripts for several stores are kept
 //     from each other in the same way.
 //   - Before anyone else of the same store uses it, that is gone which a statement's text says that it leaves: SET,

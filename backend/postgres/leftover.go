@@ -6,8 +6,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// What a unit of work leaves on its session (settings, temporary tables, cursors, locks, LISTEN, what lastval returns) must
-// not be seen by the next. Two rules see to it:
+// What a unit of work leaves on its session (settings, the role, temporary tables, cursors, locks, LISTEN, what lastval returns)
+// must not be seen by the next. Two rules see to it:
 //
 //   - A statement that says in its text that it leaves something taints the connection, whoever is next.
 //   - A connection that goes over to another store is cleaned, whatever ran on it.
@@ -21,7 +21,12 @@ import (
 // takes ten times as long as to reset them.
 
 // cleanSQL takes it all away, but for what is kept on purpose: prepared statements and the plans in functions.
-const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;select pg_catalog.pg_advisory_unlock_all()"
+const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;select pg_catalog.pg_advisory_unlock_all()" +
+	",pg_catalog.set_config('session_authorization',null,false)" + sqlResetRole
+
+// sqlResetRole is a column that does what RESET ROLE does, for less than a statement costs: to the role that the connection
+// was made with, if any. RESET ALL leaves it as it is, and so session_authorization.
+const sqlResetRole = ",pg_catalog.set_config('role',null,false)"
 
 // cleaning is cleanSQL as it travels in the message that it goes ahead of: in a transaction of its own. A message of its
 // own would cost more than all the statements, since the server writes to the socket at the end of each. The level is
@@ -37,8 +42,11 @@ var tidying = []string{"close all", "reset all", "discard sequences"}
 // transactions of the application's: those may be rolled back long after they have run something.
 func (c *conn) tidies() bool {
 	return c.dirty && !c.untidy && c.idle() && c.cleanable() && c.tx.begin == "" && c.named() && !c.be.replica &&
-		c.unit.kind == prefixOID && c.unit.preparable()
+		c.unit.kind == prefixOID && c.unit.preparable() && c.sessionUser() == c.login
 }
+
+// sessionUser is session_authorization, which the server tells of, unlike the role. (Only superusers can change it.)
+func (c *conn) sessionUser() string { return c.pc.ParameterStatus("session_authorization") }
 
 // queueTidy queues the cleaning that the prefix is part of.
 func (c *conn) queueTidy() {

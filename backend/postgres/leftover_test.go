@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -66,12 +67,13 @@ func TestDeallocatedOutOfSight(t *testing.T) {
 func TestCleanedBeforehand(t *testing.T) {
 	t.Parallel()
 	databaseURL := pgtest.Shared(t).Database(t)
+	other := otherRole(t, databaseURL)
 	for _, role := range []string{"auto", "off"} {
 		for i, what := range []string{
 			`SET app.who = 'a'`, `CREATE TEMP TABLE t (a int)`, `LISTEN mail`, `SELECT pg_advisory_lock(7)`,
 			`DECLARE c CURSOR WITH HOLD FOR SELECT 1`, `SET default_transaction_isolation = serializable`,
 			`SET default_transaction_read_only = on`, `SET default_transaction_deferrable = on`,
-			`SET statement_timeout = '10s'; SET app.who = 'a'`,
+			`SET statement_timeout = '10s'; SET app.who = 'a'`, `SET ROLE ` + other,
 		} {
 			be := open(t, databaseURL, map[string]string{"pool_max_conns": "1", "tenant_role": role})
 			_, a := tenant(t, be, fmt.Sprintf("a%d%s", i, role))
@@ -82,7 +84,7 @@ func TestCleanedBeforehand(t *testing.T) {
 				var state string
 				require.NoError(t, be.DB().QueryRowContext(b, `SELECT concat_ws(' ', current_setting('app.who', true), to_regclass('pg_temp.t'),
 					(SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_listening_channels()), current_setting('transaction_isolation'),
-					current_setting('transaction_read_only'), current_setting('transaction_deferrable'), current_setting('statement_timeout'),
+					current_setting('transaction_read_only'), current_setting('transaction_deferrable'), current_setting('statement_timeout'), current_user,
 					(SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND mode = 'ExclusiveLock'))`).Scan(&state))
 				return state
 			}
@@ -95,6 +97,73 @@ func TestCleanedBeforehand(t *testing.T) {
 					require.ErrorContains(t, err, "division by zero", what)
 				}
 				require.Equal(t, want, strings.TrimSpace(look()), "%s, %s, fails: %v", role, what, fails)
+			}
+		}
+	}
+}
+
+// otherRole makes a role that the log-in may become.
+func otherRole(t *testing.T, databaseURL string) string {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	require.NoError(t, err)
+	name := u.Path[1:] + "_x"
+	execs(t, databaseURL, `CREATE ROLE `+name, `GRANT `+name+` TO CURRENT_USER`)
+	return name
+}
+
+// A role that a tenant's code has taken out of sight is left to nobody, nor is another session user, which superusers can take.
+func TestRoleIsLeftToNobody(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	other := otherRole(t, databaseURL)
+	open(t, databaseURL, nil) // makes the tenants' role, which goes with the database then
+	n := 0
+	for what, as := range map[string]string{
+		`SET ROLE ` + other:                  databaseURL,
+		`SET SESSION AUTHORIZATION ` + other: pgtest.Shared(t).AdminDatabaseURL(t, databaseURL),
+	} {
+		for _, roles := range []string{"off", "auto"} {
+			for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {
+				n++
+				a, b := fmt.Sprintf("a%d", n), fmt.Sprintf("b%d", n)
+				t.Run(what+"/roles "+roles+"/"+mode, func(t *testing.T) {
+					t.Parallel()
+					be := open(t, as, map[string]string{"pool_max_conns": "1", "tenant_role": roles, "default_query_exec_mode": mode})
+					_, a := tenant(t, be, a)
+					rt, b := tenant(t, be, b)
+					_, err := be.DB().ExecContext(a, `CREATE FUNCTION leave(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; END $$`)
+					require.NoError(t, err)
+					const who = `SELECT current_user || ' for ' || session_user`
+					for way, look := range map[string]func(user *string) error{
+						"a statement": func(user *string) error { return be.DB().QueryRowContext(b, who).Scan(user) },
+						"pgx":         func(user *string) error { return be.PGX().QueryRow(b, who).Scan(user) },
+						"a transaction": func(user *string) error {
+							tx, err := be.DB().BeginTx(b, nil)
+							require.NoError(t, err)
+							defer func() { require.NoError(t, tx.Commit()) }()
+							return tx.QueryRowContext(b, who).Scan(user)
+						},
+						"upkeep": func(user *string) error {
+							db := be.Maintenance(rt)
+							defer func() { require.NoError(t, db.Close()) }()
+							return db.QueryRowContext(t.Context(), who).Scan(user)
+						},
+						"a script": func(user *string) error {
+							script := backend.Script{Route: rt, SQL: `DELETE FROM notes; INSERT INTO notes (mark) ` + who}
+							require.NoError(t, be.RunScripts(t.Context(), []backend.Script{script}, backend.ScriptOptions{})[0])
+							return be.DB().QueryRowContext(b, `SELECT mark FROM notes`).Scan(user)
+						},
+						"the shared store": func(user *string) error { return be.Shared().QueryRowContext(t.Context(), who).Scan(user) },
+					} {
+						var before, after string
+						require.NoError(t, look(&before), way)
+						_, err = be.DB().ExecContext(a, `SELECT leave($1)`, what)
+						require.NoError(t, err)
+						require.NoError(t, look(&after), way)
+						require.Equal(t, before, after, way)
+					}
+				})
 			}
 		}
 	}

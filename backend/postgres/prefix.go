@@ -122,6 +122,9 @@ func prefixOf(role roleKind, kind prefixKind) string {
 	}
 	if kind == prefixTidy {
 		sql += sqlUnlock // ahead of the share, which is another kind of lock, and stays
+		if role == roleNone {
+			sql += sqlResetRole // else the prefix sets or checks it
+		}
 	}
 	check := func(cond string) string { return ",1 operator(pg_catalog./) (" + cond + ")::pg_catalog.int4" }
 	sql += sqlShare
@@ -190,7 +193,7 @@ func (u *unit) sqlOf(kind prefixKind) string {
 // prefixNames are the names under which a connection keeps the prefix prepared. The name says what the text is, so
 // that two clients of one server session (a pooler without support for prepared statements) cannot get each other's.
 var prefixNames = [roleKinds][prefixKinds]string{
-	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any", "tenement_p2_tidy"},
+	roleNone:     {"tenement_p2_shared", "tenement_p2_oid", "tenement_p2_stamp", "tenement_p2_any", "tenement_p3_tidy"},
 	roleSet:      {"tenement_p2_shared_set", "tenement_p2_oid_set", "tenement_p2_stamp_set", "tenement_p2_any_set", "tenement_p2_tidy_set"},
 	roleVerified: {"tenement_p2_shared_has", "tenement_p2_oid_has", "tenement_p2_stamp_has", "tenement_p2_any_has", "tenement_p2_tidy_has"},
 }
