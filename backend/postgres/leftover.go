@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -81,6 +82,14 @@ func (be *Backend) cleansChanges() bool {
 // cleanable reports whether the connection may be cleaned: a pool that was lent may have set up its connections in a way
 // that a RESET would undo.
 func (c *conn) cleanable() bool { return !c.be.lent }
+
+// cleanNow cleans a connection that needs it, ahead of what does not take a cleaning along.
+func (c *conn) cleanNow(ctx context.Context) error {
+	if !c.dirty || !c.idle() {
+		return nil
+	}
+	return c.texts(ctx, "", nil)
+}
 
 // queueClean queues the cleaning of a connection that needs it. For a text it is one too, a message of its own: what
 // follows may have to be alone in its message.

@@ -211,7 +211,7 @@ func (r *scriptRun) failed(ctx context.Context, end int, ours bool, cause error)
 		r.c.close()
 		return
 	}
-	rolledBack := r.c.rollback(ctx) == nil
+	rolledBack := r.c.rollback(ctx) == nil && r.c.cleanNow(ctx) == nil
 	if rolledBack && ours && r.lostName(pe) {
 		return
 	}
@@ -298,23 +298,21 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 	var b strings.Builder
 	starts := make([]int, len(scripts))    // where each script's own text begins
 	preambles := make([]int, len(scripts)) // how many statements come before it
-	cleaned := make([]int, len(scripts))   // which of them is the commit of a cleaning; 0: none
 	for i := range scripts {
-		if c.tainted {
-			cleaned[i] = len(cleaning)
-		}
-		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i], c.tainted)
+		starts[i], preambles[i] = r.writeScript(ctx, &b, &scripts[i])
 		c.tainted = c.tainted || r.look(scripts[i].SQL).traits&taints != 0
 	}
 	message := b.String()
 	// Each script's transaction ends with a command tag of its own, which is how they are counted.
 	var since, commits int
+	cleaned := len(r.cleaning())
 	results, err := c.commands(ctx, stepOurs, message, nil, func() {
-		if since++; c.wire.tagged("COMMIT") && since != cleaned[min(commits, len(scripts)-1)] {
+		if since++; c.wire.tagged("COMMIT") && since != cleaned {
 			commits++
 			since = 0
 		}
 	})
+	c.dirty = c.dirty || r.be.cleansChanges() // what the last one left out of sight
 	var pe *pgconn.PgError
 	switch {
 	case err == nil && commits == len(scripts):

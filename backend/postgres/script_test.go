@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
@@ -113,6 +114,63 @@ func TestPreparedHead(t *testing.T) {
 				var n int
 				require.NoError(t, be.Shared().QueryRowContext(t.Context(), query).Scan(&n))
 				require.Equal(t, want, n, query)
+			}
+		})
+	}
+}
+
+// What a script leaves out of sight reaches no other store's: not in the same message, nor in the next one, nor in the next run.
+func TestScriptsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Shared(t).Database(t)
+	other := otherRole(t, databaseURL)
+	for _, roles := range []string{"auto", "off"} {
+		t.Run("roles "+roles, func(t *testing.T) {
+			t.Parallel()
+			be := open(t, databaseURL, map[string]string{"pool_max_conns": "1", "tenant_role": roles})
+			a, ctx := tenant(t, be, "a_"+roles)
+			b, _ := tenant(t, be, "b_"+roles)
+			_, err := be.DB().ExecContext(ctx, `CREATE FUNCTION leave(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; END $$`)
+			require.NoError(t, err)
+			leave := func(what string) backend.Script {
+				return backend.Script{Route: a, SQL: `SELECT leave($what$` + what + `$what$)`}
+			}
+			look := backend.Script{Route: b, SQL: `INSERT INTO notes (mark) SELECT concat_ws(' ', '\', current_user, session_user, nullif(current_setting('app.who', true), ''),
+				to_regclass('pg_temp.t'), (SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_listening_channels()),
+				current_setting('transaction_isolation'), current_setting('transaction_deferrable'), current_setting('statement_timeout'),
+				(SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND mode = 'ExclusiveLock'))`}
+			run := func(scripts ...backend.Script) {
+				for i, err := range be.RunScripts(t.Context(), scripts, backend.ScriptOptions{}) {
+					assert.NoError(t, err, "%d of %d after %s", i, len(scripts), scripts[0].SQL)
+				}
+			}
+			seen := func() (mark string) {
+				db := be.DBFor(b)
+				defer func() { require.NoError(t, db.Close()) }()
+				require.NoError(t, db.QueryRowContext(t.Context(), `SELECT coalesce(max(mark), '') FROM notes`).Scan(&mark))
+				_, err := db.ExecContext(t.Context(), `DELETE FROM notes`)
+				require.NoError(t, err)
+				return mark
+			}
+			run(leave(`SELECT`), look)
+			want := seen()
+			for _, what := range []string{
+				`SET app.who = 'a'`, `CREATE TEMP TABLE t (a int)`, `LISTEN mail`, `SELECT pg_advisory_lock(7)`,
+				`DECLARE c CURSOR WITH HOLD FOR SELECT 1`, `SET default_transaction_isolation = serializable`,
+				`SET default_transaction_read_only = on`, `SET default_transaction_deferrable = on`, `SET statement_timeout = '10s'`,
+				`SET search_path = pg_catalog`, `SET standard_conforming_strings = off`, `SET ROLE ` + other,
+			} {
+				run(leave(what), look)
+				assert.Equal(t, want, seen(), "%s, in the same message", what)
+				var scripts []backend.Script
+				for range 32 { // as many as go into a message
+					scripts = append(scripts, leave(what))
+				}
+				run(append(scripts, look)...)
+				assert.Equal(t, want, seen(), "%s, in the next message", what)
+				run(leave(what))
+				run(look)
+				assert.Equal(t, want, seen(), "%s, in the next run", what)
 			}
 		})
 	}

@@ -84,6 +84,9 @@ func (r *scriptRun) findShared(ctx context.Context, c *conn) error {
 
 // ask asks a question of ours. A run over many stores asks it for each message, and so it is kept prepared.
 func (r *scriptRun) ask(ctx context.Context, c *conn, sql string, args, scans []any, row func() error) error {
+	if err := c.cleanNow(ctx); err != nil {
+		return err
+	}
 	if _, err := r.prepare(ctx, c, sql); err != nil {
 		return err
 	}

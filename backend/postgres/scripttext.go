@@ -67,14 +67,14 @@ func (p preparation) call(sql string, args ...string) string {
 
 // writeScript writes one script with its transaction around it. It returns where its own text begins, and how many
 // statements of ours come before it, a head of several left out.
-func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script, tainted bool) (start, preamble int) {
+func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *backend.Script) (start, preamble int) {
 	be := r.be
 	ours := func(statement string) {
 		b.WriteString(statement)
 		b.WriteByte(';')
 		preamble++
 	}
-	r.openScript(ours, s, tainted)
+	r.openScript(ours, s)
 	path := "set local search_path=" + quote(s.Route.Store.String()) + ",public,pg_temp"
 	first := s.Create || be.lent // whose path may be anything, and anything in it
 	if first {
@@ -137,16 +137,8 @@ func (r *scriptRun) writeScript(ctx context.Context, b *strings.Builder, s *back
 }
 
 // openScript writes what opens a script's transaction. SET LOCAL is cheap, a SELECT is not.
-func (r *scriptRun) openScript(ours func(string), s *backend.Script, tainted bool) {
-	clean := cleaning // what it left may be what transactions begin with
-	switch {
-	case tainted:
-	case !r.be.lent: // out of sight
-		clean = cleaning[1 : len(cleaning)-1]
-	default:
-		clean = nil
-	}
-	for _, statement := range clean {
+func (r *scriptRun) openScript(ours func(string), s *backend.Script) {
+	for _, statement := range r.cleaning() {
 		ours(statement)
 	}
 	timeout := r.opt.LockTimeout
@@ -161,6 +153,15 @@ func (r *scriptRun) openScript(ours func(string), s *backend.Script, tainted boo
 	if r.opt.Async {
 		ours("set local synchronous_commit=off")
 	}
+}
+
+// cleaning is what takes away what the script before has left, out of sight too: in a transaction of its own, since that may
+// be what transactions begin with. What a message is parsed by is set right before it is sent.
+func (r *scriptRun) cleaning() []string {
+	if r.c.cleanable() {
+		return cleaning
+	}
+	return nil
 }
 
 // makes reports whether a script's head may make something, which then is to be the role's. It errs on that side.
