@@ -40,12 +40,6 @@ func (r *batchResults) send(ctx context.Context) error {
 			return err
 		}
 		q.SQL, q.Arguments = item.sql, item.args
-		if j.text {
-			var err error
-			if item.sql, err = c.quoteArgs(item.sql, item.args); err != nil {
-				return err
-			}
-		}
 		j.queries = append(j.queries, item)
 	}
 	r.j = j

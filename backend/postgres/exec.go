@@ -76,12 +76,7 @@ func (s *session) run(ctx context.Context, op, sql string, args []any, native, t
 			return false, s.fault(op, err)
 		}
 	}
-	if j.mode == pgx.QueryExecModeSimpleProtocol && !text {
-		j.text = true
-		if q.sql, err = c.quoteArgs(q.sql, q.args); err != nil {
-			return false, s.fault(op, err)
-		}
-	}
+	j.text = j.text || j.mode == pgx.QueryExecModeSimpleProtocol
 	return s.do(ctx, j)
 }
 

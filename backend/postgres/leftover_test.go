@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
@@ -166,6 +167,52 @@ func TestRoleIsLeftToNobody(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A tenant's code that sets how the server reads texts shuts the connection to nobody's arguments. A session's own setting
+// stays, and then it is refused to write arguments into texts.
+func TestTextsAreReadAsMeant(t *testing.T) {
+	t.Parallel()
+	be := open(t, pgtest.Shared(t).Database(t), map[string]string{"pool_max_conns": "1", "default_query_exec_mode": "simple_protocol"})
+	_, a := tenant(t, be, "a")
+	_, b := tenant(t, be, "b")
+	_, err := be.DB().ExecContext(a, `CREATE FUNCTION leave(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; END $$`)
+	require.NoError(t, err)
+	const (
+		text  = `SELECT $1::text`
+		value = `\'ä`
+	)
+	for _, what := range []string{`SET client_encoding = 'LATIN1'`, `SET client_encoding = 'SJIS'`, `SET standard_conforming_strings = off`} {
+		for way, read := range map[string]func(got *string) error{
+			"a statement":        func(got *string) error { return be.DB().QueryRowContext(b, text, value).Scan(got) },
+			"the same tenant's":  func(got *string) error { return be.DB().QueryRowContext(a, text, value).Scan(got) },
+			"the shared store's": func(got *string) error { return be.Shared().QueryRowContext(t.Context(), text, value).Scan(got) },
+			"pgx":                func(got *string) error { return be.PGX().QueryRow(b, text, value).Scan(got) },
+			"a batch": func(got *string) error {
+				batch := &pgx.Batch{}
+				batch.Queue(text, value).QueryRow(func(row pgx.Row) error { return row.Scan(got) })
+				return be.PGX().SendBatch(b, batch).Close()
+			},
+			"a transaction": func(got *string) error {
+				tx, err := be.DB().BeginTx(b, nil)
+				require.NoError(t, err)
+				defer func() { require.NoError(t, tx.Commit()) }()
+				return tx.QueryRowContext(b, text, value).Scan(got)
+			},
+		} {
+			_, err := be.DB().ExecContext(a, `SELECT leave($1)`, what)
+			require.NoError(t, err, what)
+			var got string
+			require.NoError(t, read(&got), "%s, after %s", way, what)
+			require.Equal(t, value, got)
+		}
+		held, err := be.DB().Conn(b)
+		require.NoError(t, err)
+		_, err = held.ExecContext(b, what)
+		require.NoError(t, err)
+		require.ErrorContains(t, held.QueryRowContext(b, text, value).Scan(new(string)), "the simple protocol needs")
+		require.NoError(t, held.Close())
 	}
 }
 

@@ -25,7 +25,8 @@ type job struct {
 type query struct {
 	sql     string
 	args    []any
-	formats any // of the result, as pgx's users ask for them
+	text    string // as it is sent by the simple protocol
+	formats any    // of the result, as pgx's users ask for them
 	traits  traits
 	st      *statement // what was remembered of it before
 	varied  bool       // it is known to name something shared
@@ -221,6 +222,11 @@ func (c *conn) forgetStatement(q *query, code string) {
 // attempt sends a job once. alone says that it is all of its unit of work.
 func (c *conn) attempt(ctx context.Context, j *job, alone bool) (more bool, err error) {
 	c.wire.steps, c.wire.done = c.wire.steps[:0], 0 // for an error before anything is sent
+	if j.text {
+		if err := c.quote(ctx, j); err != nil {
+			return false, err
+		}
+	}
 	if err := c.admit(ctx, j); err != nil {
 		return false, err
 	}

@@ -32,7 +32,7 @@ func (c *conn) sendText(queries []query) error {
 	var message string
 	w.starts = w.starts[:0]
 	if ahead == "" && len(queries) == 1 && !c.be.replica {
-		message = queries[0].sql
+		message = queries[0].text
 		w.starts = append(w.starts, 0)
 		c.queueStatements(queries)
 	} else {
@@ -43,7 +43,7 @@ func (c *conn) sendText(queries []query) error {
 				b.WriteString("\n;") // the newline ends a comment
 			}
 			w.starts = append(w.starts, b.Len())
-			b.WriteString(queries[i].sql)
+			b.WriteString(queries[i].text)
 		}
 		c.queueStatements(queries)
 		b.WriteString(c.checkTextBehind(queries))
@@ -59,7 +59,7 @@ func (c *conn) queueStatements(queries []query) {
 	for i := range queries {
 		n := 1
 		if c.be.replica { // where what comes behind them has to be known from them
-			n = len(sqltext.Statements(sqltext.Postgres, queries[i].sql))
+			n = len(sqltext.Statements(sqltext.Postgres, queries[i].text))
 		}
 		for range n {
 			c.wire.queue(stepQuery)
@@ -128,14 +128,52 @@ func (c *conn) commands(ctx context.Context, first step, text string, row func(r
 	return results, w.err
 }
 
-// quoteArgs writes the arguments of a query into its text, for servers and poolers that only take the simple protocol.
+// quote writes the arguments of a job's queries into their texts, for servers and poolers that only take the simple
+// protocol. That is only safe where the server reads them as they are meant, on the connection that they are sent on.
+func (c *conn) quote(ctx context.Context, j *job) error {
+	for i := range j.queries {
+		q := &j.queries[i]
+		if q.text = q.sql; len(q.args) == 0 {
+			continue
+		}
+		err := c.quotable(ctx)
+		if err == nil {
+			q.text, err = c.quoteArgs(q.sql, q.args)
+		}
+		if err != nil {
+			return j.fault(i, &notSent{err})
+		}
+	}
+	return nil
+}
+
+// errUnquotable: a quote may not end what it seems to end.
+var errUnquotable = errors.New("the simple protocol needs standard_conforming_strings=on and client_encoding=UTF8")
+
+// quotable sees to it that the server reads a text as it is meant. Where that was set otherwise by an earlier user of the
+// connection it is cleaned at once; what the session itself has set stays.
+func (c *conn) quotable(ctx context.Context) error {
+	if c.readsQuotes() {
+		return nil
+	}
+	if !c.by.used && !c.settled {
+		c.dirty = c.dirty || c.cleanable()
+		if err := c.cleanNow(ctx); err != nil {
+			return err
+		}
+	}
+	if !c.readsQuotes() {
+		return errUnquotable
+	}
+	return nil
+}
+
+func (c *conn) readsQuotes() bool {
+	return c.pc.ParameterStatus("standard_conforming_strings") == "on" && c.pc.ParameterStatus("client_encoding") == "UTF8"
+}
+
+// quoteArgs writes the arguments of one query.
 func (c *conn) quoteArgs(sql string, args []any) (string, error) {
-	if len(args) == 0 {
-		return sql, nil
-	}
-	if c.pc.ParameterStatus("standard_conforming_strings") != "on" || c.pc.ParameterStatus("client_encoding") != "UTF8" {
-		return "", errors.New("the simple protocol needs standard_conforming_strings=on and client_encoding=UTF8")
-	}
 	if err := c.eqb.Build(c.types, nil, args); err != nil {
 		return "", err
 	}
