@@ -194,7 +194,7 @@
 //
 // Unqualified names mean the store's own, then the shared store's; also in the bodies of functions. When a store is given
 // its own of something shared, statements mean that from then on, in all processes, if it was made through this package
-// (scripts, [Backend.Maintenance] handles, requests). Made by another program it is noticed for the names that are in a
+// (scripts, [Backend.Maintenance] handles, requests); when they cannot be told of it, the call says so, or the log. Made by another program it is noticed for the names that are in a
 // statement's own text; for what functions do, run GRANT USAGE ON SCHEMA … TO CURRENT_USER afterwards, as the schema's
 // owner: the server then plans everything anew. What a PL/pgSQL function declares (name%TYPE, a type by its name) is bound
 // once for each session, whatever the store (the server's way): let functions that all stores share not declare what

@@ -47,8 +47,7 @@ func (s *session) exec(ctx context.Context, sql string, args []any) (tag pgconn.
 		return pgconn.CommandTag{}, s.fault("exec", w.err)
 	}
 	tag = w.CommandTag()
-	s.renewAlone(ctx)
-	return tag, nil
+	return tag, s.renewAlone(ctx)
 }
 
 // query runs a statement up to its first row. What returns rows ends its trace with them.

@@ -74,10 +74,9 @@ func (c *conn) release() {
 		c.wire.held = nil
 		c.wire.lost(errBusy)
 	}
-	if c.by != nil {
-		c.by.settleMade()
-		c.by = nil
-	}
+	be, rt := c.be, c.unit.rt
+	owes := c.by != nil && c.by.settleMade()
+	c.by = nil
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
 	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() {
@@ -87,6 +86,9 @@ func (c *conn) release() {
 	clear(c.args[:cap(c.args)])
 	clear(c.job.queries[:cap(c.job.queries)])
 	c.giveBack()
+	if owes {
+		be.renewElsewhere(rt)
+	}
 }
 
 // giveBack ends a use of a connection.

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -69,32 +70,65 @@ func (s *session) renew(ctx context.Context) error {
 	return c.texts(ctx, "set constraints all immediate;"+c.be.renewSQL(c.unit.rt.Store), nil)
 }
 
-// renewAlone sends the word for what statements outside of a transaction defined. They have been committed: an error is
-// not theirs.
-func (s *session) renewAlone(ctx context.Context) {
+// errUnheard: the statement is not what failed.
+var errUnheard = errors.New("the statement was executed and committed, but other connections could not be told, and may go on using what is shared under the same name")
+
+// renewAlone sends the word for what statements outside of a transaction defined. They have been committed: when it fails
+// the word is still owed.
+func (s *session) renewAlone(ctx context.Context) error {
 	c := s.c
-	if len(s.made) == 0 || s.inTx || !c.idle() || c.pc.IsClosed() {
-		return
+	switch {
+	case len(s.made) == 0 || s.inTx || !c.idle():
+		return nil
+	case c.unit.access == driver.AccessShared:
+		return s.renew(ctx)
 	}
-	if c.unit.access == driver.AccessShared {
-		_ = s.renew(ctx)
-		return
+	owed := s.made
+	err := c.texts(ctx, "begin", nil)
+	if err == nil {
+		err = s.renew(ctx)
 	}
-	if c.texts(ctx, "begin", nil) != nil {
-		return
+	if err == nil {
+		err = c.texts(ctx, "commit", nil)
 	}
-	if s.renew(ctx) != nil || c.texts(ctx, "commit", nil) != nil {
+	if err == nil {
+		return nil
+	}
+	s.made = owed
+	if !c.idle() {
 		_ = c.rollback(ctx)
+	}
+	return &backend.Error{Op: "exec", Store: c.unit.rt.Store, Err: fmt.Errorf("%w: %w", errUnheard, err)}
+}
+
+// settleMade is renewAlone at the end of a session, for what did not come by exec or could not be told then. It reports
+// whether the word is to go by another connection, since this one was lost: perhaps with the answer to what defined.
+func (s *session) settleMade() (lost bool) {
+	c := s.c
+	if len(s.made) == 0 || s.inTx {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+	defer cancel()
+	err := s.renewAlone(ctx)
+	if lost = c.pc.IsClosed() && len(s.made) > 0; err != nil && !lost {
+		c.be.unheard(c.unit.rt, err)
+	}
+	return lost
+}
+
+// renewElsewhere sends the word that a connection which was lost still owes.
+func (be *Backend) renewElsewhere(rt backend.Route) {
+	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+	defer cancel()
+	if err := be.upkeep(ctx, "renew", rt, be.renewSQL(rt.Store)); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
+		be.unheard(rt, err)
 	}
 }
 
-// settleMade is renewAlone at the end of a session, for what did not come by exec.
-func (s *session) settleMade() {
-	if len(s.made) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
-		defer cancel()
-		s.renewAlone(ctx)
-	}
+func (be *Backend) unheard(rt backend.Route, err error) {
+	be.cfg.Logger.Warn("tenement: other connections could not be told of what was made in a store; GRANT USAGE ON SCHEMA … TO CURRENT_USER tells them",
+		"store", rt.Store.String(), "reason", err)
 }
 
 // renewAsk returns the question whether texts name something that the shared store has; always says that they cannot

@@ -50,7 +50,7 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 			// It was for one unit of work, which may have been a DISCARD ALL, a RESET or a SET: what comes next is bound anew.
 			c.settled = false
 		}
-		begin := c.tx
+		begin, made := c.tx, len(s.made)
 		st.alone, st.inTx, st.used = c.idle(), s.inTx, s.used
 		if more, err = c.attempt(ctx, j, st.alone); err == nil {
 			s.used = true
@@ -60,6 +60,9 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 		f := c.failed(err, ctx.Err() != nil)
 		f.unsent = f.unsent || len(j.queries) == 0 // nothing of the application's
 		s.used = s.used || !f.closed && !f.unsent
+		if !f.closed && c.idle() && !s.inTx && !c.settled {
+			s.made = s.made[:made] // undone
+		}
 		q := j.failing(&c.wire)
 		st.byOID, st.role, st.lost = c.unit.kind == prefixOID, c.unit.role != roleNone, c.roleLost
 		st.tidying = c.tidying
