@@ -85,6 +85,19 @@ func (k *Keeper[C]) keepApart(now int64, l Lease[C], fate Fate) bool {
 	return true
 }
 
+// part takes a connection that is kept for TakeApart out of service, and returns what is to be given back: with it goes the
+// successor that it has got since it was given, which would have its place in the pool for good.
+func (k *Keeper[C]) part(now int64, i int) (spent []C) {
+	s := &k.slots[i]
+	spent = append(spent, s.conn)
+	if s.succeed == hasSuccessor {
+		spent = append(spent, s.next)
+	}
+	s.succeed, s.loose = stays, false
+	k.p.vacate(now, i)
+	return spent
+}
+
 // relieve lends connections that are kept for TakeApart to those who are overdue.
 func (k *Keeper[C]) relieve(now int64) {
 	for len(k.apart) > 0 && k.p.late.first != nil {

@@ -76,6 +76,8 @@ type place[C any] struct {
 	// next takes the place of conn as soon as nobody uses that. Without one, conn just goes.
 	next    C
 	succeed succession
+	came    int64 // when next did
+	waited  int64 // for how long conn was next before, until it is used
 	loose   bool  // conn is detached
 	until   int64 // when a connection of TakeApart is closed, if nobody takes it again
 }
@@ -141,7 +143,8 @@ type Lease[C any] struct {
 }
 
 func (k *Keeper[C]) lease(i int) Lease[C] {
-	return Lease[C]{Conn: k.slots[i].conn, Idle: time.Duration(k.p.slots[i].idled), slot: i}
+	s := &k.slots[i]
+	return Lease[C]{Conn: s.conn, Idle: time.Duration(max(k.p.slots[i].idled, s.waited)), slot: i}
 }
 
 // Take lends a connection for work in a store; the empty name is of no store. The caller ends the loan with Give. Take
@@ -259,6 +262,7 @@ func (k *Keeper[C]) Give(l Lease[C], fate Fate) {
 	now, i := k.now(), l.slot
 	s := &k.slots[i]
 	gone, spent, kept := s.conn, fate == Discard, false
+	s.waited = 0
 	switch {
 	case s.succeed == hasSuccessor:
 		k.replace(now, i)
@@ -366,8 +370,7 @@ func (k *Keeper[C]) sweep() {
 	left := k.apart[:0]
 	for _, i := range k.apart {
 		if s := &k.slots[i]; now >= s.until {
-			spent = append(spent, s.conn)
-			k.p.vacate(now, i)
+			spent = append(spent, k.part(now, i)...)
 		} else {
 			left = append(left, i)
 			k.sweepIn(now, time.Duration(s.until-now))
@@ -393,8 +396,7 @@ func (k *Keeper[C]) Close() {
 		gone = append(gone, k.slots[i].conn)
 	}
 	for _, i := range k.apart {
-		spent = append(spent, k.slots[i].conn)
-		k.p.vacate(k.now(), i)
+		spent = append(spent, k.part(k.now(), i)...)
 	}
 	k.apart = nil
 	for i := range k.slots {

@@ -294,6 +294,7 @@ func TestKeeperSuccessor(t *testing.T) {
 		require.Equal(t, 1, pool.state().open, "the old one is closed")
 		require.Equal(t, 2, pool.state().most)
 		require.Equal(t, uint64(1), k.Stats().Retired)
+		require.Greater(t, l.Idle, 900*time.Millisecond, "it has been idle since it came, and is to be asked if it is still there")
 
 		// Without a place for a successor the only connection stays.
 		pool.mu.Lock()
@@ -364,6 +365,39 @@ func TestKeeperApart(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Equal(t, 1, pool.state().open)
 		k.Close()
+	})
+}
+
+// TestKeeperApartIsSucceeded: a connection that is to be retired goes to what goes through every store before its successor
+// is there. It is closed with its successor then, and the next one is served, and retired, as ever.
+func TestKeeperApartIsSucceeded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool := newFakePool(t, 1, 8)
+		k := New(pool, config(1))
+		l, err := k.Take(t.Context(), "a")
+		require.NoError(t, err)
+		k.Give(l, Retire)
+		apart, err := k.TakeApart(t.Context())
+		require.NoError(t, err)
+		require.Same(t, l.Conn, apart.Conn)
+		k.Give(apart, Reuse)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, 2, pool.state().made, "its successor came in between")
+		require.Zero(t, pool.state().open)
+
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			next, err := k.Take(ctx, "a")
+			require.NoError(t, err)
+			require.NotSame(t, l.Conn, next.Conn)
+			l = next
+			k.Give(l, Retire)
+			time.Sleep(time.Second)
+		}
+		k.Close()
+		require.Equal(t, pool.state().idle, pool.state().open)
 	})
 }
 

@@ -49,10 +49,10 @@ func (k *Keeper[C]) succession(i int) {
 	case err != nil || k.p.closed:
 	case state == slotIdle:
 		gone, spent = s.conn, true
-		s.next = c
+		s.next, s.came = c, now
 		k.replace(now, i)
 	case state == slotBusy:
-		s.next, s.succeed, give = c, hasSuccessor, false
+		s.next, s.succeed, s.came, give = c, hasSuccessor, now, false
 	case state == slotEmpty:
 		// It broke in the meantime.
 		k.p.reserveSlot(i)
@@ -69,6 +69,7 @@ func (k *Keeper[C]) replace(now int64, i int) {
 	var none C
 	s := &k.slots[i]
 	s.conn, s.next, s.succeed, s.loose = s.next, none, stays, false
+	s.waited = now - s.came
 	k.p.renew(i)
 	k.retired++
 }
