@@ -104,6 +104,48 @@ func TestUnstampedFileIsNoStore(t *testing.T) {
 	require.Equal(t, whole, same)
 }
 
+// Whose a store is says what a reader of it would see: not what a process that died in a transaction has written to the file, and
+// what one that is at work has committed to its log.
+func TestOwnerIsThatOfAReader(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	_, rt := withTable(t, b, "a")
+	path := fresh(t, b, rt)
+	require.NoError(t, b.fold(t.Context(), path))
+	stamp, err := encodeStamp("another")
+	require.NoError(t, err)
+	restamp := fmt.Sprintf("UPDATE %s SET owner = x'%x';", stampTable, stamp)
+	at, err := dial(t.Context(), uri(path, "rw"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, at.Close()) }()
+
+	_, err = at.ExecContext(t.Context(), "PRAGMA cache_size=1; BEGIN IMMEDIATE;"+restamp+`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL
+		SELECT i + 1 FROM n WHERE i < 100) INSERT INTO notes (mark) SELECT hex(randomblob(2000)) FROM n`, nil)
+	require.NoError(t, err)
+	left := backend.MustParseStore("left") // as it would be left if the process died now
+	for _, ext := range []string{"", "-journal"} {
+		text, err := os.ReadFile(path + ext)
+		require.NoError(t, err)
+		if ext == "" {
+			require.Contains(t, string(text), stampMagic+"another", "there was no room for it in memory")
+		}
+		require.NoError(t, os.WriteFile(b.path(left)+ext, text, 0o600))
+	}
+	info, err := b.Stat(t.Context(), left)
+	require.NoError(t, err)
+	require.Equal(t, "id-a", info.Owner)
+	require.NoFileExists(t, b.path(left)+"-journal", "it was rolled back")
+
+	_, err = at.ExecContext(t.Context(), "ROLLBACK; PRAGMA journal_mode=WAL;"+restamp, nil)
+	require.NoError(t, err)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NotContains(t, string(text), stampMagic+"another")
+	info, err = b.Stat(t.Context(), rt.Store)
+	require.NoError(t, err)
+	require.Equal(t, "another", info.Owner)
+}
+
 func TestWriteToAReplacedFileIsNotReportedAsDone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 
 	sqlite3 "modernc.org/sqlite/lib"
@@ -81,13 +83,26 @@ var errOtherOwner = fmt.Errorf("%w: the one of that name belongs to another owne
 // descriptor of a file drops all locks that the process has on it (POSIX), and another process that then takes itself
 // for the last user removes the -wal under the commits that are in it.
 func ownerOf(ctx context.Context, path string) (string, error) {
-	// The stamp never changes, so it does not matter that this looks at the main file alone and takes no lock; it does
-	// not make a -wal and a -shm beside a file that nobody has open. What it cannot read is asked for properly.
-	owner, err := askFile(ctx, uri(path, "ro")+"&immutable=1&_error_rc=1")
-	if err == nil || ctx.Err() != nil {
-		return owner, err
+	// This looks at the main file alone and takes no lock, so it does not make a -wal and a -shm beside a file that nobody
+	// has open. What it cannot read, and a file that others say more about, is asked for properly.
+	if !unsettled(path) {
+		owner, err := askFile(ctx, uri(path, "ro")+"&immutable=1&_error_rc=1")
+		if err == nil && !unsettled(path) || ctx.Err() != nil {
+			return owner, err
+		}
 	}
 	return askFile(ctx, uri(path, "rw")+"&_error_rc=1&_busy_timeout=1000")
+}
+
+// unsettled reports whether a file is not what a reader of the database sees: there is a journal, by which something is rolled
+// back first whose process died, or a log with what is not in the file yet.
+func unsettled(path string) bool {
+	for _, ext := range []string{"-journal", "-wal"} {
+		if side, err := os.Lstat(path + ext); err == nil && side.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 func askFile(ctx context.Context, dsn string) (string, error) {
