@@ -1,11 +1,17 @@
 package sqlite
 
 import (
+	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/tenement-go/tenement/backend"
@@ -189,6 +195,43 @@ func TestKeptStatementFollowsTheTenantsTables(t *testing.T) {
 			require.Equal(t, "new!", read())
 		})
 	}
+}
+
+// A statement that fails as it runs is not run once more: what its functions did cannot be undone, and in a transaction SQLite
+// does not undo each row that it wrote either.
+func TestFailedStatementRunsOnce(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	fails := "fails_" + strings.ToLower(rand.Text())
+	require.NoError(t, sqlite.RegisterScalarFunction(fails, 1, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+		if calls.Add(1)%2 == 0 {
+			return nil, errors.New("it was told to")
+		}
+		return args[0], nil
+	}))
+	b := openIn(t, t.TempDir())
+	a, _ := withTable(t, b, "a")
+	for _, query := range []string{
+		"WITH n(i) AS (VALUES (1), (2)) INSERT INTO notes (mark) SELECT " + fails + "(i) FROM n",
+		"WITH n(i) AS (VALUES (1), (2)) INSERT INTO notes (mark) SELECT " + fails + "(i) FROM n RETURNING mark",
+		"WITH n(i) AS (VALUES (1), (2)) SELECT max(" + fails + "(i)) FROM n",
+	} {
+		calls.Store(0)
+		_, err := b.DB().ExecContext(a, query)
+		require.Equal(t, sqlite3.SQLITE_ERROR, code(err), query)
+		require.EqualValues(t, 2, calls.Load(), query)
+		_, err = b.DB().QueryContext(a, query)
+		require.Equal(t, sqlite3.SQLITE_ERROR, code(err), query)
+		require.EqualValues(t, 4, calls.Load(), query)
+	}
+	require.Zero(t, count(t, a, b.DB(), "SELECT count(*) FROM notes"))
+
+	tx, err := b.DB().BeginTx(a, nil)
+	require.NoError(t, err)
+	_, err = tx.Exec("WITH n(i) AS (VALUES ('{}'), ('{')) INSERT INTO notes (mark) SELECT json(i) FROM n")
+	require.Equal(t, sqlite3.SQLITE_ERROR, code(err))
+	require.NoError(t, tx.Commit())
+	require.LessOrEqual(t, count(t, a, b.DB(), "SELECT count(*) FROM notes"), 1)
 }
 
 func TestAlone(t *testing.T) {

@@ -217,6 +217,18 @@ func (c *conn) prepare(ctx context.Context, query string) (*stmt, error) {
 	return st, nil
 }
 
+// understands reports whether a statement compiles by the tables that the connection has as it is. The caller holds c.mu.
+func (c *conn) understands(ctx context.Context, query string) bool {
+	c.own = true
+	ds, err := c.raw.PrepareContext(ctx, mainOnly(query))
+	c.own = false
+	if err != nil {
+		return code(err) != sqlite3.SQLITE_ERROR // it could not tell
+	}
+	_ = ds.Close()
+	return true
+}
+
 // listen has the authorizer note what the next statement does, from the beginning.
 func (c *conn) listen() {
 	c.effects, c.denied, c.watch = 0, notDenied, variance{}

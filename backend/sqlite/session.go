@@ -216,7 +216,7 @@ func (s *session) execText(ctx context.Context, query string, args []driver.Name
 		return nil, err
 	}
 	res, err := s.exec(ctx, st, args)
-	if s.outdated(st, err) {
+	if s.outdated(ctx, st, err) {
 		if st, err = s.ready(ctx, "exec", query); err == nil {
 			res, err = s.exec(ctx, st, args)
 		}
@@ -268,7 +268,7 @@ func (s *session) QueryContext(ctx context.Context, query string, args []driver.
 		return nil, err
 	}
 	r, err := s.query(ctx, st, args)
-	if s.outdated(st, err) {
+	if s.outdated(ctx, st, err) {
 		if st, err = s.ready(ctx, "query", query); err == nil {
 			r, err = s.query(ctx, st, args)
 		}
@@ -319,14 +319,14 @@ func (s *session) query(ctx context.Context, st *stmt, args []driver.NamedValue)
 
 // outdated reports whether a statement that failed may mean something else when it is compiled as if it were new, and has it
 // compiled so: it was kept from when the tenant had a table of a name which is a shared table's alone by now, and SQLite, which
-// compiles it anew by itself, knows of none. It has done nothing: what fails with SQLITE_ERROR is undone by itself.
-func (s *session) outdated(st *stmt, err error) bool {
+// compiles it anew by itself, knows of none. One that SQLite still understands failed as it ran, and is not run a second time.
+func (s *session) outdated(ctx context.Context, st *stmt, err error) bool {
 	if code(err) != sqlite3.SQLITE_ERROR || s.c == nil {
 		return false
 	}
 	s.c.mu.Lock()
 	defer s.c.unlock()
-	if !st.kept || !s.c.tenant || s.c.attached || s.c.raw == nil {
+	if !st.kept || !s.c.tenant || s.c.attached || s.c.raw == nil || s.c.understands(ctx, st.query) {
 		return false
 	}
 	return s.c.stmts.Remove(st.query)
