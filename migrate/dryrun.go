@@ -29,10 +29,16 @@ func (m *Migrator) dryRunShared(ctx context.Context, opt options, w io.Writer) (
 	return res, print(w, "the shared store", todo)
 }
 
-// dryRunTenants prints what upTenants would do, once for each group of stores.
+// dryRunTenants prints what upTenants would do, once for each group of stores, and fails as it would where stores are named.
 func (m *Migrator) dryRunTenants(ctx context.Context, opt options, w io.Writer) (*Result, error) {
-	res := &Result{Set: SetTenant}
-	groups, err := m.groupsOf(ctx, opt.Stores)
+	r := newReport(SetTenant, nil)
+	var groups []group
+	var err error
+	if len(opt.Stores) > 0 {
+		groups, err = m.groupsNamed(ctx, opt.Stores, r)
+	} else {
+		groups, _, err = m.readGroups(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -42,10 +48,10 @@ func (m *Migrator) dryRunTenants(ctx context.Context, opt options, w io.Writer) 
 			return nil, fmt.Errorf("tenement: migrate: %d stores: %w", g.stores, outOfOrder(p.late))
 		}
 		if !p.behind() {
-			res.Current += g.stores
+			r.res.Current += g.stores
 			continue
 		}
-		res.Total += g.stores
+		r.res.Total += g.stores
 		title := fmt.Sprintf("%d stores, from %s on", g.stores, g.first)
 		if p.unknown {
 			if _, err := fmt.Fprintf(w, "-- %s: what they have has to be looked up first\n", title); err != nil {
@@ -57,8 +63,7 @@ func (m *Migrator) dryRunTenants(ctx context.Context, opt options, w io.Writer) 
 			return nil, err
 		}
 	}
-	res.Left = res.Total
-	return res, nil
+	return r.res, r.finish(nil)
 }
 
 // readGroups reads the ledger's groups, if there is a ledger.
@@ -70,33 +75,30 @@ func (m *Migrator) readGroups(ctx context.Context) (tenants []group, shared *gro
 	return m.ledger.groups(ctx)
 }
 
-// groupsOf returns the groups of the stores named, or all.
-func (m *Migrator) groupsOf(ctx context.Context, stores []backend.Store) ([]group, error) {
-	if len(stores) == 0 {
-		groups, _, err := m.readGroups(ctx)
-		return groups, err
-	}
-	exists, err := m.openLedger(ctx)
-	if err != nil || !exists {
+// groupsNamed returns the groups of the stores named. Those that a run would not find, or could not work on, go into the report.
+func (m *Migrator) groupsNamed(ctx context.Context, stores []backend.Store, r *report) ([]group, error) {
+	found, failed, err := m.foretold(ctx, stores)
+	if err != nil {
 		return nil, err
 	}
-	stores = slices.Clone(stores)
-	slices.SortFunc(stores, compareStores)
+	for _, failure := range failed {
+		r.res.Total++
+		r.record(failure.Store, &outcome{failure: failure})
+	}
 	var groups []group
-	for chunk := range slices.Chunk(slices.Compact(stores), pageSize) {
-		page, err := m.ledger.named(ctx, chunk)
-		if err != nil {
-			return nil, err
+	for _, e := range found {
+		if e.gone {
+			r.res.Total++
+			r.record(e.store, &outcome{missing: true})
+			continue
 		}
-		for _, e := range page {
-			i := slices.IndexFunc(groups, func(g group) bool { return g.fingerprint == e.fingerprint })
-			if i < 0 {
-				i = len(groups)
-				groups = append(groups, group{fingerprint: e.fingerprint, state: e.state, first: e.store.String()})
-			}
-			groups[i].stores++
-			groups[i].first = min(groups[i].first, e.store.String())
+		i := slices.IndexFunc(groups, func(g group) bool { return g.fingerprint == e.fingerprint })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, group{fingerprint: e.fingerprint, state: e.state, first: e.store.String()})
 		}
+		groups[i].stores++
+		groups[i].first = min(groups[i].first, e.store.String())
 	}
 	return groups, nil
 }

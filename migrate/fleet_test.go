@@ -260,6 +260,48 @@ func TestWhenToStop(t *testing.T) {
 	})
 }
 
+// What is said beforehand of stores that are named is what a run then does: also of a store that the ledger does not have, or of
+// whose name it has an earlier one, and of one that is gone or was never there.
+func TestDryRunByName(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		old := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(1, polls...)}))
+		provision(t, old, 4)
+		require.NoError(t, be.Drop(ctx, route(0)))
+		require.NoError(t, be.Create(ctx, backend.Route{Store: store(0), Owner: "next"}))
+		require.NoError(t, old.Enter(ctx, store(1)))
+		run(t, be, backend.Route{}, "DELETE FROM tenement_ledger WHERE store = 't0001'")
+		require.NoError(t, be.Drop(ctx, route(3)))
+		rows := ledgerRows(t, be)
+
+		m := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)}))
+		typo := backend.MustParseStore("typo")
+		opt := migrate.UpOptions{Scope: migrate.TenantsOnly, Fleet: migrate.Fleet{Stores: []backend.Store{typo, store(3), store(2), store(1), store(0)}}}
+		var out strings.Builder
+		opt.DryRun = &out
+		said, err := m.Up(ctx, opt)
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		assert.Contains(t, out.String(), "1 stores, from t0000 on")
+		assert.Contains(t, out.String(), "2 stores, from t0001 on")
+		assert.Equal(t, 1, strings.Count(out.String(), "CREATE TABLE polls"))
+		assert.Equal(t, 2, strings.Count(out.String(), "CREATE TABLE votes"))
+		assert.Equal(t, rows, ledgerRows(t, be))
+		assert.Equal(t, "0,1", versions(t, be, route(1), "goose_db_version"))
+
+		opt.DryRun = nil
+		did, err := m.Up(ctx, opt)
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		assert.Equal(t, 3, did.Applied)
+		assert.Equal(t, did.Applied, said.Left)
+		assert.Equal(t, did.Missing, said.Missing)
+		assert.Equal(t, did.Failed, said.Failed)
+		assert.Equal(t, did.Total, said.Total)
+		require.Len(t, said.Failures, 1)
+		assert.Equal(t, typo, said.Failures[0].Store)
+	})
+}
+
 func TestDryRunChangesNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, be *site) {

@@ -97,6 +97,7 @@ type entry struct {
 	state       state
 	failed      string
 	updated     int64 // when it was written, in milliseconds; of the rows of a list
+	gone        bool  // nothing has the name
 }
 
 func (e *entry) route() backend.Route { return backend.Route{Store: e.store, Owner: e.owner} }

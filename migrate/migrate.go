@@ -38,8 +38,8 @@ type Config struct {
 
 	// Ahead reports whether a store that the ledger does not have is to be left alone until somebody else enters it: it is
 	// nobody's yet (see [Migrator.ProvisionAhead]), or still being filled (see [Migrator.ProvisionAt]). [Migrator.Verify] of all
-	// stores passes over it, and a run to which it is named, unless that is a Verify, fails there with ErrUnentered. It may
-	// be called without the store's size. Defaults to nil: none is.
+	// stores passes over it, and a run to which it is named fails there with ErrUnentered; [Migrator.Enter] is for who has made
+	// it. It may be called without the store's size. Defaults to nil: none is.
 	Ahead func(ctx context.Context, s backend.StoreInfo) (bool, error)
 
 	// AllowOutOfOrder applies a migration whose version is lower than one that the store has already. By default a run

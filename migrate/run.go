@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +20,7 @@ type options struct {
 	Fleet
 	limit
 	adopted bool // it is another's that died, which has a row already
+	filled  bool // the stores named are the caller's to enter
 }
 
 // fleet is one run over many stores. Plans and queue say what is to be done and when; the workers here do it.
@@ -106,48 +106,18 @@ func (f *fleet) line(pages pager) {
 	}
 }
 
-// overNamed makes the run one over the stores that the options name. One that is not there fails at once, and so does one that
-// the ledger does not have and that somebody else is to enter.
+// overNamed makes the run one over the stores that the options name; those that fail at once have failed.
 func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
-	slices.SortFunc(f.opt.Stores, compareStores)
+	found, failed, err := f.m.named(ctx, f.opt.Stores, f.opt.filled)
+	if err != nil {
+		return err
+	}
 	var list []entry
-	var failed []*StoreError
-	for chunk := range slices.Chunk(slices.Compact(f.opt.Stores), pageSize) {
-		page, err := f.m.ledger.named(ctx, chunk)
-		if err != nil {
-			return err
-		}
-		known := make(map[backend.Store]entry, len(page))
-		for _, e := range page {
-			known[e.store] = e
-		}
-		owners, err := f.m.owners(ctx, chunk)
-		if err != nil {
-			return err
-		}
-		for _, s := range chunk {
-			e, entered := known[s]
-			owner, there := owners[s]
-			switch {
-			case !entered && !there:
-				failed = append(failed, &StoreError{Store: s, Err: &backend.Error{Op: "stat", Store: s, Err: backend.ErrStoreMissing}})
-				continue
-			case there && (!entered || e.owner != owner): // a row, if there is one, is about an earlier store of the name
-				found, err := f.unentered(ctx, s, owner)
-				if err != nil {
-					return err
-				}
-				if found == nil {
-					failed = append(failed, &StoreError{Store: s, Err: fmt.Errorf("%w: it is being filled, or is no tenant's yet", ErrUnentered)})
-					continue
-				}
-				e = *found
-			}
-			if !visit(&e) {
-				f.res.Current++
-				continue
-			}
+	for _, e := range found {
+		if visit(&e) {
 			list = append(list, e)
+		} else {
+			f.res.Current++
 		}
 	}
 	f.res.Total = len(list) + len(failed)
@@ -158,24 +128,6 @@ func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
 		f.record(failure.Store, &outcome{failure: failure})
 	}
 	return nil
-}
-
-// ahead reports whether a store that the ledger does not have is left alone. Who verifies a store by name enters it.
-func (f *fleet) ahead(ctx context.Context, info backend.StoreInfo) (bool, error) {
-	if f.m.cfg.Ahead == nil || f.verify && len(f.opt.Stores) > 0 {
-		return false, nil
-	}
-	return f.m.cfg.Ahead(ctx, info)
-}
-
-// unentered stands for a store of which the ledger has no row, or an earlier one's: it is made, or made its own, when the store
-// is visited. It is nil for a store that is to be left alone.
-func (f *fleet) unentered(ctx context.Context, s backend.Store, owner string) (*entry, error) {
-	ahead, err := f.ahead(ctx, backend.StoreInfo{Store: s, Owner: owner, Bytes: -1})
-	if err != nil || ahead {
-		return nil, err
-	}
-	return &entry{store: s, owner: owner}, nil
 }
 
 // successor is the store of another owner that has the name of a row's, which is gone; nil when there is none, or it is to be
@@ -190,10 +142,8 @@ func (f *fleet) successor(ctx context.Context, row entry) (*entry, error) {
 	if err != nil || !there || owner == row.owner {
 		return nil, err
 	}
-	return f.unentered(ctx, row.store, owner)
+	return f.m.unentered(ctx, row.store, owner, f.opt.filled)
 }
-
-func compareStores(a, b backend.Store) int { return strings.Compare(a.String(), b.String()) }
 
 // do goes through the run: the canaries, and then the rest.
 func (f *fleet) do(ctx context.Context) (*Result, error) {

@@ -168,18 +168,33 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 }
 
 // Verify asks every store, or those that opt names, which versions it has, and corrects the ledger. Stores of the backend
-// that are not in the ledger are entered. The result's Drift says where the ledger was wrong, and which stores have an
+// that are not in the ledger are entered, unless they are somebody else's to enter (see [Config].Ahead): one that is named fails
+// then, with ErrUnentered. The result's Drift says where the ledger was wrong, and which stores have an
 // index that is invalid; a row whose store is gone counts as missing (see Forget), and one of a name that another owner's store
 // has by now becomes that store's. Unlike Status it visits each store.
-func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
+func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) { return m.verify(ctx, options{Fleet: opt}) }
+
+// Enter has the ledger know of stores that the caller has made or filled by other means than this package's, and that are whole
+// by now: each is asked which versions it has. [Config].Ahead is not asked.
+func (m *Migrator) Enter(ctx context.Context, stores ...backend.Store) error {
+	if len(stores) == 0 {
+		return nil
+	}
+	_, err := m.verify(ctx, options{Fleet: Fleet{Stores: stores}, filled: true})
+	return err
+}
+
+func (m *Migrator) verify(ctx context.Context, opt options) (*Result, error) {
 	if m.parts != nil {
-		return m.inPlaces(ctx, opt, func(m *Migrator, own Fleet) (*Result, error) { return m.Verify(ctx, own) })
+		return m.inPlaces(ctx, opt.Fleet, func(m *Migrator, own Fleet) (*Result, error) {
+			return m.verify(ctx, options{Fleet: own, filled: opt.filled})
+		})
 	}
 	ctx = backend.Apart(ctx)
 	if err := m.ensureLedger(ctx); err != nil {
 		return nil, err
 	}
-	f := m.newFleet(options{Fleet: opt}, m.look())
+	f := m.newFleet(opt, m.look())
 	f.verify = true
 	var others []entry
 	if len(opt.Stores) == 0 {
@@ -198,11 +213,11 @@ func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
 			if known[info.Store] {
 				continue
 			}
-			ahead, err := f.ahead(ctx, info)
+			alone, err := m.leftAlone(ctx, info)
 			if err != nil {
 				return nil, err
 			}
-			if !ahead {
+			if !alone {
 				others = append(others, entry{store: info.Store, owner: info.Owner})
 			}
 		}

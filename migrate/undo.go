@@ -126,8 +126,8 @@ func (m *Migrator) again(d *descent) work {
 	}}
 }
 
-// allowed returns ErrNoDown when the ledger has a store, among those that the run is about, in which the work would have to
-// undo what nothing undoes. What the ledger does not know is found in the store itself.
+// allowed returns ErrNoDown when there is a store, among those that the run is about, in which the work would have to undo what
+// nothing undoes. What the ledger does not know is found in the store itself: beforehand where stores are named.
 func (m *Migrator) allowed(ctx context.Context, do work, kind Set, f Fleet) error {
 	if do.descent == nil {
 		return nil
@@ -143,13 +143,13 @@ func (m *Migrator) allowed(ctx context.Context, do work, kind Set, f Fleet) erro
 			have = append(have, row.state)
 		}
 	case len(f.Stores) > 0:
-		for chunk := range slices.Chunk(f.Stores, pageSize) {
-			rows, err := m.ledger.named(ctx, chunk)
-			if err != nil {
-				return err
-			}
-			for _, row := range rows {
-				have = append(have, row.state)
+		found, _, err := m.foretold(ctx, f.Stores) // what fails at once is the run's to say
+		if err != nil {
+			return err
+		}
+		for _, e := range found {
+			if !e.gone {
+				have = append(have, e.state)
 			}
 		}
 	default:

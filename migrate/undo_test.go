@@ -94,6 +94,44 @@ func TestDownWithoutADownUnheard(t *testing.T) {
 	})
 }
 
+// Whether a named store has something that nothing undoes is found out before anything is undone, by the store that is there: not
+// by what the ledger has of an earlier one of its name.
+func TestDownWithoutADownByName(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := context.Background()
+		list := []string{
+			"1_polls.sql", both("CREATE TABLE polls (id TEXT);", "DROP TABLE polls;"),
+			"2_votes.sql", both("CREATE TABLE votes (id TEXT);", "-- nobody knows"),
+		}
+		old := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)}))
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)}))
+		provision(t, old, 1)
+		for _, i := range []int{1, 2} {
+			require.NoError(t, m.Provision(ctx, route(i)))
+		}
+		run(t, be, backend.Route{}, "DELETE FROM tenement_ledger WHERE store = 't0001'")
+		next := backend.Route{Store: store(2), Owner: "next"}
+		require.NoError(t, be.Drop(ctx, route(2)))
+		require.NoError(t, be.Create(ctx, next))
+		db := be.Maintenance(next)
+		_, err := plainGoose(t, be, db, version(1, list...)).Up(ctx)
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+
+		down := func(stores ...backend.Store) (*migrate.Result, error) {
+			return m.Down(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Stores: stores}})
+		}
+		_, err = down(store(0), store(1))
+		require.ErrorIs(t, err, migrate.ErrNoDown)
+		assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"), "nothing was undone")
+		res, err := down(store(0), store(2))
+		require.NoError(t, err)
+		assert.Equal(t, 2, res.Applied)
+		assert.Equal(t, "0", versions(t, be, next, "goose_db_version"))
+	})
+}
+
 func inTx(statement string) *goose.GoFunc {
 	return &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, statement)

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/migrate"
 )
 
 // Adopt makes a tenant of the store spec.Store, which is there and is no tenant's: one that was restored from a dump, or
@@ -61,8 +60,7 @@ func (a *App) adopt(ctx context.Context, spec Spec, status Status, reason string
 			if t, err = a.admitAdopted(ctx, id, p); err != nil {
 				return err
 			}
-			_, err = a.migrator.Verify(ctx, migrate.Fleet{Stores: []backend.Store{p.store}})
-			return err
+			return a.migrator.Enter(ctx, p.store)
 		})
 	})
 	if err != nil {

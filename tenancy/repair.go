@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/migrate"
 )
 
 // ErrNoRepair means that the fault cannot be repaired without an operator's decision; the finding's Detail says what to do.
@@ -194,8 +193,7 @@ func (a *App) repoint(ctx context.Context, moves []move) error {
 	for i, m := range moves {
 		stores[i] = m.to
 	}
-	_, err = a.migrator.Verify(ctx, migrate.Fleet{Stores: stores})
-	return err
+	return a.migrator.Enter(ctx, stores...)
 }
 
 func (a *App) repairOrphan(ctx context.Context, f Finding) error {

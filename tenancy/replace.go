@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/tenement-go/tenement/backend"
-	"github.com/tenement-go/tenement/migrate"
 )
 
 // Replace puts another store in the place of a tenant's: fill makes it, at the route that it is given and nobody is served
@@ -255,6 +254,5 @@ func (r *run) swapped(ctx context.Context, fresh backend.Route) error {
 		return r.a.migrator.Renamed(ctx, fresh.Store, r.t.Store)
 	}
 	end := r.undoReplacement(ctx, fresh, fmt.Errorf("the new store is gone: %w", backend.ErrStoreMissing))
-	_, err := r.a.migrator.Verify(ctx, migrate.Fleet{Stores: []backend.Store{r.t.Store}}) // the ledger has forgotten it
-	return errors.Join(end, err)
+	return errors.Join(end, r.a.migrator.Enter(ctx, r.t.Store)) // the ledger has forgotten it
 }

@@ -183,6 +183,8 @@ func TestLoadWhileOthersMigrate(t *testing.T) {
 				migrateOn(c)()
 				_, err := c.Migrator().Up(t.Context(), migrate.UpOptions{Scope: migrate.TenantsOnly, Fleet: migrate.Fleet{Stores: []backend.Store{e.Tenant.Store}}})
 				assert.ErrorIs(t, err, migrate.ErrUnentered, "nor is one that is named")
+				_, err = c.Migrator().Verify(t.Context(), migrate.Fleet{Stores: []backend.Store{e.Tenant.Store}})
+				assert.ErrorIs(t, err, migrate.ErrUnentered, "nor does who only looks at it enter it")
 			}
 		}}
 		_, err = transfer.Move(t.Context(), a.App, c.App, opt)

@@ -110,8 +110,7 @@ func (c *cloning) fillStore(ctx context.Context, to backend.Route) error {
 		if err := copier.CopyStore(ctx, from, to); err != nil {
 			return err
 		}
-		_, err := c.app.Migrator().Verify(ctx, migrate.Fleet{Stores: []backend.Store{to.Store}})
-		return err
+		return c.app.Migrator().Enter(ctx, to.Store)
 	}
 	if err := c.copyRowsTo(ctx, to); err != nil {
 		return err

@@ -74,10 +74,8 @@ func (l *arrivals) enter(ctx context.Context, to *tenancy.App) error {
 			there = append(there, a.rt.Store)
 		}
 	}
-	if len(there) > 0 {
-		if _, err := to.Migrator().Verify(ctx, migrate.Fleet{Stores: there}); err != nil {
-			return err
-		}
+	if err := to.Migrator().Enter(ctx, there...); err != nil {
+		return err
 	}
 	tx, err := to.Shared().BeginTx(ctx, nil)
 	if err != nil {

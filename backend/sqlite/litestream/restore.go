@@ -14,7 +14,6 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/sqlite"
-	"github.com/tenement-go/tenement/migrate"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -64,8 +63,7 @@ func install(ctx context.Context, app *tenancy.App, be *sqlite.Backend, rt backe
 	if err := be.Install(ctx, rt, file); err != nil {
 		return err
 	}
-	_, err := app.Migrator().Verify(ctx, migrate.Fleet{Stores: []backend.Store{rt.Store}})
-	return err
+	return app.Migrator().Enter(ctx, rt.Store)
 }
 
 // fetch restores to a file beside the stores.
