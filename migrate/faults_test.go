@@ -82,6 +82,55 @@ func TestRowOfAnEarlierStore(t *testing.T) {
 	}
 }
 
+// What the ledger has of an earlier store of a name makes nobody ready for the one that is there by now.
+func TestReadyOfAnEarlierStore(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := t.Context()
+		cfg := tenants(migrate.Source{Name: "app", FS: version(3, killed...)})
+		m := migrator(t, be, cfg)
+		provision(t, m, 1)
+		require.NoError(t, m.Ready(ctx, route(0)))
+		next := backend.Route{Store: store(0), Owner: "next"}
+		require.NoError(t, be.Drop(ctx, route(0)))
+		require.NoError(t, be.Create(ctx, next))
+		err := m.Ready(ctx, next)
+		require.ErrorIs(t, err, migrate.ErrBehind)
+		require.ErrorIs(t, err, migrate.ErrUnentered)
+
+		// Nor does who is refused for the sake of one of them keep the other waiting.
+		other := migrator(t, be, cfg)
+		require.NoError(t, other.Enter(ctx, store(0)))
+		_, err = tenantsUp(ctx, other, migrate.Fleet{})
+		require.NoError(t, err)
+		require.ErrorIs(t, other.Ready(ctx, route(0)), migrate.ErrUnentered)
+		require.NoError(t, other.Ready(ctx, next))
+		require.Equal(t, "0,1,2,3", versions(t, be, next, "goose_db_version"))
+	})
+}
+
+// A store that somebody else is to enter, since it is still being filled, is left alone when it is named too; its maker enters it.
+func TestVerifyLeavesAlone(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := t.Context()
+		require.NoError(t, be.Create(ctx, route(0)))
+		cfg := tenants(migrate.Source{Name: "app", FS: version(1, killed...)})
+		cfg.Ahead = func(context.Context, backend.StoreInfo) (bool, error) { return true, nil }
+		m := migrator(t, be, cfg)
+		_, err := m.Verify(ctx, migrate.Fleet{Stores: []backend.Store{store(0)}})
+		require.ErrorIs(t, err, migrate.ErrUnentered)
+		_, err = m.Verify(ctx, migrate.Fleet{})
+		require.NoError(t, err)
+		require.Empty(t, ledgerRows(t, be))
+		require.NoError(t, m.Enter(ctx))
+		require.Empty(t, ledgerRows(t, be))
+		require.NoError(t, m.Enter(ctx, store(0)))
+		require.Equal(t, "t0000", ledgerRows(t, be))
+		require.Empty(t, tables(t, be, route(0)), "nothing is applied")
+	})
+}
+
 // A name that no store has, and a store that is purged while a run goes on, leave no row in the ledger.
 func TestNoRowsOfNothing(t *testing.T) {
 	t.Parallel()

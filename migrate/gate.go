@@ -44,6 +44,7 @@ type gate struct {
 var epoch = time.Now()
 
 type refusal struct {
+	owner string
 	until time.Time
 	err   error
 }
@@ -119,7 +120,7 @@ func (m *Migrator) Ready(ctx context.Context, rt backend.Route) error {
 	if ready && owner == rt.Owner {
 		return nil
 	}
-	if isRefused && time.Now().Before(refused.until) {
+	if isRefused && refused.owner == rt.Owner && time.Now().Before(refused.until) {
 		return refused.err
 	}
 	err := m.lookUp(ctx, rt)
@@ -147,7 +148,7 @@ func (g *gate) remember(rt backend.Route, age uint64, err error) {
 		if g.refused == nil {
 			g.refused = map[backend.Store]refusal{}
 		}
-		g.refused[rt.Store] = refusal{until: time.Now().Add(refusalTTL), err: err}
+		g.refused[rt.Store] = refusal{owner: rt.Owner, until: time.Now().Add(refusalTTL), err: err}
 	}
 }
 
@@ -210,6 +211,9 @@ func (m *Migrator) lookUp(ctx context.Context, rt backend.Route) error {
 	switch {
 	case e == nil:
 		return fmt.Errorf("tenement: migrate: store %s: %w: %w; migrate it by name", rt.Store, ErrBehind, ErrUnentered)
+	case rt.Owner != "" && e.owner != "" && e.owner != rt.Owner:
+		return fmt.Errorf("tenement: migrate: store %s: %w: %w: its row is about another owner's store of the name; migrate it by name",
+			rt.Store, ErrBehind, ErrUnentered)
 	case e.state == nil:
 		return fmt.Errorf("tenement: migrate: store %s: %w: the ledger does not know what it has; migrate it by name", rt.Store, ErrBehind)
 	}
