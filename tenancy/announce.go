@@ -17,9 +17,9 @@ type announcement struct {
 	id   string
 	made atomic.Bool
 
-	turn    *semaphore.Weighted // one at a time; that wait ends with its context, which a mutex's does not
-	written bool                // it may be in the registry
-	begun   time.Time           // when it was last renewed
+	turn    *semaphore.Weighted       // one at a time; that wait ends with its context, which a mutex's does not
+	written bool                      // it may be in the registry
+	begun   atomic.Pointer[time.Time] // when it was last renewed; nil: never
 }
 
 // minLease is how long an App that does not renew its announcement counts as serving.
@@ -56,10 +56,16 @@ func (a *App) renewDue(ctx context.Context) error {
 		return err
 	}
 	defer a.announced.turn.Release(1)
-	if !a.announced.made.Load() || since(a.announced.begun, time.Now()) < a.lease()/3 {
+	if !a.announced.made.Load() || since(*a.announced.begun.Load(), time.Now()) < a.lease()/3 {
 		return nil
 	}
 	return a.renew(ctx)
+}
+
+// lapsed reports whether the App has not announced itself for so long that others may take it for dead: they do not wait for it.
+func (a *App) lapsed(now time.Time) bool {
+	begun := a.announced.begun.Load()
+	return begun == nil || since(*begun, now) >= a.lease()
 }
 
 // renew writes the announcement. While there was none, or only one of an App taken for dead, nobody waited until this one had
@@ -74,12 +80,12 @@ func (a *App) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if since(a.announced.begun, begun) >= a.lease() {
+	if a.lapsed(begun) {
 		if err := a.hear(ctx); err != nil {
 			return err
 		}
 	}
-	a.announced.begun = begun
+	a.announced.begun.Store(&begun)
 	return nil
 }
 

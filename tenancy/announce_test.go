@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -83,12 +84,73 @@ func TestWhoAnnouncesHasHeard(t *testing.T) {
 		require.NoError(t, write(b, loki))
 		_, err = b.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z'`)
 		require.NoError(t, err)
-		b.announced.begun = time.Now().Add(time.Hour) // its clock was set back
+		later := time.Now().Add(time.Hour)
+		b.announced.begun.Store(&later) // its clock was set back
 		require.NoError(t, a.Freeze(t.Context(), loki.ID, "it is copied", func(context.Context, Tenant) error {
 			require.NoError(t, b.renewDue(t.Context()))
 			assert.ErrorIs(t, write(b, loki), ErrReadOnly)
 			return nil
 		}))
+	})
+}
+
+// A process that was stopped for longer than others wait for it hears of what it missed before it lets anybody in, and is waited
+// for again when it was taken for dead; unless the registry does not answer.
+func TestWhoWasStoppedHasHeard(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		b := open(t, p.backend(t), func(c *Config) { c.LookupTimeout = 2 * time.Second })
+		known := func(slug string) *Tenant {
+			who, err := b.ResolveID(t.Context(), create(t, a, slug).ID)
+			require.NoError(t, err)
+			return who
+		}
+		asked := 0
+		write := func(who *Tenant) error {
+			asked++
+			return b.Run(t.Context(), who, Policy{}, func(ctx context.Context, _ *Tenant) error {
+				_, err := b.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ($1)", fmt.Sprint(asked))
+				return err
+			})
+		}
+		stopped := func() {
+			b.heard.Store(&hearing{at: time.Now().Add(-b.StalenessBound() - time.Second), good: b.StalenessBound()})
+		}
+		thor, odin, loki, freyr := known("thor"), known("odin"), known("loki"), known("freyr")
+		require.NoError(t, write(thor))
+		require.NoError(t, write(odin))
+
+		_, err := a.SetReadOnly(t.Context(), thor.ID, "it is copied")
+		require.NoError(t, err)
+		_, err = a.Delete(t.Context(), odin.ID)
+		require.NoError(t, err)
+		require.NoError(t, write(thor), "within the bound it need not know")
+		stopped()
+		require.ErrorIs(t, write(thor), ErrReadOnly)
+		require.ErrorIs(t, write(odin), ErrNotActive)
+
+		_, err = b.Shared().ExecContext(t.Context(), `DELETE FROM tenement_apps`) // by one who took it for dead
+		require.NoError(t, err)
+		long := time.Now().Add(-b.lease())
+		b.announced.begun.Store(&long)
+		require.NoError(t, a.Freeze(t.Context(), loki.ID, "it is copied", func(context.Context, Tenant) error {
+			assert.ErrorIs(t, write(loki), ErrReadOnly)
+			var apps int
+			require.NoError(t, a.Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM tenement_apps`).Scan(&apps))
+			assert.Equal(t, 1, apps)
+			return nil
+		}))
+
+		require.NoError(t, b.polling.Acquire(t.Context(), 1)) // who asks gets no answer
+		stopped()
+		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, _, _, err = b.Enter(short, freyr, Policy{})
+		require.ErrorIs(t, err, ErrUnavailable)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NoError(t, write(freyr))
+		require.True(t, b.current(), "nobody else waits")
+		b.polling.Release(1)
 	})
 }
 

@@ -39,6 +39,9 @@ func (a *App) Enter(ctx context.Context, who Referrer, p Policy) (inside context
 	if err = a.announce(ctx); err != nil {
 		return ctx, nil, func() {}, err
 	}
+	if err = a.catchUp(ctx); err != nil {
+		return ctx, nil, func() {}, err
+	}
 	if t, err = a.meant(ctx, who); err != nil {
 		return ctx, nil, func() {}, err
 	}

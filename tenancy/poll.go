@@ -34,6 +34,9 @@ func (a *App) pollLoop() {
 		ctx, cancel := context.WithTimeout(a.ctx, max(a.cfg.PollInterval, a.cfg.LookupTimeout))
 		err := errors.Join(a.Refresh(ctx), a.renewDue(ctx))
 		cancel()
+		if err != nil {
+			a.noteDeaf()
+		}
 		switch {
 		case err == nil && failed:
 			a.log.Info("tenement: the registry answers again")
@@ -63,12 +66,19 @@ func (a *App) hear(ctx context.Context) error {
 		return fmt.Errorf("tenement: read the registry's changes: %w: %w", ErrUnavailable, context.Cause(ctx))
 	}
 	defer a.polling.Release(1)
+	return a.listen(ctx)
+}
+
+// listen acts on the changes that there are. The caller has the turn to poll.
+func (a *App) listen(ctx context.Context) error {
+	begun := time.Now()
 	for {
 		more, err := a.poll(Leave(ctx))
 		if err != nil {
 			return fmt.Errorf("tenement: read the registry's changes: %w: %w", ErrUnavailable, err)
 		}
 		if !more {
+			a.noteHeard(begun)
 			return nil
 		}
 	}

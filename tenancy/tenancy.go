@@ -29,9 +29,9 @@ import (
 //	provisioning → failed → provisioning
 //
 // What one App changes, its own Resolve and contexts see at once. Others see it within the bound on staleness:
-// [Config.PollInterval] and what it takes to read the changes, provided that they reach the registry. A tenant that
-// was purged is never mistaken for a later one of the same name, however stale the reader: the store is asked for the
-// tenant's ID.
+// [Config.PollInterval] and what it takes to read the changes, provided that they reach the registry; one whose process was
+// stopped for longer asks before it lets anybody in. A tenant that was purged is never mistaken for a later one of the same
+// name, however stale the reader: the store is asked for the tenant's ID.
 type App struct {
 	be         backend.Backend
 	cfg        Config
@@ -54,6 +54,7 @@ type App struct {
 
 	polling  *semaphore.Weighted // one poll at a time
 	seen     mark                // up to where changes are known; whose turn it is to poll may touch it
+	heard    atomic.Pointer[hearing]
 	own      ownChanges
 	news     news
 	settling atomic.Bool // a round of settle is going on
@@ -156,9 +157,11 @@ func (a *App) bootstrap(ctx context.Context) error {
 	if err := a.checkHostRules(ctx); err != nil {
 		return err
 	}
+	begun := time.Now()
 	if a.seen, err = a.reg.head(ctx); err != nil {
 		return fault(err)
 	}
+	a.noteHeard(begun)
 	return nil
 }
 
