@@ -48,21 +48,23 @@ func (c *checkup) spares(ctx context.Context) error {
 
 // sparesFault says what is wrong with a spare, if anything. The caller has the lock of the spares.
 func (a *App) sparesFault(ctx context.Context, id ID) (wrong string, entered *Spare, err error) {
+	rt, err := spareRoute(id)
+	if err != nil {
+		return "", nil, err
+	}
+	// The store first: one that is given away meanwhile, for which nobody needs that lock, has no row by then.
+	info, err := a.be.Stat(ctx, rt.Store)
+	missing := errors.Is(err, backend.ErrStoreMissing)
+	if err != nil && !missing {
+		return "", nil, err
+	}
+	a.step("examine: spare seen")
 	list, err := a.listSpares(ctx)
 	if err != nil {
 		return "", nil, err
 	}
 	if i := slices.IndexFunc(list, func(s Spare) bool { return s.ID == id }); i >= 0 {
 		entered = &list[i]
-	}
-	rt, err := spareRoute(id)
-	if err != nil {
-		return "", nil, err
-	}
-	info, err := a.be.Stat(ctx, rt.Store)
-	missing := errors.Is(err, backend.ErrStoreMissing)
-	if err != nil && !missing {
-		return "", nil, err
 	}
 	switch {
 	case entered == nil && info.Owner == rt.Owner:

@@ -100,6 +100,25 @@ func TestCreateFromSpare(t *testing.T) {
 	})
 }
 
+// A spare that is given away while the doctor looks at it is no fault.
+func TestDoctorBesideSignUps(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := openFilled(t, p.be, 2)
+		once := false
+		a.step = func(name string) {
+			if name == "examine: spare seen" && !once {
+				once = true
+				require.True(t, fromSpare(create(t, a, "thor")))
+				require.True(t, fromSpare(create(t, a, "odin")))
+			}
+		}
+		requireHealthy(t, a)
+		require.True(t, once)
+		a.step = func(string) {}
+		requireHealthy(t, a)
+	})
+}
+
 // A spare that is asked for in vain is still there: what is taken is said as without spares.
 func TestSpareErrors(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {
