@@ -297,7 +297,8 @@ func (v *visit) writing(parts int, fn func(id uint64) error) error {
 // refused reports whether an error says that nothing was done.
 func refused(err error) bool {
 	return !errors.Is(err, backend.ErrOutcomeUnknown) &&
-		(errors.Is(err, backend.ErrReadOnly) || errors.Is(err, backend.ErrNoTenant) || errors.Is(err, backend.ErrTenantMismatch))
+		(errors.Is(err, backend.ErrReadOnly) || errors.Is(err, backend.ErrNoTenant) || errors.Is(err, backend.ErrTenantMismatch) ||
+			errors.Is(err, backend.ErrBusy))
 }
 
 const knownWrites = 8

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/sqlite"
 	"github.com/tenement-go/tenement/tenancy"
 )
 
@@ -63,7 +64,7 @@ func TestWriteAfterThePurgeIsABreach(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	for _, err := range []error{backend.ErrReadOnly, tenancy.ErrReadOnly, backend.ErrTenantMismatch} {
+	for _, err := range []error{backend.ErrReadOnly, tenancy.ErrReadOnly, backend.ErrTenantMismatch, sqlite.ErrBusy} {
 		assert.True(t, refused(fmt.Errorf("storm: %w", err)))
 	}
 	assert.False(t, refused(fmt.Errorf("%w: %w", backend.ErrOutcomeUnknown, backend.ErrReadOnly)))
