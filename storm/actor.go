@@ -135,13 +135,13 @@ func (v *visit) db() *sql.DB { return v.s.app.DB() }
 
 // mark checks that a row that was read is the tenant's.
 func (v *visit) mark(what, mark string) {
-	if mark != string(v.t.ID) && !ofClone(v.t, mark) {
+	if mark != string(v.t.ID) && !ofClone(v.t.Name, mark) {
 		v.s.breach("wrong: %s in tenant %s (%s) read a row of %q", what, v.t.ID, v.t.Slug, mark)
 	}
 }
 
-// ofClone reports whether a tenant may have the rows of another: its name says of whom it is a clone.
-func ofClone(t *tenancy.Tenant, mark string) bool { return t.Name == cloneOf+mark }
+// ofClone reports whether a tenant of that name may have the rows of another: it says of whom it is a clone.
+func ofClone(name, mark string) bool { return name == cloneOf+mark }
 
 const cloneOf = "clone of "
 

@@ -74,7 +74,7 @@ func crash(ctx context.Context, st *stage, t terms) (*verdict, error) {
 			return nil, errors.Join(err, closeAll())
 		}
 	}
-	c := &court{app: app, r: &record{}, v: v}
+	c := newCourt(app, &record{}, v, 0)
 	return v, errors.Join(c.doctor(ctx), c.shared(ctx), closeAll())
 }
 
@@ -158,10 +158,8 @@ func (h *hospital) recover(ctx context.Context, e errand, old tenancy.Tenant) er
 			h.v.add("lost: killed in %s: repairing %s: %v", e.Op, f.Subject, err)
 		}
 	}
-	c := &court{app: h.app, r: &record{}, v: h.v}
-	seen := map[uint64]bool{}
-	err = c.each(ctx, func(ctx context.Context, t *tenancy.Tenant) error { return c.store(ctx, t, seen) })
-	if err != nil {
+	c := newCourt(h.app, &record{}, h.v, 0)
+	if err := c.each(ctx, c.store); err != nil {
 		return err
 	}
 	if _, err := h.app.ByID(ctx, old.ID); e.Op != "create" && e.Op != "purge" && e.Op != "import" && err != nil {

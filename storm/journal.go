@@ -3,23 +3,30 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
+
+	"github.com/tenement-go/tenement/tenancy"
 )
 
 // A journal is what a process knows of its writes, outside of the databases: an append-only file of lines, each written
 // at once, so that it survives the process's being killed (not the machine's). The first letter of a line says what it is.
 const (
 	lineBegin   = 'b' // WRITE TENANT PARTS: about to be written
-	lineAck     = 'a' // WRITE: acknowledged
+	lineAck     = 'a' // WRITE TIME: acknowledged
 	lineUnknown = 'u' // WRITE: failed so that nobody knows; as if there were no line
 	lineNever   = 'n' // WRITE: rolled back, or refused: must not be there
-	lineMade    = 'c' // TENANT: its creation was acknowledged
+	lineChange  = 'c' // TENANT BEGAN VERSION STATUS SLUG: what an acknowledged change, its creation too, has made of it
+	lineReading = 'r' // CONTENT: what a store had in it before the purge of its tenant was asked for
 	linePurging = 'p' // TENANT: its purge is about to be asked for
+	lineAsked   = 'q' // TENANT TIME: the call is over that asked for it
 	lineGone    = 'g' // TENANT: its purge was acknowledged
 	lineCount   = 'o' // N: statements so far that were answered
 	lineBreach  = '!' // TEXT: an invariant does not hold
@@ -61,7 +68,30 @@ func (j *journal) begin(tenant string, parts int) uint64 {
 func (j *journal) end(w uint64, outcome byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.write(strconv.AppendUint(append(j.buf[:0], outcome, ' '), w, 10))
+	line := strconv.AppendUint(append(j.buf[:0], outcome, ' '), w, 10)
+	if outcome == lineAck {
+		line = strconv.AppendInt(append(line, ' '), time.Now().UnixNano(), 10)
+	}
+	j.write(line)
+}
+
+// changed writes what a change that was asked for at began has made of a tenant.
+func (j *journal) changed(t tenancy.Tenant, began time.Time) {
+	j.note(lineChange, fmt.Sprintf("%s %d %d %s %s", t.ID, began.UnixNano(), t.Version, t.Status, t.Slug))
+}
+
+// reading writes what a store has in it.
+func (j *journal) reading(c content) error {
+	text, err := json.Marshal(c)
+	if err == nil {
+		j.note(lineReading, string(text))
+	}
+	return err
+}
+
+// asked writes that a purge that was asked for is not asked for any more.
+func (j *journal) asked(id tenancy.ID) {
+	j.note(lineAsked, fmt.Sprintf("%s %d", id, time.Now().UnixNano()))
 }
 
 // note writes any other line.
@@ -88,18 +118,35 @@ type write struct {
 	tenant  int32 // of record.tenants
 	parts   int16
 	outcome byte
-	late    bool // begun when its process knew that the tenant was purged
+	late    bool  // begun when its process knew that the tenant was purged
+	at      int64 // when it was acknowledged
 }
 
-// record is the journals' content.
+// state is what an acknowledged change has made of a tenant.
+type state struct {
+	version int64
+	status  tenancy.Status
+	slug    string
+}
+
+// record is the journals' content. Times are nanoseconds since 1970.
 type record struct {
 	writes   map[uint64]write
+	of       map[string][]uint64 // the writes of each tenant
 	tenants  []string
 	numbers  map[string]int32
-	made     map[string]bool
-	purging  map[string]bool
-	gone     map[string]bool
-	here     map[string]bool // gone, by the journal that is being read: its lines are in the order of what they say
+	readings []content
+
+	made    map[string]bool            // those that were in service, as what was acknowledged shows
+	states  map[string]map[int64]state // of each tenant, by version, those that were acknowledged
+	alive   map[string]int64           // when the last change was asked for after which it was not deleted
+	purging map[string]int64           // when nobody who had asked for its purge was at it any more
+	gone    map[string]bool
+
+	here struct { // by the journal that is being read, whose lines are in the order of what they say
+		gone  map[string]bool
+		asked map[string]int // how many are at its purge
+	}
 	ops      int
 	errors   map[string]int
 	breaches []string
@@ -110,7 +157,10 @@ func readJournals(dir string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &record{writes: map[uint64]write{}, numbers: map[string]int32{}, made: map[string]bool{}, purging: map[string]bool{}, gone: map[string]bool{}, errors: map[string]int{}}
+	r := &record{
+		writes: map[uint64]write{}, of: map[string][]uint64{}, numbers: map[string]int32{}, made: map[string]bool{}, states: map[string]map[int64]state{},
+		alive: map[string]int64{}, purging: map[string]int64{}, gone: map[string]bool{}, errors: map[string]int{},
+	}
 	for _, name := range files {
 		if err := r.read(name); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -126,9 +176,10 @@ func (r *record) read(name string) error {
 	}
 	defer f.Close()
 	ops := 0
-	r.here = map[string]bool{}
+	r.here.gone, r.here.asked = map[string]bool{}, map[string]int{}
 	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
+	lines.Buffer(nil, 1<<26) // a reading is one
+	lines.Split(wholeLines)
 	for lines.Scan() {
 		text := lines.Text()
 		if len(text) < 2 {
@@ -145,7 +196,26 @@ func (r *record) read(name string) error {
 		}
 	}
 	r.ops += ops
+	for id, n := range r.here.asked {
+		if n > 0 {
+			r.purging[id] = math.MaxInt64 // the process was killed, and who goes on with it says nothing of when
+		}
+	}
 	return lines.Err()
+}
+
+// wholeLines is [bufio.ScanLines] without a last line that has no end: its process was killed while it wrote that.
+func wholeLines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	if atEOF && bytes.IndexByte(data, '\n') < 0 {
+		return len(data), nil, nil
+	}
+	return bufio.ScanLines(data, atEOF)
+}
+
+// mayBeGone reports whether a tenant's purge was asked for, and nobody saw it alive when that was over.
+func (r *record) mayBeGone(tenant string) bool {
+	over, asked := r.purging[tenant]
+	return r.gone[tenant] || asked && r.alive[tenant] <= over
 }
 
 // answered is how many statements the journals say were answered. It reads little of them.
@@ -198,34 +268,27 @@ func lastCount(name string) (int, error) {
 func (r *record) line(kind byte, rest string) error {
 	switch kind {
 	case lineBegin:
-		number, rest, _ := strings.Cut(rest, " ")
-		tenant, parts, _ := strings.Cut(rest, " ")
-		w, err := strconv.ParseUint(number, 10, 64)
-		if err != nil {
-			return err
-		}
-		n, err := strconv.ParseInt(parts, 10, 16)
-		if err != nil {
-			return err
-		}
-		r.writes[w] = write{tenant: r.number(tenant), parts: int16(n), outcome: lineUnknown, late: r.here[tenant]}
+		return r.begun(rest)
 	case lineAck, lineUnknown, lineNever:
-		n, err := strconv.ParseUint(rest, 10, 64)
-		if err != nil {
-			return err
-		}
-		w := r.writes[n]
-		w.outcome = kind
-		r.writes[n] = w
-		if w.late && kind == lineAck {
-			r.breaches = append(r.breaches, fmt.Sprintf("wrong: write %d of tenant %s was acknowledged after its purge was", n, r.tenants[w.tenant]))
-		}
-	case lineMade:
-		r.made[rest] = true
+		return r.ended(kind, rest)
+	case lineChange:
+		return r.changed(rest)
+	case lineReading:
+		var c content
+		err := json.Unmarshal([]byte(rest), &c)
+		r.readings = append(r.readings, c)
+		return err
 	case linePurging:
-		r.purging[rest] = true
+		r.here.asked[rest]++
+	case lineAsked:
+		var id string
+		var at int64
+		_, err := fmt.Sscan(rest, &id, &at)
+		r.here.asked[id]--
+		r.purging[id] = max(r.purging[id], at)
+		return err
 	case lineGone:
-		r.gone[rest], r.here[rest] = true, true
+		r.gone[rest], r.here.gone[rest] = true, true
 	case lineBreach:
 		r.breaches = append(r.breaches, rest)
 	case lineError:
@@ -235,6 +298,71 @@ func (r *record) line(kind byte, rest string) error {
 			return err
 		}
 		r.errors[what] += n
+	}
+	return nil
+}
+
+func (r *record) begun(rest string) error {
+	number, rest, _ := strings.Cut(rest, " ")
+	tenant, parts, _ := strings.Cut(rest, " ")
+	w, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(parts, 10, 16)
+	if err != nil {
+		return err
+	}
+	r.writes[w] = write{tenant: r.number(tenant), parts: int16(n), outcome: lineUnknown, late: r.here.gone[tenant]}
+	r.of[tenant] = append(r.of[tenant], w)
+	return nil
+}
+
+func (r *record) ended(outcome byte, rest string) error {
+	number, at, _ := strings.Cut(rest, " ")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return err
+	}
+	w, begun := r.writes[n]
+	if !begun {
+		return fmt.Errorf("write %d was not begun", n)
+	}
+	w.outcome = outcome
+	if outcome == lineAck {
+		if w.at, err = strconv.ParseInt(at, 10, 64); err != nil {
+			return err
+		}
+		tenant := r.tenants[w.tenant]
+		r.made[tenant] = true
+		if w.late {
+			r.breaches = append(r.breaches, fmt.Sprintf("wrong: write %d of tenant %s was acknowledged after its purge was", n, tenant))
+		}
+	}
+	r.writes[n] = w
+	return nil
+}
+
+func (r *record) changed(rest string) error {
+	var id string
+	var began int64
+	var now state
+	if _, err := fmt.Sscan(rest, &id, &began, &now.version, &now.status, &now.slug); err != nil {
+		return err
+	}
+	if r.states[id] == nil {
+		r.states[id] = map[int64]state{}
+	}
+	if before, twice := r.states[id][now.version]; twice && before != now {
+		r.breaches = append(r.breaches, fmt.Sprintf("lost: of tenant %s version %d was acknowledged twice, %s (%s) and %s (%s)",
+			id, now.version, before.slug, before.status, now.slug, now.status))
+	}
+	r.states[id][now.version] = now
+	if now.status.Served() || now.status == tenancy.Suspended {
+		r.made[id] = true
+	}
+	if now.status != tenancy.Deleted {
+		r.alive[id] = max(r.alive[id], began)
 	}
 	return nil
 }

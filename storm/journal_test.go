@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -22,8 +23,9 @@ func TestAnswered(t *testing.T) {
 		for _, n := range counts {
 			j.note(lineCount, n)
 		}
+		w := j.begin("thor", 1)
 		for range incarnation * 10000 { // more than is read at first
-			j.end(1, lineAck)
+			j.end(w, lineAck)
 		}
 		require.NoError(t, j.f.Close())
 	}
@@ -61,6 +63,36 @@ func TestWriteAfterThePurgeIsABreach(t *testing.T) {
 	require.Len(t, r.breaches, 1)
 	assert.Contains(t, r.breaches[0], fmt.Sprint("wrong: write ", late))
 	assert.True(t, r.gone["thor"])
+}
+
+// Of two changes that are acknowledged as the same, one is lost. To be asked for what is there already changes nothing.
+func TestVersionAcknowledgedTwice(t *testing.T) {
+	dir := t.TempDir()
+	for i, slug := range []string{"thor", "thor", "odin"} {
+		j, err := openJournal(dir, i)
+		require.NoError(t, err)
+		j.changed(tenancy.Tenant{ID: "1", Slug: slug, Status: tenancy.Active, Version: 3}, time.Now())
+		require.NoError(t, j.f.Close())
+	}
+	r, err := readJournals(dir)
+	require.NoError(t, err)
+	require.Len(t, r.breaches, 1)
+	assert.Contains(t, r.breaches[0], "lost: of tenant 1 version 3 was acknowledged twice")
+}
+
+// A line that its process was killed in the middle of is none.
+func TestLineWithoutAnEnd(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir, 0)
+	require.NoError(t, err)
+	w := j.begin("thor", 1)
+	require.NoError(t, j.reading(content{Tenant: "thor", Rows: map[string][]found{"thor": make([]found, 1<<18)}}), "which is long")
+	_, err = fmt.Fprintf(j.f, "a %d 17", w)
+	require.NoError(t, err)
+	r, err := readJournals(dir)
+	require.NoError(t, err)
+	assert.Equal(t, byte(lineUnknown), r.writes[w].outcome)
+	assert.Len(t, r.readings, 1)
 }
 
 func TestRefused(t *testing.T) {

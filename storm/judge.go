@@ -16,6 +16,7 @@ import (
 type verdict struct {
 	over                       string
 	Ops, Writes, Rows, Tenants int
+	Judged                     int // of the writes: those of stores that were read after them, at the end or before a purge
 	Faults                     map[faultKind]int
 	Errors                     map[string]int
 	Breaches                   []string
@@ -41,7 +42,7 @@ func judge(ctx context.Context, url, journals string, version int) (*verdict, er
 			v.add("leak: closing: %v", err)
 		}
 	}()
-	c := &court{app: app, r: r, v: v, version: version}
+	c := newCourt(app, r, v, version)
 	if err := c.settle(ctx); err != nil {
 		return nil, err
 	}
@@ -52,10 +53,16 @@ type court struct {
 	app     *tenancy.App
 	r       *record
 	v       *verdict
-	version int // that all stores are at; 0: each is at one of its own
+	version int              // that all stores are at; 0: each is at one of its own
+	until   map[string]int64 // when each tenant's store was read for the last time
 }
 
-// settle waits until operations are over, brings all stores to the newest version and asks the doctor.
+func newCourt(app *tenancy.App, r *record, v *verdict, version int) *court {
+	return &court{app: app, r: r, v: v, version: version, until: map[string]int64{}}
+}
+
+// settle waits until operations are over, looks whether the changes of before are there, brings all stores to the newest
+// version and asks the doctor.
 func (c *court) settle(ctx context.Context) error {
 	began := time.Now()
 	for {
@@ -78,7 +85,7 @@ func (c *court) settle(ctx context.Context) error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	if err := c.unmade(ctx); err != nil {
+	if err := errors.Join(c.changes(ctx), c.unmade(ctx)); err != nil {
 		return err
 	}
 	if c.version > 1 {
@@ -120,18 +127,11 @@ func (c *court) dropInvalid(ctx context.Context, err error) error {
 // unmade purges the tombstones of tenants that never were: their creation was cut off, and somebody deleted them. They have
 // no store, which the doctor says.
 func (c *court) unmade(ctx context.Context) error {
-	written := map[string]bool{}
-	for _, w := range c.r.writes {
-		if w.outcome == lineAck {
-			written[c.r.tenants[w.tenant]] = true
-		}
-	}
 	for t, err := range c.app.Tenants(ctx, tenancy.Filter{Status: []tenancy.Status{tenancy.Deleted}}) {
 		if err != nil {
 			return err
 		}
-		id := string(t.ID)
-		if _, err := c.app.Backend().Stat(ctx, t.Store); !errors.Is(err, backend.ErrStoreMissing) || c.r.made[id] || written[id] {
+		if _, err := c.app.Backend().Stat(ctx, t.Store); !errors.Is(err, backend.ErrStoreMissing) || c.r.made[string(t.ID)] {
 			continue
 		}
 		if err := c.app.Purge(ctx, t.ID); err != nil {
@@ -205,90 +205,77 @@ func (c *court) doctor(ctx context.Context) error {
 	return nil
 }
 
-// found is what a store has of one write.
-type found struct {
-	rows, parts int
-	mark, other string
+// changes compares the registry with what was acknowledged of it. Each change makes a version of a tenant, a later one than
+// those before: what is there is the last that was acknowledged, or comes after it.
+func (c *court) changes(ctx context.Context) error {
+	for t, err := range c.app.Tenants(ctx, tenancy.Filter{}) {
+		if err != nil {
+			return err
+		}
+		c.change(t)
+	}
+	return nil
+}
+
+func (c *court) change(t tenancy.Tenant) {
+	now := state{t.Version, t.Status, t.Slug}
+	for _, then := range c.r.states[string(t.ID)] {
+		if then.version > now.version || then.version == now.version && then != now {
+			c.v.add("lost: of tenant %s version %d was acknowledged, %s (%s), and it is version %d, %s (%s)",
+				t.ID, then.version, then.slug, then.status, now.version, now.slug, now.status)
+		}
+	}
 }
 
 // compare reads every store.
 func (c *court) compare(ctx context.Context) error {
 	present := map[string]bool{}
-	seen := make(map[uint64]bool, len(c.r.writes))
 	err := c.each(ctx, func(ctx context.Context, t *tenancy.Tenant) error {
 		present[string(t.ID)] = true
 		c.v.Tenants++
 		if c.r.gone[string(t.ID)] {
 			c.v.add("wrong: tenant %s (%s) is there, and its purge was acknowledged", t.ID, t.Slug)
 		}
-		return c.store(ctx, t, seen)
+		return c.store(ctx, t)
 	})
 	if err != nil {
 		return err
 	}
+	c.absent(present)
+	return c.shared(ctx)
+}
+
+// absent goes by what was read of tenants before they were purged, and looks whether those that are gone were to be. What was
+// written to one that nobody could read is not judged.
+func (c *court) absent(present map[string]bool) {
+	for _, s := range c.r.readings {
+		c.content(s)
+	}
+	lost := map[string]bool{}
 	for id := range c.r.made {
-		if !present[id] && !c.r.purging[id] {
-			c.v.add("lost: tenant %s was created and is gone, and nobody purged it", id)
+		if lost[id] = !present[id] && !c.r.mayBeGone(id); lost[id] {
+			c.v.add("lost: tenant %s was in service and is gone, and nobody purged it", id)
 		}
 	}
 	for id, w := range c.r.writes {
 		tenant := c.r.tenants[w.tenant]
-		if w.outcome == lineAck && !seen[id] && present[tenant] {
-			c.v.add("lost: write %d of tenant %s was acknowledged and is not there", id, tenant)
-		}
-		if w.outcome == lineAck && !present[tenant] && !c.r.purging[tenant] {
+		switch until, read := c.until[tenant]; {
+		case w.outcome == lineAck && lost[tenant]:
 			c.v.add("lost: write %d of tenant %s was acknowledged, and the tenant is gone", id, tenant)
+			c.v.Judged++
+		case read && w.at <= until: // which is 0 where it was not acknowledged
+			c.v.Judged++
 		}
 	}
-	return c.shared(ctx)
 }
 
-// store reads one store. What it has of its own is compared with the journal; of what it has as a clone, each write must
-// be whole.
-func (c *court) store(ctx context.Context, t *tenancy.Tenant, seen map[uint64]bool) error {
-	rows, err := c.app.DB().QueryContext(ctx,
-		`SELECT write_id, count(*), count(DISTINCT part), min(mark), max(mark) FROM entries GROUP BY write_id`)
+// store reads one store.
+func (c *court) store(ctx context.Context, t *tenancy.Tenant) error {
+	s, err := readContent(ctx, c.app, t)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	welcomed := false
-	for rows.Next() {
-		var id int64
-		var f found
-		if err := rows.Scan(&id, &f.rows, &f.parts, &f.mark, &f.other); err != nil {
-			return err
-		}
-		c.v.Rows += f.rows
-		if f.mark != f.other || f.mark != string(t.ID) && !ofClone(t, f.mark) {
-			c.v.add("wrong: tenant %s (%s) has rows of %q and %q: write %d", t.ID, t.Slug, f.mark, f.other, id)
-			continue
-		}
-		if id == 0 {
-			welcomed = f.rows == 1
-			continue
-		}
-		if id == poison {
-			continue
-		}
-		w, known := c.r.writes[uint64(id)]
-		switch {
-		case !known || c.r.tenants[w.tenant] != f.mark:
-			c.v.add("wrong: tenant %s has write %d, which is not its own", t.ID, id)
-		case w.outcome == lineNever:
-			c.v.add("wrong: tenant %s has write %d, which was rolled back or refused", t.ID, id)
-		case f.rows != int(w.parts) || f.parts != int(w.parts):
-			c.v.add("wrong: tenant %s has write %d in %d rows with %d parts, of %d", t.ID, id, f.rows, f.parts, w.parts)
-		case f.mark == string(t.ID):
-			seen[uint64(id)] = true
-		}
-	}
-	if !welcomed {
-		c.v.add("lost: tenant %s (%s) has not the one row that its creation made", t.ID, t.Slug)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
+	c.content(s)
 	return c.migrated(ctx, t)
 }
 

@@ -44,9 +44,15 @@ func (k *keeper) create(ctx context.Context) {
 }
 
 func (k *keeper) make(ctx context.Context, slug string) error {
-	t, err := k.s.app.Create(ctx, tenancy.Spec{Slug: slug})
+	return k.acknowledged(func() (tenancy.Tenant, error) { return k.s.app.Create(ctx, tenancy.Spec{Slug: slug}) })
+}
+
+// acknowledged journals what a change has made of a tenant.
+func (k *keeper) acknowledged(change func() (tenancy.Tenant, error)) error {
+	began := time.Now()
+	t, err := change()
 	if err == nil {
-		k.s.j.note(lineMade, string(t.ID))
+		k.s.j.changed(t, began)
 	}
 	return err
 }
@@ -56,25 +62,24 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 	do := func(kind string, fn func(ctx context.Context) error) {
 		_ = k.s.do(ctx, kind, patience, fn)
 	}
+	move := func(kind string, to func(ctx context.Context, id tenancy.ID) (tenancy.Tenant, error)) {
+		do(kind, func(ctx context.Context) error {
+			return k.acknowledged(func() (tenancy.Tenant, error) { return to(ctx, t.ID) })
+		})
+	}
 	switch n := k.rng.IntN(100); {
 	case t.Status == tenancy.Deleted && n < 70, n < 15:
 		do("purge", func(ctx context.Context) error { return k.purge(ctx, t, n%2 == 0) })
 	case t.Status == tenancy.Deleted:
-		do("restore", func(ctx context.Context) error { _, err := app.Restore(ctx, t.ID); return err })
+		move("restore", app.Restore)
 	case t.Status != tenancy.Active:
-		do("activate", func(ctx context.Context) error { _, err := app.Activate(ctx, t.ID); return err })
+		move("activate", app.Activate)
 	case n < 45:
-		do("rename", func(ctx context.Context) error {
-			_, err := app.Rename(ctx, t.ID, k.slug())
-			if err == nil {
-				k.stale(backend.WithRoute(ctx, t.Route()), t)
-			}
-			return err
-		})
+		do("rename", func(ctx context.Context) error { return k.rename(ctx, t) })
 	case n < 55:
-		do("delete", func(ctx context.Context) error { _, err := app.Delete(ctx, t.ID); return err })
+		move("delete", app.Delete)
 	case n < 65:
-		do("suspend", func(ctx context.Context) error { _, err := app.Suspend(ctx, t.ID, "storm"); return err })
+		move("suspend", func(ctx context.Context, id tenancy.ID) (tenancy.Tenant, error) { return app.Suspend(ctx, id, "storm") })
 	case n < 80:
 		do("read-only", func(ctx context.Context) error { return k.readOnly(ctx, t) })
 	case n < 88:
@@ -84,19 +89,33 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 	}
 }
 
+func (k *keeper) rename(ctx context.Context, t tenancy.Tenant) error {
+	slug := k.slug()
+	err := k.acknowledged(func() (tenancy.Tenant, error) { return k.s.app.Rename(ctx, t.ID, slug) })
+	if err == nil {
+		k.stale(backend.WithRoute(ctx, t.Route()), t)
+	}
+	return err
+}
+
 // purge purges a tenant, and gives its name to another at once when somebody wants it.
 func (k *keeper) purge(ctx context.Context, t tenancy.Tenant, wanted bool) error {
 	app := k.s.app
-	inside, _, leave, err := app.Enter(ctx, t.ID, tenancy.Policy{Operator: true, AnyVersion: true})
+	inside, entered, leave, err := app.Enter(ctx, t.ID, tenancy.Policy{Operator: true, AnyVersion: true})
 	if err == nil {
 		defer leave()
 		_ = (&visit{actor: newActor(k.s, k.rng), t: &t}).readAll(inside) // what is kept of the store is known here
 	}
-	if _, err := app.Delete(ctx, t.ID); err != nil {
+	if err := k.acknowledged(func() (tenancy.Tenant, error) { return app.Delete(ctx, t.ID) }); err != nil {
 		return err
 	}
+	if entered != nil {
+		k.lastReading(inside, entered)
+	}
 	k.s.j.note(linePurging, string(t.ID))
-	if err := app.Purge(ctx, t.ID); err != nil {
+	err = app.Purge(ctx, t.ID)
+	k.s.j.asked(t.ID)
+	if err != nil {
 		return err
 	}
 	k.s.j.note(lineGone, string(t.ID))
@@ -105,6 +124,21 @@ func (k *keeper) purge(ctx context.Context, t tenancy.Tenant, wanted bool) error
 	}
 	k.stale(inside, t)
 	return err
+}
+
+// lastReading journals what is in a store that is about to go, for the judge, who comes too late. Where it fails what was written
+// there is not judged.
+func (k *keeper) lastReading(ctx context.Context, t *tenancy.Tenant) {
+	s, err := readContent(ctx, k.s.app, t)
+	if err == nil {
+		s.Purged = true
+		err = k.s.j.reading(s)
+	}
+	if err != nil {
+		k.s.tally("last reading", err)
+		return
+	}
+	k.s.ops.Add(1)
 }
 
 // stale uses a context of before, whose store has gone or has another name by now.
@@ -117,7 +151,11 @@ func (k *keeper) stale(ctx context.Context, t tenancy.Tenant) {
 // readOnly makes a tenant read-only for a moment, and tries to write.
 func (k *keeper) readOnly(ctx context.Context, t tenancy.Tenant) error {
 	app := k.s.app
-	frozen, err := app.SetReadOnly(ctx, t.ID, "storm")
+	var frozen tenancy.Tenant
+	err := k.acknowledged(func() (_ tenancy.Tenant, err error) {
+		frozen, err = app.SetReadOnly(ctx, t.ID, "storm")
+		return frozen, err
+	})
 	if err != nil {
 		return err
 	}
@@ -139,7 +177,7 @@ func (k *keeper) readOnly(ctx context.Context, t tenancy.Tenant) error {
 			return err
 		})
 	})
-	_, activated := app.Activate(ctx, t.ID)
+	activated := k.acknowledged(func() (tenancy.Tenant, error) { return app.Activate(ctx, t.ID) })
 	return errors.Join(err, activated)
 }
 
@@ -148,9 +186,8 @@ func (k *keeper) clone(ctx context.Context, t tenancy.Tenant) error {
 	if len(t.Name) > 20 {
 		return nil // of a clone, the rows are of two
 	}
-	made, err := transfer.Clone(ctx, k.s.app, t.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: k.slug(), Name: cloneOf + string(t.ID)}})
-	if err == nil {
-		k.s.j.note(lineMade, string(made.ID))
-	}
-	return err
+	spec := tenancy.Spec{Slug: k.slug(), Name: cloneOf + string(t.ID)}
+	return k.acknowledged(func() (tenancy.Tenant, error) {
+		return transfer.Clone(ctx, k.s.app, t.ID, transfer.CloneOptions{Spec: spec})
+	})
 }

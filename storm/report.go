@@ -22,7 +22,7 @@ func head(title string, t terms, began time.Time) string {
 // overStages does the same over one set-up after another, and puts what came of it into a table.
 func overStages(fn func(ctx context.Context, st *stage, t terms) (*verdict, error)) func(context.Context, terms, io.Writer) (string, bool, error) {
 	return func(ctx context.Context, t terms, w io.Writer) (string, bool, error) {
-		table := "| over | operations | writes | faults | rows checked | breaches | wrong | lost | hung | left | died | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+		table := "| over | operations | writes | judged | not judged | faults | rows checked | breaches | wrong | lost | hung | left | died | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
 		ok := true
 		for name := range strings.SplitSeq(t.on, ",") {
 			began := time.Now()
@@ -70,7 +70,7 @@ func (v *verdict) faults() (n int) {
 
 // row is the verdict in the table of the results.
 func (v *verdict) row(took time.Duration) string {
-	cells := []any{v.over, v.Ops, v.Writes, v.faults(), v.Rows, len(v.Breaches)}
+	cells := []any{v.over, v.Ops, v.Writes, v.Judged, v.Writes - v.Judged, v.faults(), v.Rows, len(v.Breaches)}
 	for _, n := range v.counts() {
 		cells = append(cells, n)
 	}
@@ -78,13 +78,13 @@ func (v *verdict) row(took time.Duration) string {
 	for _, kind := range slices.Sorted(maps.Keys(v.Faults)) {
 		kinds = append(kinds, fmt.Sprintf("%d × %s", v.Faults[kind], kind))
 	}
-	return fmt.Sprintf("| %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | "+strings.Join(kinds, ", ")+"; %v |\n", append(cells, took)...)
+	return fmt.Sprintf("| %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | "+strings.Join(kinds, ", ")+"; %v |\n", append(cells, took)...)
 }
 
 func (v *verdict) print(w io.Writer, name string, took time.Duration, withErrors bool) {
 	n := v.counts()
-	fmt.Fprintf(w, "%-9s %8d operations, %d writes, %d faults, %d tenants, %d rows checked: %d breaches: %d wrong, %d lost, %d hung, %d left, %d died; %v\n",
-		name, v.Ops, v.Writes, v.faults(), v.Tenants, v.Rows, len(v.Breaches), n[0], n[1], n[2], n[3], n[4], took)
+	fmt.Fprintf(w, "%-9s %8d operations, %d writes (%d judged, %d not), %d faults, %d tenants, %d rows checked: %d breaches: %d wrong, %d lost, %d hung, %d left, %d died; %v\n",
+		name, v.Ops, v.Writes, v.Judged, v.Writes-v.Judged, v.faults(), v.Tenants, v.Rows, len(v.Breaches), n[0], n[1], n[2], n[3], n[4], took)
 	for _, kind := range slices.Sorted(maps.Keys(v.Faults)) {
 		fmt.Fprintf(w, "    %4d %s\n", v.Faults[kind], kind)
 	}

@@ -53,13 +53,16 @@ func TestJournal(t *testing.T) {
 
 	r, err := readJournals(dir)
 	require.NoError(t, err)
+	at := r.writes[acked].at
+	assert.InDelta(t, time.Now().UnixNano(), at, float64(time.Minute))
 	assert.Equal(t, map[uint64]write{
-		acked: {tenant: 0, parts: 1, outcome: lineAck}, unknown: {tenant: 1, parts: 2, outcome: lineUnknown},
+		acked: {tenant: 0, parts: 1, outcome: lineAck, at: at}, unknown: {tenant: 1, parts: 2, outcome: lineUnknown},
 		never: {tenant: 0, parts: 3, outcome: lineNever}, cut: {tenant: 1, parts: 4, outcome: lineUnknown},
 	}, r.writes)
 	assert.Equal(t, []string{"wrong: two ⏎ lines"}, r.breaches)
 	assert.Equal(t, 5, r.ops)
-	assert.True(t, r.purging["a"])
+	assert.True(t, r.mayBeGone("a"))
+	assert.False(t, r.mayBeGone("b"))
 }
 
 func TestLineKnowsWhoWasOvertaken(t *testing.T) {
