@@ -23,6 +23,7 @@ type company struct {
 	migrating   []*process
 	died        []string // of those that were to be killed, and were dead
 	done        map[faultKind]int
+	deeds       int // in calm weather
 }
 
 // process is one of them.

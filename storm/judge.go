@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/migrate"
@@ -17,6 +16,7 @@ type verdict struct {
 	over                       string
 	Ops, Writes, Rows, Tenants int
 	Judged                     int // of the writes: those of stores that were read after them, at the end or before a purge
+	Calm                       int // deeds in calm weather
 	Faults                     map[faultKind]int
 	Errors                     map[string]int
 	Breaches                   []string
@@ -64,26 +64,8 @@ func newCourt(app *tenancy.App, r *record, v *verdict, version int) *court {
 // settle waits until operations are over, looks whether the changes of before are there, brings all stores to the newest
 // version and asks the doctor.
 func (c *court) settle(ctx context.Context) error {
-	began := time.Now()
-	for {
-		ops, err := c.app.Operations(ctx)
-		if err != nil {
-			return err
-		}
-		going := 0
-		for _, op := range ops {
-			if !op.Stopped {
-				going++
-			}
-		}
-		if going == 0 {
-			break
-		}
-		if time.Since(began) > time.Minute {
-			c.v.add("hung: operations are not over: %+v", ops)
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
+	if err := settled(ctx, c.app); err != nil {
+		c.v.add("hung: %v", err)
 	}
 	if err := errors.Join(c.changes(ctx), c.unmade(ctx)); err != nil {
 		return err

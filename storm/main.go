@@ -7,12 +7,14 @@
 //
 // Over each set-up two processes serve, with many goroutines, many tenants and small pools. They journal outside of the
 // databases what was acknowledged to them. Meanwhile tenants come, change and go, their slugs are given to others, all
-// stores are migrated, and the faults of a schedule are done, which the seed decides. Of a store that is purged the journals
-// have what was in it when that was asked for; what was written later, or to a store that could not be read then, is not
-// judged. At the end the stores are compared with the journals, and the registry with the changes that were acknowledged:
+// stores are migrated, and the faults of a schedule are done, which the seed decides. An error is nothing then. When the
+// faults are over, the processes that lived through them work once more, in each tenant that is in service: in calm weather
+// nothing may fail. Of a store that is purged the journals have what was in it when that was asked for; what was written
+// later, or to a store that could not be read then, is not judged. At the end the stores are compared with the journals, and
+// the registry with the changes that were acknowledged:
 //
 //	wrong  a row, or an answer, that is another's, or that must not be there
-//	lost   something that was acknowledged and is not there, or that nobody can account for
+//	lost   something that was acknowledged and is not there, or that nobody can account for; or what fails in calm weather
 //	hung   an operation that outlived its context by more than two seconds (-late), or that never ended
 //	leak   goroutines, connections or files that were left
 //	died   a process that ended by itself, with an error or of a panic (of a race too, if it is built with -race), or a fault

@@ -78,7 +78,11 @@ func (v *verdict) row(took time.Duration) string {
 	for _, kind := range slices.Sorted(maps.Keys(v.Faults)) {
 		kinds = append(kinds, fmt.Sprintf("%d × %s", v.Faults[kind], kind))
 	}
-	return fmt.Sprintf("| %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | "+strings.Join(kinds, ", ")+"; %v |\n", append(cells, took)...)
+	rest := strings.Join(kinds, ", ")
+	if v.Calm > 0 {
+		rest += fmt.Sprintf("; %d deeds in calm weather", v.Calm)
+	}
+	return fmt.Sprintf("| %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v; %v |\n", append(cells, rest, took)...)
 }
 
 func (v *verdict) print(w io.Writer, name string, took time.Duration, withErrors bool) {
@@ -87,6 +91,9 @@ func (v *verdict) print(w io.Writer, name string, took time.Duration, withErrors
 		name, v.Ops, v.Writes, v.Judged, v.Writes-v.Judged, v.faults(), v.Tenants, v.Rows, len(v.Breaches), n[0], n[1], n[2], n[3], n[4], took)
 	for _, kind := range slices.Sorted(maps.Keys(v.Faults)) {
 		fmt.Fprintf(w, "    %4d %s\n", v.Faults[kind], kind)
+	}
+	if v.Calm > 0 {
+		fmt.Fprintf(w, "    %4d deeds in calm weather\n", v.Calm)
 	}
 	for i, b := range v.Breaches {
 		if i == 20 {

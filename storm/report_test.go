@@ -9,6 +9,6 @@ import (
 
 // A run that exits 1 shows it in its table, also when what was wrong is of none of the kinds.
 func TestRowCountsAllBreaches(t *testing.T) {
-	v := &verdict{over: "it", Ops: 5, Writes: 4, Judged: 1, Rows: 3, Breaches: []string{"lost: this", "something else"}, Faults: map[faultKind]int{faultCut: 2}}
-	assert.Equal(t, "| it | 5 | 4 | 1 | 3 | 2 | 3 | 2 | 0 | 1 | 0 | 0 | 0 | 2 × wires cut; 1s |\n", v.row(time.Second))
+	v := &verdict{over: "it", Ops: 5, Writes: 4, Judged: 1, Rows: 3, Calm: 7, Breaches: []string{"lost: this", "something else"}, Faults: map[faultKind]int{faultCut: 2}}
+	assert.Equal(t, "| it | 5 | 4 | 1 | 3 | 2 | 3 | 2 | 0 | 1 | 0 | 0 | 0 | 2 × wires cut; 7 deeds in calm weather; 1s |\n", v.row(time.Second))
 }

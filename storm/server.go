@@ -42,7 +42,7 @@ type order struct {
 	Crowd       bool          // the same of a great many tenants
 }
 
-// serveUntil is the process: it serves until in is at its end.
+// serveUntil is the process: it serves until in is at its end; what is said there before begins its phases.
 func serveUntil(text string, in io.Reader) error {
 	var o order
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
@@ -66,12 +66,7 @@ func serveUntil(text string, in io.Reader) error {
 		return nil
 	}
 	s := &server{order: o, j: j, errors: map[string]int{}}
-	ctx, stop := context.WithCancel(context.Background())
-	go func() {
-		_, _ = io.Copy(io.Discard, in)
-		stop()
-	}()
-	s.run(ctx)
+	s.run(phasesOf(in))
 	return nil
 }
 
@@ -123,30 +118,31 @@ type server struct {
 
 func (s *server) breach(format string, args ...any) { s.j.breach(format, args...) }
 
-func (s *server) run(ctx context.Context) {
-	app, closeAll, err := open(ctx, s.URL, 1)
+func (s *server) run(p phases) {
+	app, closeAll, err := open(p.calm, s.URL, 1)
 	if err != nil {
-		if ctx.Err() == nil {
+		if p.calm.Err() == nil {
 			s.breach("hung: a process cannot open its tenants: %v", err)
 		}
 		return
 	}
 	s.app = app
 	s.crowd.Store(&[]tenancy.Tenant{})
-	s.look(ctx)
-	var all sync.WaitGroup
-	for i := range s.Keepers {
-		all.Go(func() { (&keeper{s: s, rng: s.rng(1000 + i)}).run(ctx) })
-	}
-	for i := range s.Actors {
-		all.Go(func() { newActor(s, s.rng(i)).run(ctx) })
-	}
-	if !isPostgres(app.Backend()) { // which has no such queue
-		all.Go(func() { s.rushes(ctx, s.rng(2000)) })
+	s.look(p.storm)
+	actors := make([]*actor, s.Actors)
+	for i := range actors {
+		actors[i] = newActor(s, s.rng(i))
 	}
 	over := make(chan struct{})
-	go func() { all.Wait(); close(over) }()
-	s.watch(ctx, over)
+	go func() {
+		defer close(over)
+		s.serve(p.storm, actors)
+		s.calm(p, actors)
+		for _, a := range actors {
+			a.close()
+		}
+	}()
+	s.watch(p.storm, over)
 	s.j.note(lineCount, fmt.Sprint(s.ops.Load()))
 	for text, n := range s.errors {
 		s.j.note(lineError, fmt.Sprintf("%d %s", n, text))
@@ -156,11 +152,26 @@ func (s *server) run(ctx context.Context) {
 	}
 }
 
+// serve lets everybody at the tenants, until ctx ends.
+func (s *server) serve(ctx context.Context, actors []*actor) {
+	var all sync.WaitGroup
+	for i := range s.Keepers {
+		all.Go(func() { (&keeper{s: s, rng: s.rng(1000 + i)}).run(ctx) })
+	}
+	for _, a := range actors {
+		all.Go(func() { a.run(ctx) })
+	}
+	if !isPostgres(s.app.Backend()) { // which has no such queue
+		all.Go(func() { s.rushes(ctx, s.rng(2000)) })
+	}
+	all.Wait()
+}
+
 func (s *server) rng(i int) *rand.Rand {
 	return rand.New(rand.NewPCG(s.Seed, uint64(s.Incarnation)<<32|uint64(i)))
 }
 
-// watch looks at the tenants and at what is under way, until all is over.
+// watch looks at the tenants until ctx ends, and at what is under way until all is over.
 func (s *server) watch(ctx context.Context, over chan struct{}) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()

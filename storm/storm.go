@@ -47,7 +47,7 @@ func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 		}
 		began = time.Now()
 	}
-	breaches = append(breaches, c.end(t)...)
+	breaches = append(breaches, c.end(ctx, t)...)
 	if st.cluster != nil && st.name != "pooler" { // whose connections are its own
 		// The server ends a process that was at work for somebody who was killed when it is done with that.
 		n, err := st.connections(ctx)
@@ -62,7 +62,7 @@ func storm(ctx context.Context, st *stage, t terms) (*verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.Breaches, v.Faults = append(v.Breaches, breaches...), c.done
+	v.Breaches, v.Faults, v.Calm = append(v.Breaches, breaches...), c.done, c.deeds
 	return v, nil
 }
 
@@ -78,14 +78,9 @@ func (t terms) share(name string) int {
 	return t.ops * pace[name] / all
 }
 
-// end waits for all processes to be over, and says which of them were not as they should be.
-func (c *company) end(t terms) (breaches []string) {
-	for _, p := range c.serving {
-		if err := p.stop(patience + leakLimit + t.late + 20*time.Second); err != nil {
-			breaches = append(breaches, err.Error())
-		}
-	}
-	c.serving = nil
+// end waits for all processes to be over, and says which of them were not as they should be. Those who serve work in calm
+// weather before.
+func (c *company) end(ctx context.Context, t terms) (breaches []string) {
 	for _, p := range c.migrating {
 		select {
 		case <-p.done:
@@ -96,5 +91,12 @@ func (c *company) end(t terms) (breaches []string) {
 		breaches = append(breaches, p.died()...)
 		c.counted(p)
 	}
+	breaches = append(breaches, c.calmWeather(ctx)...)
+	for _, p := range c.serving {
+		if err := p.stop(patience + leakLimit + t.late + 20*time.Second); err != nil {
+			breaches = append(breaches, err.Error())
+		}
+	}
+	c.serving = nil
 	return append(breaches, c.died...)
 }

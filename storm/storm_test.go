@@ -101,4 +101,5 @@ func TestStorm(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, v.Breaches)
 	assert.Positive(t, v.Rows)
+	assert.Positive(t, v.Calm)
 }

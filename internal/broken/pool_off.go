@@ -1,0 +1,5 @@
+//go:build !tenement_break_pool
+
+package broken
+
+const breakPool = false
