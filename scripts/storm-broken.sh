@@ -30,6 +30,5 @@ check|postgres|wrong:
 stamp|postgres sqlite|wrong:
 ledger|postgres sqlite|wrong: .* migration [0-9]+: its
 queue|sqlite|hung: .* were overtaken
-pool|postgres|lost: in calm weather
 INVARIANTS
 exit $status

@@ -8,7 +8,6 @@ import (
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/backend/driver"
 	"github.com/tenement-go/tenement/backend/postgres/internal/warm"
-	"github.com/tenement-go/tenement/internal/broken"
 )
 
 // Connections are taken here and given back here, and nowhere else. Which it is, and when one is retired, is decided in
@@ -107,8 +106,5 @@ func (c *conn) giveBack() {
 	}
 	l := c.lease
 	c.lent, c.lease = false, warm.Lease[*conn]{}
-	if broken.Pool && fate == warm.Discard {
-		return
-	}
 	be.warm.Give(l, fate)
 }

@@ -8,5 +8,4 @@ const (
 	Stamp  = breakStamp  // whose store it is is not asked
 	Queue  = breakQueue  // those who write to a SQLite file do not queue
 	Ledger = breakLedger // a migration does not ask whether another migrator was there
-	Pool   = breakPool   // a connection that was lost takes its place in the pool with it
 )

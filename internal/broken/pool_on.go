@@ -1,5 +1,0 @@
-//go:build tenement_break_pool
-
-package broken
-
-const breakPool = true
