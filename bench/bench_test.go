@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,63 @@ func TestREADMEQuotesTheResults(t *testing.T) {
 		if before[i] != after[i] {
 			t.Errorf("README.md, line %d:\n%s\nshould be\n%s", i+1, before[i], after[i])
 		}
+	}
+}
+
+// What is not measured again is kept, with how it was measured.
+func TestPartOfTheRowsIsMeasured(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "RESULTS.md")
+	suites := []suite{
+		{name: "first", what: "one", rows: []row{{id: "first_a", ours: "x", ref: "y"}, {id: "first_b", ours: "x", ref: "y"}}},
+		{name: "second", what: "two", rows: []row{{id: "second_a", ours: "x", ref: "y"}}},
+		{name: "third", what: "three", rows: []row{{id: "third_a", ours: "x", ref: "y"}}},
+	}
+	measure := func(machine string, took float64, names ...string) string {
+		t.Helper()
+		kept, err := readEarlier(file, suites)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &report{suites: suites, kept: kept, machine: machine, rounds: 1}
+		for _, su := range suites {
+			if slices.Contains(names, su.name) {
+				delete(r.kept, su.name)
+				s := newScores()
+				s.add("x", measured{wall: took})
+				s.add("y", measured{wall: 2 * took})
+				s.note("noted of %s on %s", su.name, machine)
+				r.add(su, outcome{scores: s})
+			}
+		}
+		text := r.markdown()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	all := measure("old", 1000, "first", "second", "third")
+	if strings.Contains(all, "Kept") {
+		t.Error("nothing is kept of nothing")
+	}
+	measure("newer", 2000, "second")
+	got := measure("newest", 3000, "third")
+	for _, want := range []string{
+		"- machine: newest\n", "Kept from an earlier run: `first`.\n\n- command", "Kept from an earlier run: `second`.\n\n- command", "- machine: old\n", "- machine: newer\n",
+		"| `first_a` | 1.00 µs | 2.00 µs | 0.5 ", "| `first_b` | 1.00 µs", "| `second_a` | 2.00 µs", "| `third_a` | 3.00 µs",
+		"\n`first`: one\n", "noted of first on old", "noted of second on newer", "noted of third on newest",
+	} {
+		if n := strings.Count(got, want); n != 1 {
+			t.Errorf("%q is there %d times in\n%s", want, n, got)
+		}
+	}
+	if again := measure("old", 1000, "first", "second", "third"); again != all {
+		t.Errorf("all were measured again:\n%s\nis not\n%s", again, all)
+	}
+	if err := os.WriteFile(file, []byte("dear diary"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readEarlier(file, suites); err == nil {
+		t.Error("it would be overwritten")
 	}
 }
 

@@ -12,7 +12,8 @@
 //
 // It starts a Postgres cluster of its own from the installed binaries, or uses the one that TENEMENT_TEST_POSTGRES names.
 // -quick is for seeing that all rows can be measured: it takes about a minute, and its figures mean little. With -o the
-// same is written to a file, with charts beside it where a suite has some, and -quote puts the figures of RESULTS*.md into the marked lines of another file.
+// same is written to a file, with charts beside it where a suite has some; with -rows too, the file keeps what it has of the
+// other suites. -quote puts the figures of RESULTS*.md into the marked lines of another file.
 package main
 
 import (
@@ -89,11 +90,17 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if *rounds > 0 {
 		e.rounds = *rounds
 	}
-	rep := &report{machine: machine.Describe(), began: time.Now(), args: args, rounds: e.rounds, slice: e.slice, seed: e.seed}
+	rep := &report{suites: suites, machine: machine.Describe(), began: time.Now(), args: args, rounds: e.rounds, slice: e.slice, seed: e.seed}
+	if *only != "" && *output != "" {
+		if rep.kept, err = readEarlier(*output, suites); err != nil {
+			return err
+		}
+	}
 	for _, su := range suites {
 		if !slices.ContainsFunc(su.rows, func(r row) bool { return match.MatchString(r.id) }) {
 			continue
 		}
+		delete(rep.kept, su.name)
 		if why := su.absent(); why != "" {
 			rep.skip(su, why)
 			fmt.Fprintf(stderr, "skipped %s: %s\n", su.name, why)

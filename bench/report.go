@@ -24,8 +24,10 @@ type report struct {
 	seed     uint64
 	began    time.Time
 	took     time.Duration
+	suites   []suite // all that there are
 	measured []suiteReport
-	skipped  []string // suites, and why
+	skipped  []string           // suites, and why
+	kept     map[string]earlier // suites that were not to be measured
 }
 
 type suiteReport struct {
@@ -98,21 +100,38 @@ func (r *report) markdown() string {
 	for _, left := range r.skipped {
 		fmt.Fprintf(&b, "Not measured: %s.\n\n", left)
 	}
+	r.writeRuns(&b)
 	b.WriteString(rowHead)
-	for _, sr := range r.measured {
-		for _, res := range sr.results {
-			b.WriteString(res.line(sr.what))
+	for _, su := range r.suites {
+		b.WriteString(r.kept[su.name].rows)
+		if sr := r.of(su); sr != nil {
+			for _, res := range sr.results {
+				b.WriteString(res.line(sr.what))
+			}
 		}
 	}
-	b.WriteString("\n## What was measured\n\nTime is by the clock, divided by all operations: where 8 goroutines are at work, each of them waits 8 times as long. " +
-		"CPU is that of all processes, an operation.\n")
-	for _, sr := range r.measured {
-		if sr.err == nil {
+	b.WriteString(scoresHead)
+	for _, su := range r.suites {
+		b.WriteString(r.kept[su.name].scores)
+		if sr := r.of(su); sr != nil && sr.err == nil {
 			sr.writeScores(&b)
 		}
 	}
 	return b.String()
 }
+
+// of returns what was measured of a suite, or nil.
+func (r *report) of(su suite) *suiteReport {
+	for i := range r.measured {
+		if r.measured[i].name == su.name {
+			return &r.measured[i]
+		}
+	}
+	return nil
+}
+
+const scoresHead = "\n## What was measured\n\nTime is by the clock, divided by all operations: where 8 goroutines are at work, each of them waits 8 times as long. " +
+	"CPU is that of all processes, an operation.\n"
 
 const rowHead = "| row | ours | reference | ratio | ± | bar | | what |\n|---|--:|--:|--:|--:|--:|---|---|\n"
 
