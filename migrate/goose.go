@@ -58,10 +58,10 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 	if fn := g.outside(mig, up); fn != nil {
 		done, err = g.applyOutside(ctx, mig, up, fn)
 	} else {
-		var cancel context.CancelFunc
-		ctx, g.table.begun, cancel = untilBegun(ctx)
+		own, begun, cancel := untilBegun(ctx)
 		defer cancel()
-		_, err = g.provider.ApplyVersion(ctx, mig.version, up)
+		g.table.begun = begun
+		_, err = g.provider.ApplyVersion(own, mig.version, up)
 		done = err == nil
 	}
 	if err == nil && done && !mig.tx {

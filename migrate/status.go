@@ -172,7 +172,9 @@ func ledgerDrift(store backend.Store, ledger, have state, list []Drift) []Drift 
 // then, with ErrUnentered. The result's Drift says where the ledger was wrong, and which stores have an
 // index that is invalid; a row whose store is gone counts as missing (see Forget), and one of a name that another owner's store
 // has by now becomes that store's. Unlike Status it visits each store.
-func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) { return m.verify(ctx, options{Fleet: opt}) }
+func (m *Migrator) Verify(ctx context.Context, opt Fleet) (*Result, error) {
+	return m.verify(ctx, options{Fleet: opt})
+}
 
 // Enter has the ledger know of stores that the caller has made or filled by other means than this package's, and that are whole
 // by now: each is asked which versions it has. [Config].Ahead is not asked.

@@ -1,6 +1,8 @@
 package migrate_test
 
 import (
+	"context"
+	"database/sql"
 	"testing"
 	"time"
 
@@ -196,4 +198,57 @@ func TestRecordedOnceByTwo(t *testing.T) {
 	require.NoError(t, first.Commit())
 	require.NoError(t, <-second)
 	assert.Equal(t, "0,1,2", versions(t, be, route(0), "goose_db_version"))
+}
+
+// What is asked of the store when a migration is over ends a moment after the run's context, whatever it waits for.
+func TestAskingBehindAMigrationEnds(t *testing.T) {
+	t.Parallel()
+	be := postgresSite(t)
+	list := []string{"1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", noTx + "INSERT INTO a (x) VALUES (2);\n"}
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 1)
+	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)}))
+	others := openSite(t, be.url).Maintenance(route(0))
+	defer func() { require.NoError(t, others.Close()) }()
+	begin := func() *sql.Tx {
+		tx, err := others.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		return tx
+	}
+	waiting := func(n string) {
+		require.Eventually(t, func() bool {
+			return query(t, be, backend.Route{}, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted`+
+				` AND relation = 't0000.goose_db_version'::regclass`) == n
+		}, time.Minute, 5*time.Millisecond)
+	}
+	// The migration's version row waits for the first, the second for that, and the question for the second.
+	first, second := begin(), begin()
+	defer func() { require.NoError(t, second.Rollback()) }()
+	_, err := first.ExecContext(t.Context(), "LOCK TABLE goose_db_version IN SHARE MODE")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	migrated, locked := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := m.Up(ctx, migrate.UpOptions{})
+		migrated <- err
+	}()
+	waiting("1")
+	go func() {
+		_, err := second.ExecContext(t.Context(), "LOCK TABLE goose_db_version IN ACCESS EXCLUSIVE MODE")
+		locked <- err
+	}()
+	waiting("2")
+	require.NoError(t, first.Commit())
+	require.NoError(t, <-locked)
+	waiting("1")
+	cancel()
+	select {
+	case err := <-migrated:
+		require.ErrorIs(t, err, context.Canceled)
+	case <-time.After(time.Minute):
+		t.Error("it goes on without end")
+		require.NoError(t, second.Rollback())
+		<-migrated
+		second = begin()
+	}
 }
