@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -121,6 +122,15 @@ func (c *conn) checkTextBehind(queries []query) string {
 	}
 	c.wire.queue(stepCheck)
 	return "\n;" + c.checkText()
+}
+
+// checkNow is the check behind what did not travel in a message of ours.
+func (c *conn) checkNow(ctx context.Context) error {
+	if !c.unit.checked() {
+		return nil
+	}
+	_, err := c.commands(ctx, stepCheck, c.checkText(), nil, nil)
+	return err
 }
 
 // ofCheck reports whether a message is of a check's answer, and whether it is the end of it.

@@ -66,6 +66,9 @@ func (s *session) stream(ctx context.Context, query string, do func(pc *pgconn.P
 	case err != nil:
 		return 0, s.fault("copy", err)
 	}
+	if err := s.c.checkNow(ctx); err != nil {
+		return 0, s.fault("copy", err)
+	}
 	return tag.RowsAffected(), nil
 }
 

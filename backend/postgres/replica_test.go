@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"io"
 	"net/url"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/backend/driver"
 	"github.com/tenement-go/tenement/backend/postgres"
 	"github.com/tenement-go/tenement/internal/pgtest"
 )
@@ -370,6 +372,24 @@ var readers = map[string]func(t *testing.T, r reading){
 			return rows.Err()
 		}), backend.ErrStoreMissing)
 		assert.Positive(t, seen)
+	},
+	"COPY": func(t *testing.T, r reading) {
+		conn, err := r.be.Replica().Conn(r.ctx)
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }()
+		tx, err := conn.BeginTx(r.ctx, nil)
+		require.NoError(t, err)
+		defer func() { _ = tx.Rollback() }()
+		copies := func(query string) error {
+			return conn.Raw(func(dc any) error {
+				_, err := dc.(driver.Copier).CopyOut(r.ctx, io.Discard, `COPY (`+query+`) TO STDOUT`)
+				return err
+			})
+		}
+		require.NoError(t, copies(`SELECT 1`))
+		r.goes()
+		require.ErrorIs(t, copies(`SELECT who FROM marks`), backend.ErrStoreMissing)
+		require.Error(t, tx.Commit())
 	},
 	"READ COMMITTED, between":  func(t *testing.T, r reading) { between(t, r, sql.LevelReadCommitted) },
 	"REPEATABLE READ, between": func(t *testing.T, r reading) { between(t, r, sql.LevelRepeatableRead) },
