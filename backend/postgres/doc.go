@@ -130,7 +130,8 @@
 //   - Before anyone else of the same store uses it, that is gone which a statement's text says that it leaves: SET,
 //     set_config(…, false), pg_settings, temporary tables, LISTEN, cursors WITH HOLD, advisory locks, DO whatever it does,
 //     and functions that run a text (query_to_xml, ts_stat, ts_rewrite).
-//   - After PREPARE, DEALLOCATE, LOAD, SET ROLE and SET SESSION in a text the connection is closed.
+//   - After PREPARE, DEALLOCATE, LOAD, SET ROLE and SET SESSION in a text the connection is closed, and after a change of the
+//     session's user out of sight.
 //
 // That costs no round trip; at each change of store it takes some microseconds, in the transaction of the next statement
 // where that can do it (leftover.go). Not promised:

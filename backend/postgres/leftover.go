@@ -22,17 +22,30 @@ import (
 // takes ten times as long as to reset them.
 
 // cleanSQL takes it all away, but for what is kept on purpose: prepared statements and the plans in functions.
-const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;select pg_catalog.pg_advisory_unlock_all()" +
-	",pg_catalog.set_config('session_authorization',null,false)" + sqlResetRole
+const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;select pg_catalog.pg_advisory_unlock_all()"
 
-// sqlResetRole is a column that does what RESET ROLE does, for less than a statement costs: to the role that the connection
-// was made with, if any. RESET ALL leaves it as it is, and so session_authorization.
+// sqlResetRole is a column that does what RESET ROLE does, for less than a statement costs; RESET ALL leaves the role as it
+// is. It is for when there are no tenants' roles: else each prefix sees to it, and one connection has it by SET ROLE (keepRole).
 const sqlResetRole = ",pg_catalog.set_config('role',null,false)"
 
 // cleaning is cleanSQL as it travels in the message that it goes ahead of: in a transaction of its own. A message of its
 // own would cost more than all the statements, since the server writes to the socket at the end of each. The level is
 // said, or the default that somebody left could have the SELECT wait for others (SERIALIZABLE READ ONLY DEFERRABLE).
-var cleaning = append(append([]string{"begin isolation level read committed"}, strings.Split(cleanSQL, ";")...), "commit")
+var (
+	cleaning     = cleaningOf(cleanSQL)
+	cleaningRole = cleaningOf(cleanSQL + ",pg_catalog.set_config('session_authorization',null,false)" + sqlResetRole)
+)
+
+func cleaningOf(sql string) []string {
+	return append(append([]string{"begin isolation level read committed"}, strings.Split(sql, ";")...), "commit")
+}
+
+func (c *conn) cleaning() []string {
+	if c.be.roles.mode == rolesOff {
+		return cleaningRole
+	}
+	return cleaning
+}
 
 // tidying is what cleans in the transaction of the statement that follows, with the columns that prefixTidy has: BEGIN and
 // COMMIT, and what can be asked for less than it takes to do, cost as much as the rest. When the transaction fails, what
@@ -43,11 +56,14 @@ var tidying = []string{"close all", "reset all", "discard sequences"}
 // transactions of the application's: those may be rolled back long after they have run something.
 func (c *conn) tidies() bool {
 	return c.dirty && !c.untidy && c.idle() && c.cleanable() && c.tx.begin == "" && c.named() && !c.be.replica &&
-		c.unit.kind == prefixOID && c.unit.preparable() && c.sessionUser() == c.login
+		c.unit.kind == prefixOID && c.unit.preparable()
 }
 
 // sessionUser is session_authorization, which the server tells of, unlike the role. (Only superusers can change it.)
 func (c *conn) sessionUser() string { return c.pc.ParameterStatus("session_authorization") }
+
+// estranged reports whether the session has another user than it was made with. With that, RESET would take the role away.
+func (c *conn) estranged() bool { return c.cleanable() && c.sessionUser() != c.login }
 
 // queueTidy queues the cleaning that the prefix is part of.
 func (c *conn) queueTidy() {
@@ -64,7 +80,7 @@ func (c *conn) cleaned(tag []byte) bool {
 	case c.tidying && string(tag) == "DISCARD SEQUENCES":
 		c.ownDone(tidying...)
 	case !c.tidying && !c.wire.text && string(tag) == "COMMIT":
-		c.ownDone(cleaning...)
+		c.ownDone(c.cleaning()...)
 	default:
 		return false
 	}
@@ -102,9 +118,10 @@ func (c *conn) queueClean() {
 		return
 	}
 	if c.wire.text {
-		c.fe.SendQuery(&pgproto3.Query{String: cleanSQL})
+		sql := c.cleaning()
+		c.fe.SendQuery(&pgproto3.Query{String: strings.Join(sql[1:len(sql)-1], ";")})
 	} else {
-		for _, text := range cleaning {
+		for _, text := range c.cleaning() {
 			c.queueOwn(text)
 		}
 	}

@@ -79,7 +79,7 @@ func (c *conn) release() {
 	c.by = nil
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
-	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() {
+	} else if c.dirty = c.dirty || c.tainted; c.doomed || c.dirty && !c.cleanable() || c.estranged() {
 		c.close()
 	}
 	c.rows.s, c.rows.cur, c.tx, c.tainted = nil, nil, txState{}, false

@@ -313,6 +313,7 @@ func (r *scriptRun) runMessage(ctx context.Context, scripts []backend.Script) (d
 		}
 	})
 	c.dirty = c.dirty || r.be.cleansChanges() // what the last one left out of sight
+	c.doomed = c.doomed || c.estranged()
 	var pe *pgconn.PgError
 	switch {
 	case err == nil && commits == len(scripts):
