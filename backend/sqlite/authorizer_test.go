@@ -1,11 +1,9 @@
 package sqlite
 
 import (
-	"crypto/rand"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -197,32 +195,36 @@ func TestKeptStatementFollowsTheTenantsTables(t *testing.T) {
 	}
 }
 
+// secondFails counts the calls of the function second_fails, of which each second one fails.
+var secondFails atomic.Int32
+
+func init() { // the driver does not bear it while something is opened
+	sqlite.MustRegisterScalarFunction("second_fails", 1, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+		if secondFails.Add(1)%2 == 0 {
+			return nil, errors.New("it was told to")
+		}
+		return args[0], nil
+	})
+}
+
 // A statement that fails as it runs is not run once more: what its functions did cannot be undone, and in a transaction SQLite
 // does not undo each row that it wrote either.
 func TestFailedStatementRunsOnce(t *testing.T) {
 	t.Parallel()
-	var calls atomic.Int32
-	fails := "fails_" + strings.ToLower(rand.Text())
-	require.NoError(t, sqlite.RegisterScalarFunction(fails, 1, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
-		if calls.Add(1)%2 == 0 {
-			return nil, errors.New("it was told to")
-		}
-		return args[0], nil
-	}))
 	b := openIn(t, t.TempDir())
 	a, _ := withTable(t, b, "a")
 	for _, query := range []string{
-		"WITH n(i) AS (VALUES (1), (2)) INSERT INTO notes (mark) SELECT " + fails + "(i) FROM n",
-		"WITH n(i) AS (VALUES (1), (2)) INSERT INTO notes (mark) SELECT " + fails + "(i) FROM n RETURNING mark",
-		"WITH n(i) AS (VALUES (1), (2)) SELECT max(" + fails + "(i)) FROM n",
+		"WITH n(i) AS (VALUES (1), (2)) INSERT INTO notes (mark) SELECT second_fails(i) FROM n",
+		"WITH n(i) AS (VALUES (1), (2)) INSERT INTO notes (mark) SELECT second_fails(i) FROM n RETURNING mark",
+		"WITH n(i) AS (VALUES (1), (2)) SELECT max(second_fails(i)) FROM n",
 	} {
-		calls.Store(0)
+		secondFails.Store(0)
 		_, err := b.DB().ExecContext(a, query)
 		require.Equal(t, sqlite3.SQLITE_ERROR, code(err), query)
-		require.EqualValues(t, 2, calls.Load(), query)
+		require.EqualValues(t, 2, secondFails.Load(), query)
 		_, err = b.DB().QueryContext(a, query)
 		require.Equal(t, sqlite3.SQLITE_ERROR, code(err), query)
-		require.EqualValues(t, 4, calls.Load(), query)
+		require.EqualValues(t, 4, secondFails.Load(), query)
 	}
 	require.Zero(t, count(t, a, b.DB(), "SELECT count(*) FROM notes"))
 
