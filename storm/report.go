@@ -82,7 +82,7 @@ func (v *verdict) row(took time.Duration) string {
 	if v.Calm > 0 {
 		rest += fmt.Sprintf("; %d deeds in calm weather", v.Calm)
 	}
-	return fmt.Sprintf("| %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v; %v |\n", append(cells, rest, took)...)
+	return fmt.Sprintf("| %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v | %v; %v |\n", append(cells, rest, took)...)
 }
 
 func (v *verdict) print(w io.Writer, name string, took time.Duration, withErrors bool) {

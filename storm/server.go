@@ -73,7 +73,7 @@ func serveUntil(text string, in io.Reader) error {
 // The limits of what takes moments, in a storm and on a busy machine too.
 const (
 	openLimit      = 90 * time.Second
-	migrationLimit = 2 * time.Minute
+	migrationLimit = 5 * time.Minute // an index that is made CONCURRENTLY waits for each older transaction of the database
 	leakLimit      = time.Minute
 )
 

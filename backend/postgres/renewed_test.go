@@ -115,7 +115,8 @@ func TestOthersAreToldInTheEnd(t *testing.T) {
 			var waits string
 			require.Eventually(t, func() bool {
 				return other.QueryRow(t.Context(), `SELECT pid, virtualtransaction FROM pg_locks
-					WHERE locktype = 'advisory' AND classid = 1953394287 AND NOT granted`).Scan(&pid, &waits) == nil
+					WHERE locktype = 'advisory' AND classid = 1953394287 AND NOT granted AND database =
+					(SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&pid, &waits) == nil
 			}, time.Minute, 5*time.Millisecond)
 			if what == "its context ends" {
 				cancel()

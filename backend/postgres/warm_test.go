@@ -64,8 +64,8 @@ func TestStoresHaveHomes(t *testing.T) {
 	require.Zero(t, few.Overdue)
 	require.Positive(t, few.Seen)
 	for _, ctx := range contexts { // an eighth of first_sights, and more
-		for _, text := range []string{`SELECT 1`, `SELECT 2`} {
-			_, err := be.DB().ExecContext(ctx, text)
+		for _, text := range []string{`SELECT $1::int`, `SELECT $1::int + 1`} {
+			_, err := be.DB().ExecContext(ctx, text, 1)
 			require.NoError(t, err)
 		}
 	}
