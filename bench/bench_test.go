@@ -124,12 +124,15 @@ func TestTheReportIsRead(t *testing.T) {
 		s.add("slow", measured{wall: 20000})
 		s.add("fast", measured{wall: 12000})
 	}
-	r := &report{began: time.Now()}
-	r.add(suite{name: "reads", what: "one statement", rows: []row{
-		{id: "pg_read", what: "ours ÷ the best", ours: "ours", ref: "slow|fast", bar: 1.45},
-		{id: "unmeasured", ours: "nobody", ref: "fast"},
-	}}, outcome{scores: s})
-	r.add(suite{name: "broken", rows: []row{{id: "broken", ours: "ours", ref: "fast"}}}, outcome{scores: newScores(), err: errors.New("no\nserver")})
+	r := &report{began: time.Now(), suites: []suite{
+		{name: "reads", what: "one statement", rows: []row{
+			{id: "pg_read", what: "ours ÷ the best", ours: "ours", ref: "slow|fast", bar: 1.45},
+			{id: "unmeasured", ours: "nobody", ref: "fast"},
+		}},
+		{name: "broken", rows: []row{{id: "broken", ours: "ours", ref: "fast"}}},
+	}}
+	r.add(r.suites[0], outcome{scores: s})
+	r.add(r.suites[1], outcome{scores: newScores(), err: errors.New("no\nserver")})
 	file := filepath.Join(t.TempDir(), "RESULTS.md")
 	if err := os.WriteFile(file, []byte(r.markdown()), 0o600); err != nil {
 		t.Fatal(err)
