@@ -248,7 +248,7 @@ func TestAskingBehindAMigrationEnds(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("it goes on without end")
 		require.NoError(t, second.Rollback())
-		<-migrated
+		require.Error(t, <-migrated)
 		second = begin()
 	}
 }
