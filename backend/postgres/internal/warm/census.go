@@ -38,8 +38,8 @@ func (r *regulars) has(h uint64) bool { return r.uses[h>>(64-regularBits)] >= re
 // census estimates how many pairs of store and text are in use. Where they are few, each connection may see them all, and
 // no store needs a home. It is safe for concurrent use.
 type census struct {
-	limit int // of what are few
-	tell  func(few bool)
+	limit int    // of what are few
+	tell  func() // few has changed
 
 	now, before bitmap // of the pairs that were used in this window and in the one before, by their hash
 	distinct    atomic.Int64
@@ -51,8 +51,9 @@ type census struct {
 // windowOf is how many uses a window has for each of the pairs that are few: if there are no more, it sees nearly all.
 const windowOf = 8
 
-// newCensus returns one that calls tell when it has changed its mind. At first they are few.
-func newCensus(limit int, tell func(few bool)) *census {
+// newCensus returns one that calls tell when it has changed its mind, at times from several goroutines at once: what holds is
+// few, as it is then. At first they are few.
+func newCensus(limit int, tell func()) *census {
 	size := 1
 	for size < 16*limit { // so that hardly any two are at the same place
 		size *= 2
@@ -65,7 +66,7 @@ func newCensus(limit int, tell func(few bool)) *census {
 // note counts a use of a pair.
 func (c *census) note(h uint64) {
 	if c.now.add(h) && c.distinct.Add(1) > int64(c.limit) && c.few.CompareAndSwap(true, false) {
-		c.tell(false)
+		c.tell()
 	}
 	if c.used.Add(1) >= int64(windowOf*c.limit) {
 		c.next()
@@ -82,7 +83,7 @@ func (c *census) next() {
 	c.distinct.Store(0)
 	c.used.Store(0)
 	if c.few.CompareAndSwap(!few, few) {
-		c.tell(few)
+		c.tell()
 	}
 }
 

@@ -10,15 +10,14 @@ type homes [ranks]int
 
 var noHomes = homes{-1, -1, -1}
 
-// homesOf returns the slots with a connection that rank highest for a store (rendezvous hashing: one that comes or goes
-// moves only the stores that it wins or had).
-func (p *policy) homesOf(key string) homes {
+// homeless reports whether what is to be served has no home: it is of no store, or there are none.
+func (p *policy) homeless(key string) bool { return key == "" || p.wait == 0 }
+
+// homesOf returns the slots with a connection that rank highest for a store, by the hash of its name (rendezvous hashing: one
+// that comes or goes moves only the stores that it wins or had).
+func (p *policy) homesOf(h uint64) homes {
 	found := noHomes
-	if key == "" || p.wait == 0 {
-		return found
-	}
 	var scores [ranks]uint64
-	h := hash(key)
 	for i := range p.keep {
 		if !p.isHome(i) {
 			continue
@@ -55,11 +54,11 @@ func (p *policy) bestIdle(w *waiter) int {
 	if w.anywhere {
 		return p.lastUsed()
 	}
-	found, best, h := -1, uint64(0), hash(w.key)
+	found, best := -1, uint64(0)
 	for word, set := range p.idlers {
 		for ; set != 0; set &= set - 1 {
 			i := word*64 + bits.TrailingZeros64(set)
-			if score := rank(h, i); found < 0 || score > best {
+			if score := rank(w.hash, i); found < 0 || score > best {
 				found, best = i, score
 			}
 		}

@@ -95,8 +95,8 @@ func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
 		p:     newPolicy(cfg.Slots, cfg.Keep, cfg.Wait, cfg.Brief),
 		slots: make([]place[C], cfg.Slots),
 	}
-	k.pairs = newCensus(cfg.Few, k.setFew)
-	k.p.few = k.pairs.few.Load()
+	k.pairs = newCensus(cfg.Few, k.hearFew)
+	k.hearFew()
 	k.base, k.stop = context.WithCancel(context.Background())
 	k.waiters.New = func() any { return newWaiter() }
 	return k
@@ -109,10 +109,11 @@ func (k *Keeper[C]) Saw(pair uint64) {
 	}
 }
 
-func (k *Keeper[C]) setFew(few bool) {
+// hearFew has the policy go by the census. It is asked under the lock: who comes last has what it says last.
+func (k *Keeper[C]) hearFew() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.p.few = few
+	k.p.few = k.pairs.few.Load()
 }
 
 func (k *Keeper[C]) now() int64 { return int64(time.Since(k.epoch)) }

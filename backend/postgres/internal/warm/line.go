@@ -3,6 +3,7 @@ package warm
 // waiter is one caller in line.
 type waiter struct {
 	key     string
+	hash    uint64 // of the key, where that has homes
 	homes   homes
 	rank    int   // up to which of them it waits for
 	since   int64 // when it came
@@ -34,8 +35,12 @@ func newWaiter() *waiter {
 func (p *policy) join(now int64, w *waiter, key string) {
 	w.key, w.slot, w.err, w.late, w.rank = key, -1, nil, false, -1
 	w.since, w.due, w.again = now, now, 0
-	w.homes = p.homesOf(key)
-	if w.anywhere = key == "" || p.wait == 0 || p.anywhere(hash(key)); !w.anywhere {
+	w.homes, w.anywhere = noHomes, true
+	if !p.homeless(key) {
+		w.hash = hash(key)
+		w.homes, w.anywhere = p.homesOf(w.hash), p.anywhere(w.hash)
+	}
+	if !w.anywhere {
 		w.due += p.waits()
 	}
 	p.arrivals++

@@ -91,7 +91,7 @@ func newPolicy(slots, keep int, wait, brief time.Duration) *policy {
 
 // take gives the store a slot at once, or -1 and a place in line for w. The empty key is of no store: any will do.
 func (p *policy) take(now int64, key string) int {
-	if key == "" || p.wait == 0 {
+	if p.homeless(key) {
 		i := p.lastUsed()
 		if i >= 0 {
 			p.hand(now, i, key)
@@ -333,7 +333,7 @@ func (p *policy) close(now int64) (idle []int) {
 
 // give hands an idle slot to somebody in line.
 func (p *policy) give(now int64, i int, w *waiter) {
-	if w.key != "" && p.wait > 0 {
+	if !p.homeless(w.key) {
 		p.count(i == w.homes[0], w.anywhere)
 	}
 	p.hand(now, i, w.key)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,9 +307,9 @@ const ms = int64(time.Millisecond)
 
 // neighbours returns stores whose homes are the same.
 func neighbours(p *policy, n int) (keys []string) {
-	homes := p.homesOf("thor")
+	homes := p.homesOf(hash("thor"))
 	for i := 0; len(keys) < n; i++ {
-		if key := fmt.Sprint("n", i); p.homesOf(key) == homes {
+		if key := fmt.Sprint("n", i); p.homesOf(hash(key)) == homes {
 			keys = append(keys, key)
 		}
 	}
@@ -322,7 +321,7 @@ func TestPolicyRules(t *testing.T) {
 	t.Parallel()
 	p := filled(8, 3*time.Millisecond)
 	k := neighbours(p, 8)
-	homes := p.homesOf(k[0])
+	homes := p.homesOf(hash(k[0]))
 	require.NotContains(t, homes, -1)
 
 	// The home, when it is idle.
@@ -365,7 +364,7 @@ func TestPolicyRules(t *testing.T) {
 func TestPolicyRegulars(t *testing.T) {
 	t.Parallel()
 	p := filled(4, 3*time.Millisecond)
-	home := p.homesOf("thor")[0]
+	home := p.homesOf(hash("thor"))[0]
 	require.Equal(t, home, p.take(0, "thor"))
 	require.Equal(t, -1, p.take(0, "thor"), "its home is busy, and it was hardly ever seen")
 	p.release(0, home, true)
@@ -434,7 +433,7 @@ func TestCensus(t *testing.T) {
 	t.Parallel()
 	const limit = 256
 	told := 0
-	c := newCensus(limit, func(bool) { told++ })
+	c := newCensus(limit, func() { told++ })
 	at := 0
 	uses := func(n, pairs int) {
 		for i := range n {
@@ -464,8 +463,14 @@ func TestCensus(t *testing.T) {
 func TestCensusOfMany(t *testing.T) {
 	t.Parallel()
 	const limit = 64
-	var few atomic.Bool
-	c := newCensus(limit, func(f bool) { few.Store(f) })
+	var mu sync.Mutex
+	var told bool // as a keeper is told
+	var c *census
+	c = newCensus(limit, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		told = c.few.Load()
+	})
 	everybody := func(pairs int) {
 		var all sync.WaitGroup
 		for range 8 {
@@ -479,8 +484,10 @@ func TestCensusOfMany(t *testing.T) {
 	}
 	everybody(4 * limit)
 	require.False(t, c.few.Load())
+	require.False(t, told)
 	everybody(limit / 2)
 	require.True(t, c.few.Load())
+	require.True(t, told)
 }
 
 // TestPolicyWaitsNoLonger: somebody who is overdue takes what is idle.
@@ -546,7 +553,7 @@ func TestPolicyHomesMoveLittle(t *testing.T) {
 	share := make([]int, 8)
 	for s := range 8000 {
 		key := fmt.Sprint("store-", s)
-		before[key] = p.homesOf(key)[0]
+		before[key] = p.homesOf(hash(key))[0]
 		share[before[key]]++
 	}
 	for i, n := range share {
@@ -554,7 +561,7 @@ func TestPolicyHomesMoveLittle(t *testing.T) {
 	}
 	p.vacate(0, 3)
 	for key, home := range before {
-		if now := p.homesOf(key)[0]; home != 3 {
+		if now := p.homesOf(hash(key))[0]; home != 3 {
 			require.Equal(t, home, now)
 		} else {
 			require.NotEqual(t, 3, now)

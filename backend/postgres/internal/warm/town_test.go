@@ -192,7 +192,7 @@ func (m town) simulate(warmup, ops int) outcome {
 	m.rnd = rand.New(rand.NewPCG(1, 2))
 	m.z = rand.NewZipf(m.rnd, 1.1, 1, uint64(m.stores-1))
 	m.p = filled(m.slots, m.wait)
-	m.pairs = newCensus(1024, func(few bool) { m.p.few = few })
+	m.pairs = newCensus(1024, func() { m.p.few = m.pairs.few.Load() })
 	m.p.few = true
 	m.p.brief = int64(4 * time.Millisecond)
 	m.conn = make([]*simConn, m.slots)
