@@ -124,9 +124,9 @@
 // On direct connections, by default:
 //
 //   - Before another store, or another kind of handle, uses a connection, all is gone that the server can take away: settings,
-//     the role, temporary tables, LISTENs, cursors, advisory locks, what lastval and currval return. It does not matter how it came
-//     about: by text, or out of sight, in functions, views, defaults, checks, policies. Scripts for several stores are kept
-//     from each other in the same way.
+//     the role, temporary tables, LISTENs, cursors, advisory locks, what lastval and currval return. It does not matter how it
+//     came about: by text, or out of sight, in functions, views, defaults, checks, policies. Scripts for several stores are
+//     kept from each other in the same way.
 //   - Before anyone else of the same store uses it, that is gone which a statement's text says that it leaves: SET,
 //     set_config(…, false), pg_settings, temporary tables, LISTEN, cursors WITH HOLD, advisory locks, DO whatever it does,
 //     and functions that run a text (query_to_xml, ts_stat, ts_rewrite).
@@ -195,9 +195,9 @@
 //
 // Unqualified names mean the store's own, then the shared store's; also in the bodies of functions. When a store is given
 // its own of something shared, statements mean that from then on, in all processes, if it was made through this package
-// (scripts, [Backend.Maintenance] handles, requests); when they cannot be told of it, the call says so, or the log. Made by another program it is noticed for the names that are in a
-// statement's own text; for what functions do, run GRANT USAGE ON SCHEMA … TO CURRENT_USER afterwards, as the schema's
-// owner: the server then plans everything anew. What a PL/pgSQL function declares (name%TYPE, a type by its name) is bound
+// (scripts, [Backend.Maintenance] handles, requests); when they cannot be told of it, the call says so, or the log. Made by
+// another program it is noticed for the names that are in a statement's own text; for what functions do, run GRANT USAGE ON
+// SCHEMA … TO CURRENT_USER afterwards, as the schema's owner: the server then plans everything anew. What a PL/pgSQL function declares (name%TYPE, a type by its name) is bound
 // once for each session, whatever the store (the server's way): let functions that all stores share not declare what
 // differs between them.
 //

@@ -28,19 +28,25 @@ const cleanSQL = "close all;unlisten *;discard temp;discard sequences;reset all;
 // is. It is for when there are no tenants' roles: else each prefix sees to it, and one connection has it by SET ROLE (keepRole).
 const sqlResetRole = ",pg_catalog.set_config('role',null,false)"
 
-// cleaning is cleanSQL as it travels in the message that it goes ahead of: in a transaction of its own. A message of its
-// own would cost more than all the statements, since the server writes to the socket at the end of each. The level is
-// said, or the default that somebody left could have the SELECT wait for others (SERIALIZABLE READ ONLY DEFERRABLE).
-var (
-	cleaning     = cleaningOf(cleanSQL)
-	cleaningRole = cleaningOf(cleanSQL + ",pg_catalog.set_config('session_authorization',null,false)" + sqlResetRole)
-)
-
-func cleaningOf(sql string) []string {
-	return append(append([]string{"begin isolation level read committed"}, strings.Split(sql, ";")...), "commit")
+// cleanup is what cleans a connection: as a message of its own, and as it travels in the message that it goes ahead of, in a
+// transaction of its own. A message of its own would cost more than all the statements, since the server writes to the socket
+// at the end of each. The level is said, or the default that somebody left could have the SELECT wait for others
+// (SERIALIZABLE READ ONLY DEFERRABLE).
+type cleanup struct {
+	text   string
+	inTurn []string
 }
 
-func (c *conn) cleaning() []string {
+var (
+	cleaning     = cleanupBy(cleanSQL)
+	cleaningRole = cleanupBy(cleanSQL + ",pg_catalog.set_config('session_authorization',null,false)" + sqlResetRole)
+)
+
+func cleanupBy(text string) *cleanup {
+	return &cleanup{text, append(append([]string{"begin isolation level read committed"}, strings.Split(text, ";")...), "commit")}
+}
+
+func (c *conn) cleaning() *cleanup {
 	if c.be.roles.mode == rolesOff {
 		return cleaningRole
 	}
@@ -80,7 +86,7 @@ func (c *conn) cleaned(tag []byte) bool {
 	case c.tidying && string(tag) == "DISCARD SEQUENCES":
 		c.ownDone(tidying...)
 	case !c.tidying && !c.wire.text && string(tag) == "COMMIT":
-		c.ownDone(c.cleaning()...)
+		c.ownDone(c.cleaning().inTurn...)
 	default:
 		return false
 	}
@@ -118,10 +124,9 @@ func (c *conn) queueClean() {
 		return
 	}
 	if c.wire.text {
-		sql := c.cleaning()
-		c.fe.SendQuery(&pgproto3.Query{String: strings.Join(sql[1:len(sql)-1], ";")})
+		c.fe.SendQuery(&pgproto3.Query{String: c.cleaning().text})
 	} else {
-		for _, text := range c.cleaning() {
+		for _, text := range c.cleaning().inTurn {
 			c.queueOwn(text)
 		}
 	}

@@ -159,7 +159,7 @@ func (r *scriptRun) openScript(ours func(string), s *backend.Script) {
 // be what transactions begin with. What a message is parsed by is set right before it is sent.
 func (r *scriptRun) cleaning() []string {
 	if r.c.cleanable() {
-		return r.c.cleaning()
+		return r.c.cleaning().inTurn
 	}
 	return nil
 }
