@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// With -rows, a results file keeps what it has of the suites that are not measured, with what it says of how that was
+// With -rows, a results file keeps what it has of the suites that are not measured, or cannot be here, with what it says of how that was
 // measured. Else whoever measures one row again would lose all others, which took hours.
 
 // earlier is what a results file has of a suite.

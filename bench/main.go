@@ -100,12 +100,12 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if !slices.ContainsFunc(su.rows, func(r row) bool { return match.MatchString(r.id) }) {
 			continue
 		}
-		delete(rep.kept, su.name)
 		if why := su.absent(); why != "" {
 			rep.skip(su, why)
 			fmt.Fprintf(stderr, "skipped %s: %s\n", su.name, why)
 			continue
 		}
+		delete(rep.kept, su.name)
 		began := time.Now()
 		rep.add(su, e.measure(ctx, su))
 		fmt.Fprintf(stderr, "%v %s\n", time.Since(began).Round(time.Millisecond), su.name)

@@ -27,7 +27,7 @@ type report struct {
 	suites   []suite // all that there are
 	measured []suiteReport
 	skipped  []string           // suites, and why
-	kept     map[string]earlier // suites that were not to be measured
+	kept     map[string]earlier // suites that were not measured now
 }
 
 type suiteReport struct {
