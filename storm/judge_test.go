@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/tenancy"
+	"github.com/tenement-go/tenement/transfer"
 )
 
 // What a migration has to leave in a store is missed, each of it, and what it left twice is seen.
@@ -131,6 +132,32 @@ func testPurged(t *testing.T, st *stage) {
 	}
 	end()
 	requireBreaches(t, st, expected, clean)
+}
+
+// A clone whose creation took up one that had failed has the rows of another from then on. Who has not heard of it yet purges
+// it: what it reads before is a clone's.
+func TestJudgeOfAClaimedClone(t *testing.T) { onEach(t, testClaimed) }
+
+func testClaimed(t *testing.T, st *stage) {
+	s, end := serving(t, st)
+	other, closeOther, err := open(t.Context(), st.direct, 1)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, closeOther()) }()
+	from, err := other.Create(t.Context(), tenancy.Spec{Slug: "from"})
+	require.NoError(t, err)
+	_, err = other.Create(t.Context(), tenancy.Spec{Slug: "to"})
+	require.NoError(t, err)
+	_, err = other.Shared().ExecContext(t.Context(), "UPDATE tenement_tenants SET status = 'failed' WHERE slug = 'to'")
+	require.NoError(t, err)
+	failed, err := s.app.BySlug(t.Context(), "to")
+	require.NoError(t, err)
+	require.Equal(t, tenancy.Failed, failed.Status)
+	made, err := transfer.Clone(t.Context(), other, from.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "to", Name: cloneOf + string(from.ID)}})
+	require.NoError(t, err)
+	require.Equal(t, failed.ID, made.ID)
+	require.NoError(t, (&keeper{s: s, rng: s.rng(1)}).purge(t.Context(), failed, false))
+	end()
+	requireBreaches(t, st, nil, made.ID)
 }
 
 // A change of a tenant that was acknowledged, and that the registry has not, is seen.

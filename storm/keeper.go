@@ -44,17 +44,18 @@ func (k *keeper) create(ctx context.Context) {
 }
 
 func (k *keeper) make(ctx context.Context, slug string) error {
-	return k.acknowledged(func() (tenancy.Tenant, error) { return k.s.app.Create(ctx, tenancy.Spec{Slug: slug}) })
+	_, err := k.acknowledged(func() (tenancy.Tenant, error) { return k.s.app.Create(ctx, tenancy.Spec{Slug: slug}) })
+	return err
 }
 
-// acknowledged journals what a change has made of a tenant.
-func (k *keeper) acknowledged(change func() (tenancy.Tenant, error)) error {
+// acknowledged journals what a change has made of a tenant, and returns it.
+func (k *keeper) acknowledged(change func() (tenancy.Tenant, error)) (tenancy.Tenant, error) {
 	began := time.Now()
 	t, err := change()
 	if err == nil {
 		k.s.j.changed(t, began)
 	}
-	return err
+	return t, err
 }
 
 func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
@@ -64,7 +65,8 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 	}
 	move := func(kind string, to func(ctx context.Context, id tenancy.ID) (tenancy.Tenant, error)) {
 		do(kind, func(ctx context.Context) error {
-			return k.acknowledged(func() (tenancy.Tenant, error) { return to(ctx, t.ID) })
+			_, err := k.acknowledged(func() (tenancy.Tenant, error) { return to(ctx, t.ID) })
+			return err
 		})
 	}
 	switch n := k.rng.IntN(100); {
@@ -91,7 +93,7 @@ func (k *keeper) change(ctx context.Context, t tenancy.Tenant) {
 
 func (k *keeper) rename(ctx context.Context, t tenancy.Tenant) error {
 	slug := k.slug()
-	err := k.acknowledged(func() (tenancy.Tenant, error) { return k.s.app.Rename(ctx, t.ID, slug) })
+	_, err := k.acknowledged(func() (tenancy.Tenant, error) { return k.s.app.Rename(ctx, t.ID, slug) })
 	if err == nil {
 		k.stale(backend.WithRoute(ctx, t.Route()), t)
 	}
@@ -104,13 +106,15 @@ func (k *keeper) purge(ctx context.Context, t tenancy.Tenant, wanted bool) error
 	inside, entered, leave, err := app.Enter(ctx, t.ID, tenancy.Policy{Operator: true, AnyVersion: true})
 	if err == nil {
 		defer leave()
-		_ = (&visit{actor: newActor(k.s, k.rng), t: &t}).readAll(inside) // what is kept of the store is known here
+		_, _ = readContent(inside, app, entered) // what is kept of the store is known here
 	}
-	if err := k.acknowledged(func() (tenancy.Tenant, error) { return app.Delete(ctx, t.ID) }); err != nil {
+	// What this process knows may be from before a clone took up the creation of that tenant; what is deleted is what there is.
+	deleted, err := k.acknowledged(func() (tenancy.Tenant, error) { return app.Delete(ctx, t.ID) })
+	if err != nil {
 		return err
 	}
 	if entered != nil {
-		k.lastReading(inside, entered)
+		k.lastReading(inside, &deleted)
 	}
 	k.s.j.note(linePurging, string(t.ID))
 	err = app.Purge(ctx, t.ID)
@@ -151,11 +155,7 @@ func (k *keeper) stale(ctx context.Context, t tenancy.Tenant) {
 // readOnly makes a tenant read-only for a moment, and tries to write.
 func (k *keeper) readOnly(ctx context.Context, t tenancy.Tenant) error {
 	app := k.s.app
-	var frozen tenancy.Tenant
-	err := k.acknowledged(func() (_ tenancy.Tenant, err error) {
-		frozen, err = app.SetReadOnly(ctx, t.ID, "storm")
-		return frozen, err
-	})
+	frozen, err := k.acknowledged(func() (tenancy.Tenant, error) { return app.SetReadOnly(ctx, t.ID, "storm") })
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (k *keeper) readOnly(ctx context.Context, t tenancy.Tenant) error {
 			return err
 		})
 	})
-	activated := k.acknowledged(func() (tenancy.Tenant, error) { return app.Activate(ctx, t.ID) })
+	_, activated := k.acknowledged(func() (tenancy.Tenant, error) { return app.Activate(ctx, t.ID) })
 	return errors.Join(err, activated)
 }
 
@@ -187,7 +187,8 @@ func (k *keeper) clone(ctx context.Context, t tenancy.Tenant) error {
 		return nil // of a clone, the rows are of two
 	}
 	spec := tenancy.Spec{Slug: k.slug(), Name: cloneOf + string(t.ID)}
-	return k.acknowledged(func() (tenancy.Tenant, error) {
+	_, err := k.acknowledged(func() (tenancy.Tenant, error) {
 		return transfer.Clone(ctx, k.s.app, t.ID, transfer.CloneOptions{Spec: spec})
 	})
+	return err
 }
