@@ -63,15 +63,9 @@ func (b *Backend) backup(ctx context.Context, rt backend.Route, path string) err
 
 // copyStore makes a copy of the store, in one file and on disk.
 func (b *Backend) copyStore(ctx context.Context, st *store, to string) error {
-	var r raw
-	err := b.withDescriptors(ctx, func() (err error) {
-		if r, err = dial(ctx, st.dsn); err != nil {
-			return err
-		}
+	r, err := b.enter(ctx, st.path, func(r raw) error {
 		// The copy is made from this transaction's point of view.
-		if _, err = r.ExecContext(ctx, b.setup+"; BEGIN; SELECT count(*) FROM main.sqlite_schema", nil); err != nil {
-			_ = r.Close()
-		}
+		_, err := r.ExecContext(ctx, b.setup+"; BEGIN; SELECT count(*) FROM main.sqlite_schema", nil)
 		return err
 	})
 	if err != nil {

@@ -176,7 +176,7 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 	// From here on nobody opens it; those who have it open find, at their next write or within noticeWithin, that the
 	// name stands for nothing. The file is kept until its -wal is gone, so that it cannot come back half.
 	tombstone := b.hidden(rt.Store, tombstoneExt)
-	if err := os.Rename(path, tombstone); err != nil {
+	if err := b.atDoor(ctx, path, func() error { return os.Rename(path, tombstone) }); err != nil {
 		return err
 	}
 	return errors.Join(removeSideFiles(path), durable.SyncDir(b.tenants()), remove(tombstone))
@@ -244,13 +244,19 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 		return err
 	}
 	defer unblock()
-	if err := b.fold(ctx, from); err != nil {
-		return err
-	}
 	if err := removeSideFiles(dest); err != nil {
 		return err
 	}
-	if err := os.Rename(from, dest); err != nil {
+	// Whoever opens it as soon as it is folded would turn WAL on again.
+	err = b.untilFree(ctx, func() error {
+		return b.atDoor(ctx, from, func() error {
+			if err := foldOnce(ctx, from); err != nil {
+				return err
+			}
+			return os.Rename(from, dest)
+		})
+	})
+	if err != nil {
 		return err
 	}
 	return durable.SyncDir(b.tenants())
@@ -259,15 +265,16 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 // fold brings everything that is in the side files of a store into its main file and removes them, which SQLite does
 // when it leaves WAL mode. That works once nobody else has the file open; the next one to open it turns WAL on again.
 func (b *Backend) fold(ctx context.Context, path string) error {
+	return b.untilFree(ctx, func() error { return foldOnce(ctx, path) })
+}
+
+func foldOnce(ctx context.Context, path string) error {
 	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1")
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	return b.untilFree(ctx, func() error {
-		_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
-		return err
-	})
+	_, err = r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
+	return errors.Join(err, r.Close())
 }
 
 // untilFree calls fn until it does not fail because others use the file. It returns ErrBusy after BusyTimeout.
@@ -343,9 +350,11 @@ func (b *Backend) owner(ctx context.Context, s backend.Store, file os.FileInfo) 
 		return st.owner, nil
 	}
 	var owner string
-	err := b.withDescriptors(ctx, func() (err error) {
-		owner, err = ownerOf(ctx, b.path(s))
-		return err
+	err := b.atDoor(ctx, b.path(s), func() error {
+		return b.withDescriptors(ctx, func() (err error) {
+			owner, err = ownerOf(ctx, b.path(s))
+			return err
+		})
 	})
 	return owner, err
 }

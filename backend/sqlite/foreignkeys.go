@@ -125,9 +125,9 @@ func survey(ctx context.Context, r raw) (orphans, unsound tally, err error) {
 
 // checkKeys looks, before the transaction that is open on r is committed, whether all foreign keys hold that held before.
 // defined says that the transaction made or altered tables.
-func (b *Backend) checkKeys(ctx context.Context, r raw, dsn string, defined bool) error {
+func (b *Backend) checkKeys(ctx context.Context, r raw, path string, defined bool) error {
 	if defined {
-		if err := b.checkParents(ctx, r, dsn); err != nil {
+		if err := b.checkParents(ctx, r, path); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (b *Backend) checkKeys(ctx context.Context, r raw, dsn string, defined bool
 		return err
 	}
 	// What did not hold before is not this migration's doing, and must not keep all later ones from being applied.
-	orphansBefore, unsoundBefore, err := surveyBefore(ctx, dsn)
+	orphansBefore, unsoundBefore, err := b.surveyBefore(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,8 @@ func (b *Backend) checkKeys(ctx context.Context, r raw, dsn string, defined bool
 }
 
 // surveyBefore is survey of what is committed.
-func surveyBefore(ctx context.Context, dsn string) (orphans, unsound tally, err error) {
-	other, err := dial(ctx, dsn)
+func (b *Backend) surveyBefore(ctx context.Context, path string) (orphans, unsound tally, err error) {
+	other, err := b.beside(ctx, path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,14 +168,22 @@ func surveyBefore(ctx context.Context, dsn string) (orphans, unsound tally, err 
 	return survey(ctx, other)
 }
 
+// beside returns a connection to a store of which the caller has another, in a transaction: it sees what is committed.
+func (b *Backend) beside(ctx context.Context, path string) (raw, error) {
+	return b.enter(ctx, path, func(r raw) error {
+		_, err := ask(ctx, r, schemaVersion)
+		return err
+	})
+}
+
 // checkParents refuses new foreign keys to shared tables. Those to tables that are nowhere are SQLite's to judge: the table
 // may be made later.
-func (b *Backend) checkParents(ctx context.Context, r raw, dsn string) error {
+func (b *Backend) checkParents(ctx context.Context, r raw, path string) error {
 	after, found, err := b.sharedParents(ctx, r)
 	if err != nil || !found {
 		return err
 	}
-	other, err := dial(ctx, dsn)
+	other, err := b.beside(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,10 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,6 +145,56 @@ func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock fun
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// atDoor runs fn while nobody else is at the door of a file: between opening it and the first look into it, or taking it away
+// from its name. SQLite opens the main file first, and its -wal and -shm, by name, as it begins to read; by then the name could
+// stand for another store, whose log would be read, and written, as if it were the first one's. It waits for as long as ctx
+// allows, or BusyTimeout if that has no deadline.
+func (b *Backend) atDoor(ctx context.Context, path string, fn func() error) error {
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	_, bounded := ctx.Deadline()
+	if !bounded {
+		limited, cancel = context.WithTimeout(ctx, b.cfg.BusyTimeout)
+	}
+	leave, err := b.locks.lock(limited, "door/"+filepath.Base(path), true)
+	cancel()
+	switch {
+	case err == nil:
+		defer leave()
+		return fn()
+	case !bounded && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: somebody has been opening or moving its file for longer than %v; try again", ErrBusy, b.cfg.BusyTimeout)
+	default:
+		return err
+	}
+}
+
+// enter opens a connection to the file at path, which others may move or remove, and has look read it. What look does must wait
+// for nobody who may be on his way to the door, such as one who is writing.
+func (b *Backend) enter(ctx context.Context, path string, look func(raw) error) (r raw, err error) {
+	err = b.atDoor(ctx, path, func() error {
+		r, err = b.openFile(ctx, path, look)
+		return err
+	})
+	return r, err
+}
+
+// openFile is enter for a file that stays where it is.
+func (b *Backend) openFile(ctx context.Context, path string, look func(raw) error) (r raw, err error) {
+	err = b.withDescriptors(ctx, func() error {
+		if r, err = dial(ctx, dsn(path, "rw")); err != nil {
+			return err
+		}
+		if err = look(r); err != nil {
+			_ = r.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // remove removes a file; one that is gone already is fine.

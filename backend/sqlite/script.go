@@ -128,16 +128,9 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 	if opt.Async && (terms.Synchronous == Full || terms.Synchronous == Extra) {
 		terms.Synchronous = Normal
 	}
-	name := dsn(path, "rw")
-	var r raw
 	var owner string
-	err := b.withDescriptors(ctx, func() (err error) {
-		if r, err = dial(ctx, name); err != nil {
-			return err
-		}
-		if owner, err = askOwner(ctx, r, terms.settings()+"; PRAGMA foreign_keys=0; "); err != nil {
-			_ = r.Close()
-		}
+	r, err := b.enter(ctx, path, func(r raw) (err error) {
+		owner, err = askOwner(ctx, r, terms.settings()+"; PRAGMA foreign_keys=0; ")
 		return err
 	})
 	if err != nil {
@@ -151,7 +144,7 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 		err = r.RegisterAuthorizer(c.authorize)
 	}
 	if err == nil {
-		err = b.inTransaction(ctx, c, name, s.Head+s.Guard+s.SQL)
+		err = b.inTransaction(ctx, c, path, s.Head+s.Guard+s.SQL)
 	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
@@ -160,7 +153,7 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 }
 
 // inTransaction is BEGIN, the text, COMMIT. What fails is rolled back when the connection is closed.
-func (b *Backend) inTransaction(ctx context.Context, c *conn, dsn, text string) error {
+func (b *Backend) inTransaction(ctx context.Context, c *conn, path, text string) error {
 	if err := c.run(ctx, "BEGIN IMMEDIATE"); err != nil {
 		if busy(err) {
 			return fmt.Errorf("%w: %w", ErrBusy, err)
@@ -181,7 +174,7 @@ func (b *Backend) inTransaction(ctx context.Context, c *conn, dsn, text string) 
 		return explainDenial(c.denied, err)
 	}
 	c.own = true // the rest is ours
-	if err := b.checkKeys(ctx, c.raw, dsn, c.effects&defines != 0); err != nil {
+	if err := b.checkKeys(ctx, c.raw, path, c.effects&defines != 0); err != nil {
 		return err
 	}
 	return c.run(context.WithoutCancel(ctx), "COMMIT")
@@ -243,12 +236,15 @@ func (b *Backend) Flush(ctx context.Context) error {
 // syncWAL has SQLite sync what is in the -wal of a store: a commit with synchronous=FULL does, for all before it. There
 // is none to sync when the store is gone, or when its last user folded the -wal in, which syncs it too.
 func (b *Backend) syncWAL(ctx context.Context, path string) error {
-	r, err := dial(ctx, dsn(path, "rw"))
+	terms := b.cfg
+	terms.Synchronous = Full
+	r, err := b.enter(ctx, path, func(r raw) error {
+		_, err := r.ExecContext(ctx, terms.settings()+"; "+schemaVersion, nil)
+		return err
+	})
 	if err == nil {
-		terms := b.cfg
-		terms.Synchronous = Full
 		// Setting a number in the header to what it is writes a page all the same.
-		_, err = r.ExecContext(ctx, terms.settings()+"; BEGIN IMMEDIATE", nil)
+		_, err = r.ExecContext(ctx, "BEGIN IMMEDIATE", nil)
 		var version int64
 		if err == nil {
 			version, err = ask(ctx, r, "PRAGMA main.user_version")

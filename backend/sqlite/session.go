@@ -122,7 +122,7 @@ func (s *session) bind(ctx context.Context, op string, write bool) error {
 	if err != nil {
 		s.endTurn()
 		s.endSlot()
-		return s.explain(op, err)
+		return s.fail(op, err)
 	}
 	s.c = c
 	c.mu.Lock()

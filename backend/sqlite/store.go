@@ -34,9 +34,8 @@ type store struct {
 	path    string
 	owner   string      // the stamp found when it was opened
 	file    os.FileInfo // what path was when it was opened; nil: not checked
-	dsn     string
-	setup   string   // what readies a connection
-	seen    *witness // of what is done in it; nil: nobody asks
+	setup   string      // what readies a connection
+	seen    *witness    // of what is done in it; nil: nobody asks
 
 	turn  *semaphore.Weighted // the writer's turn, in order of arrival
 	slots *semaphore.Weighted // how many may read
@@ -59,7 +58,6 @@ type store struct {
 func (b *Backend) newStore(name backend.Store, path string) *store {
 	return &store{
 		b: b, name: name, path: path,
-		dsn:    dsn(path, "rw"),
 		setup:  b.setup,
 		turn:   semaphore.NewWeighted(1),
 		slots:  semaphore.NewWeighted(int64(b.cfg.MaxReaders)),
@@ -82,9 +80,6 @@ var errMoving = errors.New("the store is being renamed")
 
 // open checks the file and opens the first connection to it.
 func (st *store) open(ctx context.Context) error {
-	if st.b.isMoving(st.name) {
-		return errMoving
-	}
 	info, err := os.Lstat(st.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -95,19 +90,12 @@ func (st *store) open(ctx context.Context) error {
 		return fmt.Errorf("%s is not a regular file; remove it", st.path)
 	}
 	st.file = info
-	c, owner, err := st.dial(ctx)
+	c, owner, err := st.dial(ctx, true)
 	if err != nil {
 		return err
 	}
 	st.owner = owner
 	st.add(c)
-	// A file that was moved, or restored, is not in WAL mode. Whoever has read one that is keeps others from folding it.
-	if err := c.run(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion); err != nil {
-		return err
-	}
-	if st.b.isMoving(st.name) { // since we looked: it may have been folded just before
-		return errMoving
-	}
 	return st.verify()
 }
 
@@ -120,41 +108,44 @@ func (st *store) add(c *conn) {
 }
 
 // dial opens a connection to the store, readies it for an application's statements and returns the owner that it found.
-func (st *store) dial(ctx context.Context) (c *conn, owner string, err error) {
-	err = st.b.withDescriptors(ctx, func() error {
-		c, owner, err = st.connect(ctx)
+// first says that the store has no other yet.
+func (st *store) dial(ctx context.Context, first bool) (c *conn, owner string, err error) {
+	enter := st.b.enter
+	if !st.shelved {
+		enter = st.b.openFile
+	}
+	r, err := enter(ctx, st.path, func(r raw) (err error) {
+		if first && st.b.isMoving(st.name) {
+			return errMoving
+		}
+		if owner, err = st.ready(ctx, r); err != nil || !first {
+			return err
+		}
+		// A file that was moved, or restored, is not in WAL mode. Whoever has read one that is keeps others from folding it.
+		_, err = r.ExecContext(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion, nil)
 		return err
 	})
-	if err == nil {
-		st.b.descriptors.conns.Add(1)
-	}
-	return c, owner, err
-}
-
-func (st *store) connect(ctx context.Context) (*conn, string, error) {
-	r, err := dial(ctx, st.dsn)
 	if err != nil {
-		if _, serr := os.Lstat(st.path); errors.Is(serr, fs.ErrNotExist) {
-			return nil, "", backend.ErrStoreMissing
+		if _, serr := os.Lstat(st.path); errors.Is(serr, fs.ErrNotExist) && !st.shared {
+			err = backend.ErrStoreMissing
 		}
 		return nil, "", err
 	}
-	c := &conn{st: st, raw: r, stmts: newStatements(st.b.cfg.Statements), tenant: !st.shared}
-	owner := ""
-	// The settings read the schema, and with it open the -wal of the store.
+	c = &conn{st: st, raw: r, stmts: newStatements(st.b.cfg.Statements), tenant: !st.shared}
+	if err := r.RegisterAuthorizer(c.authorize); err != nil {
+		return nil, "", errors.Join(err, r.Close())
+	}
+	st.b.descriptors.conns.Add(1)
+	return c, owner, nil
+}
+
+// ready makes the settings, which read the schema, and returns the owner.
+func (st *store) ready(ctx context.Context, r raw) (owner string, err error) {
 	if st.shared {
 		_, err = r.ExecContext(ctx, st.setup, nil)
-	} else {
-		owner, err = askOwner(ctx, r, st.setup+"; ")
+		return "", err
 	}
-	if err == nil {
-		err = r.RegisterAuthorizer(c.authorize)
-	}
-	if err != nil {
-		_ = r.Close()
-		return nil, "", err
-	}
-	return c, owner, nil
+	return askOwner(ctx, r, st.setup+"; ")
 }
 
 // take returns a connection: an idle one, or a new one.
@@ -165,13 +156,12 @@ func (st *store) take(ctx context.Context) (*conn, error) {
 	if err := st.fate(); err != nil {
 		return nil, err
 	}
-	c, owner, err := st.dial(ctx)
+	c, owner, err := st.dial(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	// The file and its -wal were opened one after the other, by name: that both belong to the same store is known
-	// only if the name still stands for that file. With none of its connections left, another file may have been given
-	// the same identity; it has another owner.
+	// The name may stand for another file by now. With none of the store's connections left, one may have been given the
+	// same identity; it has another owner.
 	if err = st.verify(); err == nil && owner != st.owner {
 		err = backend.ErrStoreMissing
 	}

@@ -517,3 +517,69 @@ func TestDropWaitsForWhoCloses(t *testing.T) {
 	require.NoError(t, os.Truncate(path, 4096*2))
 	require.NoError(t, b.Drop(t.Context(), rt))
 }
+
+// SQLite opens a store's file and, when it reads for the first time, its -wal and -shm by name. Between the two the name must not
+// come to stand for another store: neither Drop nor Rename gets through the door then, from whatever process.
+func TestNothingIsMovedWhileItIsOpened(t *testing.T) { // S25, S72
+	t.Parallel()
+	dir := t.TempDir()
+	b, other := openIn(t, dir), openIn(t, dir)
+	a, rt := withTable(t, b, "a")
+	mustExec(t, a, b.DB(), "INSERT INTO notes (mark) VALUES ('one')")
+	b.stores.retireName(rt.Store)
+	away := backend.Route{Store: backend.MustParseStore("away"), Owner: rt.Owner}
+	next := backend.Route{Store: rt.Store, Owner: "next"}
+	changeHands := func(ctx context.Context) error {
+		if err := other.Rename(ctx, rt, away.Store); err != nil {
+			return err
+		}
+		require.NoError(t, other.Create(ctx, next))
+		in := backend.WithRoute(ctx, next)
+		mustExec(t, in, other.DB(), "CREATE TABLE notes (id INTEGER PRIMARY KEY, mark TEXT)")
+		mustExec(t, in, other.DB(), "INSERT INTO notes (mark) VALUES ('another')")
+		return nil
+	}
+	const read = "SELECT count(*) FROM notes WHERE mark = 'another'"
+
+	for _, who := range []*Backend{b, other} {
+		r, err := b.enter(t.Context(), b.path(rt.Store), func(r raw) error {
+			short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, who.Rename(short, rt, away.Store), context.DeadlineExceeded)
+			short, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, who.Drop(short, rt), context.DeadlineExceeded)
+			n, err := ask(t.Context(), r, read)
+			require.Zero(t, n)
+			return err
+		})
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+	}
+
+	// What is opened by whoever does not go through it: should SQLite ever do better, the door can go.
+	r, err := dial(t.Context(), dsn(b.path(rt.Store), "rw"))
+	require.NoError(t, err)
+	require.NoError(t, changeHands(t.Context()))
+	n, err := ask(t.Context(), r, read)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n, "the first store's file, with the log of the next one")
+	require.NoError(t, r.Close())
+	require.Equal(t, 1, count(t, backend.WithRoute(t.Context(), next), other.DB(), read))
+	require.Zero(t, count(t, backend.WithRoute(t.Context(), away), b.DB(), read))
+}
+
+// Whoever is at the door and does not move on is not waited for without bound.
+func TestDoorIsBusy(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b, other := openIn(t, dir), openIn(t, dir, func(c *Config) { c.BusyTimeout = 30 * time.Millisecond })
+	a, rt := withTable(t, b, "a")
+	require.NoError(t, b.atDoor(t.Context(), b.path(rt.Store), func() error {
+		_, err := other.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES ('x')")
+		require.ErrorIs(t, err, ErrBusy)
+		require.ErrorIs(t, other.Drop(t.Context(), rt), ErrBusy)
+		return nil
+	}))
+	mustExec(t, a, other.DB(), "INSERT INTO notes (mark) VALUES ('x')")
+}

@@ -64,7 +64,7 @@ func (s *session) checkUpkeep(ctx context.Context) error {
 	c := s.c
 	c.own = true
 	defer func() { c.own = false }()
-	return s.b.checkKeys(ctx, c.raw, s.st.dsn, s.defined)
+	return s.b.checkKeys(ctx, c.raw, s.st.path, s.defined)
 }
 
 // execAhead executes all statements of a migration's text but the last, which it returns: each is then looked at as one
@@ -130,7 +130,7 @@ func (s *session) define(ctx context.Context, st *stmt, args []driver.NamedValue
 	res, err := st.driver.ExecContext(ctx, args)
 	if err == nil {
 		c.own = true
-		err = s.b.checkParents(ctx, c.raw, s.st.dsn)
+		err = s.b.checkParents(ctx, c.raw, s.st.path)
 		c.own = false
 	}
 	if err == nil {
