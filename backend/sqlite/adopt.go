@@ -56,15 +56,10 @@ func (b *Backend) stampFile(ctx context.Context, op string, s backend.Store, own
 	}
 	defer unblock()
 	// What was in a -wal is in the file then, and so is the stamp, which is looked for in the file alone.
-	if err := b.fold(ctx, b.path(s)); err != nil {
-		return fault(err)
-	}
-	r, err := dial(ctx, uri(b.path(s), "rw")+"&_error_rc=1")
+	err = b.foldAtDoor(ctx, b.path(s), func(ctx context.Context) error {
+		return execOnce(ctx, b.path(s), "BEGIN IMMEDIATE;"+fmt.Sprintf(sql, stamp)+";COMMIT")
+	})
 	if err != nil {
-		return fault(err)
-	}
-	_, err = r.ExecContext(ctx, "BEGIN IMMEDIATE;"+fmt.Sprintf(sql, stamp)+";COMMIT", nil)
-	if err = errors.Join(err, r.Close()); err != nil {
 		return fault(err)
 	}
 	return nil

@@ -110,7 +110,7 @@ func (b *Backend) openShared(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = r.ExecContext(ctx, b.setup+"; PRAGMA main.journal_mode=WAL; SELECT count(*) FROM sqlite_schema", nil); err == nil {
+	if _, err = r.ExecContext(ctx, busyTimeout(b.cfg.BusyTimeout)+"; "+b.setup+"; PRAGMA main.journal_mode=WAL; SELECT count(*) FROM sqlite_schema", nil); err == nil {
 		b.shared.file, err = os.Lstat(path)
 	}
 	if err != nil {

@@ -63,13 +63,16 @@ func (b *Backend) backup(ctx context.Context, rt backend.Route, path string) err
 
 // copyStore makes a copy of the store, in one file and on disk.
 func (b *Backend) copyStore(ctx context.Context, st *store, to string) error {
-	r, err := b.enter(ctx, st.path, func(r raw) error {
-		// The copy is made from this transaction's point of view.
-		_, err := r.ExecContext(ctx, b.setup+"; BEGIN; SELECT count(*) FROM main.sqlite_schema", nil)
+	r, err := b.enter(ctx, st.path, b.ownWait(ctx), func(ctx context.Context, r raw) error {
+		_, err := r.ExecContext(ctx, b.setup, nil)
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	// The copy is made from this transaction's point of view.
+	if _, err := r.ExecContext(ctx, "BEGIN; SELECT count(*) FROM main.sqlite_schema", nil); err != nil {
+		return errors.Join(err, r.Close())
 	}
 	err = copyPages(ctx, r, to)
 	if err = errors.Join(err, r.Close()); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"modernc.org/sqlite"
@@ -62,9 +63,13 @@ func dsn(path, mode string) string { return uri(path, mode) + "&_error_rc=1&_def
 // settings returns the text that readies a connection. It is cheaper than parameters of the DSN, which the driver parses
 // several times over.
 func (cfg Config) settings() string {
-	return "PRAGMA busy_timeout=" + strconv.FormatInt(cfg.BusyTimeout.Milliseconds(), 10) +
-		"; PRAGMA trusted_schema=0; PRAGMA foreign_keys=1; PRAGMA cache_size=-" + strconv.Itoa(cfg.CacheSize) +
+	return "PRAGMA trusted_schema=0; PRAGMA foreign_keys=1; PRAGMA cache_size=-" + strconv.Itoa(cfg.CacheSize) +
 		"; PRAGMA synchronous=" + string(cfg.Synchronous)
+}
+
+// busyTimeout returns the text that has a connection wait for locks. Without it there is no waiting.
+func busyTimeout(d time.Duration) string {
+	return "PRAGMA busy_timeout=" + strconv.FormatInt(d.Milliseconds(), 10)
 }
 
 // uri returns SQLite's URI for an absolute path.

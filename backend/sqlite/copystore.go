@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/tenement-go/tenement/backend"
@@ -46,10 +45,5 @@ func (b *Backend) giveFile(ctx context.Context, path string, stamp []byte) error
 
 // restamp writes an owner into a file that nobody has open.
 func (b *Backend) restamp(ctx context.Context, path string, stamp []byte) error {
-	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1")
-	if err != nil {
-		return err
-	}
-	_, err = r.ExecContext(ctx, fmt.Sprintf("UPDATE main."+stampTable+" SET owner = x'%x'", stamp), nil)
-	return errors.Join(err, r.Close())
+	return execOnce(ctx, path, fmt.Sprintf("UPDATE main."+stampTable+" SET owner = x'%x'", stamp))
 }

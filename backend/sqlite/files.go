@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/durable"
@@ -176,7 +174,10 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 	// From here on nobody opens it; those who have it open find, at their next write or within noticeWithin, that the
 	// name stands for nothing. The file is kept until its -wal is gone, so that it cannot come back half.
 	tombstone := b.hidden(rt.Store, tombstoneExt)
-	if err := b.atDoor(ctx, path, func() error { return os.Rename(path, tombstone) }); err != nil {
+	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error {
+		return b.atDoor(ctx, path, func() error { return os.Rename(path, tombstone) })
+	})
+	if err != nil {
 		return err
 	}
 	return errors.Join(removeSideFiles(path), durable.SyncDir(b.tenants()), remove(tombstone))
@@ -191,7 +192,7 @@ func (b *Backend) occupy(ctx context.Context, path string) (release func(), err 
 	if err != nil {
 		return func() {}, ctx.Err()
 	}
-	err = b.untilFree(ctx, func() error {
+	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error {
 		_, err := r.ExecContext(ctx, "BEGIN; SELECT 1 FROM sqlite_schema", nil)
 		if err != nil {
 			_, _ = r.ExecContext(ctx, "ROLLBACK", nil)
@@ -247,15 +248,7 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 	if err := removeSideFiles(dest); err != nil {
 		return err
 	}
-	// Whoever opens it as soon as it is folded would turn WAL on again.
-	err = b.untilFree(ctx, func() error {
-		return b.atDoor(ctx, from, func() error {
-			if err := foldOnce(ctx, from); err != nil {
-				return err
-			}
-			return os.Rename(from, dest)
-		})
-	})
+	err = b.foldAtDoor(ctx, from, func(context.Context) error { return os.Rename(from, dest) })
 	if err != nil {
 		return err
 	}
@@ -265,38 +258,33 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 // fold brings everything that is in the side files of a store into its main file and removes them, which SQLite does
 // when it leaves WAL mode. That works once nobody else has the file open; the next one to open it turns WAL on again.
 func (b *Backend) fold(ctx context.Context, path string) error {
-	return b.untilFree(ctx, func() error { return foldOnce(ctx, path) })
+	return b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error { return foldOnce(ctx, path) })
+}
+
+// foldAtDoor is fold, and what is to be done before anybody opens the file again, who turns WAL on.
+func (b *Backend) foldAtDoor(ctx context.Context, path string, then func(context.Context) error) error {
+	return b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error {
+		return b.atDoor(ctx, path, func() error {
+			if err := foldOnce(ctx, path); err != nil {
+				return err
+			}
+			return then(ctx)
+		})
+	})
 }
 
 func foldOnce(ctx context.Context, path string) error {
+	return execOnce(ctx, path, "PRAGMA main.journal_mode=DELETE")
+}
+
+// execOnce executes a text on a connection of its own, which waits for nobody.
+func execOnce(ctx context.Context, path, text string) error {
 	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1")
 	if err != nil {
 		return err
 	}
-	_, err = r.ExecContext(ctx, "PRAGMA main.journal_mode=DELETE", nil)
+	_, err = r.ExecContext(ctx, text, nil)
 	return errors.Join(err, r.Close())
-}
-
-// untilFree calls fn until it does not fail because others use the file. It returns ErrBusy after BusyTimeout.
-func (b *Backend) untilFree(ctx context.Context, fn func() error) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.NewTimer(b.cfg.BusyTimeout)
-	defer limit.Stop()
-	for {
-		err := fn()
-		if !busy(err) {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: it is in use: %w", ErrBusy, ctx.Err())
-		case <-limit.C:
-			return fmt.Errorf("%w: a transaction or another process has been using it for longer than %v; try again: %w",
-				ErrBusy, b.cfg.BusyTimeout, err)
-		}
-	}
 }
 
 // isMoving reports whether somebody is renaming the store, or died while doing so.
@@ -350,10 +338,12 @@ func (b *Backend) owner(ctx context.Context, s backend.Store, file os.FileInfo) 
 		return st.owner, nil
 	}
 	var owner string
-	err := b.atDoor(ctx, b.path(s), func() error {
-		return b.withDescriptors(ctx, func() (err error) {
-			owner, err = ownerOf(ctx, b.path(s))
-			return err
+	err := b.untilFree(ctx, b.ownWait(ctx), func(ctx context.Context) error {
+		return b.atDoor(ctx, b.path(s), func() error {
+			return b.withDescriptors(ctx, func() (err error) {
+				owner, err = ownerOf(ctx, b.path(s))
+				return err
+			})
 		})
 	})
 	return owner, err

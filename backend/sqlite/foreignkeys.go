@@ -140,7 +140,7 @@ func (b *Backend) checkKeys(ctx context.Context, r raw, path string, defined boo
 		return err
 	}
 	// What did not hold before is not this migration's doing, and must not keep all later ones from being applied.
-	orphansBefore, unsoundBefore, err := b.surveyBefore(ctx, path)
+	orphansBefore, unsoundBefore, err := surveyBefore(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,8 @@ func (b *Backend) checkKeys(ctx context.Context, r raw, path string, defined boo
 }
 
 // surveyBefore is survey of what is committed.
-func (b *Backend) surveyBefore(ctx context.Context, path string) (orphans, unsound tally, err error) {
-	other, err := b.beside(ctx, path)
+func surveyBefore(ctx context.Context, path string) (orphans, unsound tally, err error) {
+	other, err := beside(ctx, path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,13 +168,9 @@ func (b *Backend) surveyBefore(ctx context.Context, path string) (orphans, unsou
 	return survey(ctx, other)
 }
 
-// beside returns a connection to a store of which the caller has another, in a transaction: it sees what is committed.
-func (b *Backend) beside(ctx context.Context, path string) (raw, error) {
-	return b.enter(ctx, path, func(r raw) error {
-		_, err := ask(ctx, r, schemaVersion)
-		return err
-	})
-}
+// beside returns a connection to a store of which the caller has another, in a transaction: it sees what is committed. It does not
+// come by the door, where somebody could be who waits for that transaction; the caller's connection holds the file.
+func beside(ctx context.Context, path string) (raw, error) { return dial(ctx, dsn(path, "rw")) }
 
 // checkParents refuses new foreign keys to shared tables. Those to tables that are nowhere are SQLite's to judge: the table
 // may be made later.
@@ -183,7 +179,7 @@ func (b *Backend) checkParents(ctx context.Context, r raw, path string) error {
 	if err != nil || !found {
 		return err
 	}
-	other, err := b.beside(ctx, path)
+	other, err := beside(ctx, path)
 	if err != nil {
 		return err
 	}

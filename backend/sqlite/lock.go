@@ -147,54 +147,105 @@ func (l *locks) lockFile(ctx context.Context, key string, wait bool) (unlock fun
 	}
 }
 
-// atDoor runs fn while nobody else is at the door of a file: between opening it and the first look into it, or taking it away
-// from its name. SQLite opens the main file first, and its -wal and -shm, by name, as it begins to read; by then the name could
-// stand for another store, whose log would be read, and written, as if it were the first one's. It waits for as long as ctx
-// allows, or BusyTimeout if that has no deadline.
+// atDoor runs fn while nobody else is at the door of a store's file: between opening it and holding it, or taking it away from
+// its name. SQLite opens the main file first, and its -wal and -shm, by name, as it begins to read; by then the name could stand
+// for another store, whose log would be read, and written, as if it were the first one's. fn waits for nobody, since he could be
+// on his way to the door.
 func (b *Backend) atDoor(ctx context.Context, path string, fn func() error) error {
-	limited, cancel := ctx, context.CancelFunc(func() {})
-	_, bounded := ctx.Deadline()
-	if !bounded {
-		limited, cancel = context.WithTimeout(ctx, b.cfg.BusyTimeout)
-	}
-	leave, err := b.locks.lock(limited, "door/"+filepath.Base(path), true)
-	cancel()
-	switch {
-	case err == nil:
-		defer leave()
-		return fn()
-	case !bounded && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: somebody has been opening or moving its file for longer than %v; try again", ErrBusy, b.cfg.BusyTimeout)
-	default:
+	leave, err := b.locks.lock(ctx, "door/"+filepath.Base(path), true)
+	if err != nil {
 		return err
 	}
+	defer leave()
+	return fn()
 }
 
-// enter opens a connection to the file at path, which others may move or remove, and has look read it. What look does must wait
-// for nobody who may be on his way to the door, such as one who is writing.
-func (b *Backend) enter(ctx context.Context, path string, look func(raw) error) (r raw, err error) {
-	err = b.atDoor(ctx, path, func() error {
-		r, err = b.openFile(ctx, path, look)
+// enter opens a connection to the file of a store, has look read it, and holds the file: it is neither moved nor folded as long as
+// the connection is open. For that it has to be in WAL mode, which the file of a store that was moved, restored or stamped is not:
+// in that mode a connection that has read keeps a lock on the file, in any other one it has none between two transactions, and
+// looks for a -wal of the file's name at the next. Locks of others are waited for as ctx allows, and no longer than patience, if that
+// is not 0; not at the door.
+func (b *Backend) enter(ctx context.Context, path string, patience time.Duration, look func(context.Context, raw) error) (r raw, err error) {
+	err = b.untilFree(ctx, patience, func(ctx context.Context) error {
+		return b.atDoor(ctx, path, func() error {
+			r, err = b.openFile(ctx, path, func(ctx context.Context, r raw) error {
+				if err := look(ctx, r); err != nil {
+					return err
+				}
+				_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion, nil)
+				return err
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	if patience == 0 {
+		patience = b.cfg.BusyTimeout
+	}
+	if _, err := r.ExecContext(ctx, busyTimeout(patience), nil); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// openFile opens a connection to a file and has look read it.
+func (b *Backend) openFile(ctx context.Context, path string, look func(context.Context, raw) error) (r raw, err error) {
+	err = b.withDescriptors(ctx, func() error {
+		if r, err = dial(ctx, dsn(path, "rw")); err != nil {
+			return err
+		}
+		if err = look(ctx, r); err != nil {
+			_ = r.Close()
+		}
 		return err
 	})
 	return r, err
 }
 
-// openFile is enter for a file that stays where it is.
-func (b *Backend) openFile(ctx context.Context, path string, look func(raw) error) (r raw, err error) {
-	err = b.withDescriptors(ctx, func() error {
-		if r, err = dial(ctx, dsn(path, "rw")); err != nil {
+// ownWait is how long a call waits that says nothing else: as long as its context allows (0), or BusyTimeout if that has no
+// deadline.
+func (b *Backend) ownWait(ctx context.Context) time.Duration {
+	if _, bounded := ctx.Deadline(); bounded {
+		return 0
+	}
+	return b.cfg.BusyTimeout
+}
+
+// limit returns a context that ends with ctx, or after a time, if that is not 0.
+func limit(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+	if after == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, after)
+}
+
+// untilFree calls fn until it does not fail because others use the file, with a context that is limited. It returns ErrBusy when
+// that has ended.
+func (b *Backend) untilFree(ctx context.Context, after time.Duration, fn func(context.Context) error) error {
+	limited, cancel := limit(ctx, after)
+	defer cancel()
+	for {
+		err := fn(limited)
+		inUse := busy(err)
+		if !inUse && (err == nil || limited.Err() == nil || !errors.Is(err, limited.Err())) {
 			return err
 		}
-		if err = look(r); err != nil {
-			_ = r.Close()
+		select {
+		case <-time.After(5 * time.Millisecond):
+			continue
+		case <-limited.Done():
 		}
-		return err
-	})
-	if err != nil {
-		return nil, err
+		switch over := ctx.Err(); {
+		case over == nil:
+			return fmt.Errorf("%w: a transaction or another process has been using it for longer than %v; try again: %w", ErrBusy, after, err)
+		case inUse:
+			return fmt.Errorf("%w: it is in use: %w", ErrBusy, over)
+		default:
+			return over
+		}
 	}
-	return r, nil
 }
 
 // remove removes a file; one that is gone already is fine.

@@ -129,7 +129,7 @@ func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, 
 		terms.Synchronous = Normal
 	}
 	var owner string
-	r, err := b.enter(ctx, path, func(r raw) (err error) {
+	r, err := b.enter(ctx, path, terms.BusyTimeout, func(ctx context.Context, r raw) (err error) {
 		owner, err = askOwner(ctx, r, terms.settings()+"; PRAGMA foreign_keys=0; ")
 		return err
 	})
@@ -238,8 +238,8 @@ func (b *Backend) Flush(ctx context.Context) error {
 func (b *Backend) syncWAL(ctx context.Context, path string) error {
 	terms := b.cfg
 	terms.Synchronous = Full
-	r, err := b.enter(ctx, path, func(r raw) error {
-		_, err := r.ExecContext(ctx, terms.settings()+"; "+schemaVersion, nil)
+	r, err := b.enter(ctx, path, b.ownWait(ctx), func(ctx context.Context, r raw) error {
+		_, err := r.ExecContext(ctx, terms.settings(), nil)
 		return err
 	})
 	if err == nil {

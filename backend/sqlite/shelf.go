@@ -80,41 +80,53 @@ func (sh *shelf) acquire(ctx context.Context, rt backend.Route) (*store, error) 
 
 // lookup returns the store from those that are open, or opens it. Concurrent callers open it once.
 func (sh *shelf) lookup(ctx context.Context, name backend.Store) (*store, error) {
-	for {
-		st, wait, err := sh.claim(name)
-		if err != nil {
-			return nil, err
-		}
-		if wait == nil {
+	st, wait, err := sh.claim(name)
+	if err != nil || wait == nil {
+		return st, err
+	}
+	limited, cancel := limit(ctx, sh.b.ownWait(ctx))
+	defer cancel()
+	for ; err == nil && wait != nil; st, wait, err = sh.claim(name) {
+		if st == nil {
+			err = sh.await(limited, wait)
+		} else if err = sh.open(ctx, st); err == nil { // it was ours to open
 			return st, nil
+		} else if errors.Is(err, errMoving) {
+			err = sh.b.waitForMove(limited, name)
 		}
-		if st != nil { // ours to open
-			err := sh.open(ctx, st)
-			if err == nil {
-				return st, nil
-			}
-			if !errors.Is(err, errMoving) {
-				return nil, err
-			}
-			if err := sh.b.waitForMove(ctx, name); err != nil {
-				return nil, err
-			}
-			continue
+		if err != nil {
+			return nil, sh.inTime(ctx, limited, err)
 		}
-		select {
-		case <-wait.done:
-			if err := wait.err; err != nil && !openersOwn(err) {
-				return nil, err
-			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
+	}
+	return st, err
+}
+
+// await waits for what others do to a store, and returns what they failed for if the caller would too.
+func (sh *shelf) await(ctx context.Context, wait *event) error {
+	select {
+	case <-wait.done:
+		if openersOwn(wait.err) {
+			return nil
 		}
+		return wait.err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
-// openersOwn reports whether an error is about whoever tried to open a store, not about the store: another may try.
+// inTime returns ErrBusy for an error that says no more than that limited, which ctx goes on without, has ended.
+func (sh *shelf) inTime(ctx, limited context.Context, err error) error {
+	if over := limited.Err(); over != nil && ctx.Err() == nil && errors.Is(err, over) {
+		return fmt.Errorf("%w: whoever opens, closes or moves it has taken longer than %v; try again: %w", ErrBusy, sh.b.cfg.BusyTimeout, err)
+	}
+	return err
+}
+
+// openersOwn reports whether an error is about whoever tried to open a store, and how long he would wait, not about the store:
+// another may try.
 func openersOwn(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errMoving)
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errMoving) ||
+		errors.Is(err, backend.ErrBusy)
 }
 
 // event is something that others wait for.
@@ -205,10 +217,7 @@ func (sh *shelf) makeRoom(ctx context.Context) error {
 
 // waitForRoom waits until a store is let go of: whoever does that closes it.
 func (sh *shelf) waitForRoom(ctx context.Context) error {
-	limited, cancel := ctx, context.CancelFunc(func() {})
-	if _, bounded := ctx.Deadline(); !bounded {
-		limited, cancel = context.WithTimeout(ctx, sh.b.cfg.BusyTimeout)
-	}
+	limited, cancel := limit(ctx, sh.b.ownWait(ctx))
 	defer cancel()
 	err := sh.room.Acquire(limited, 1)
 	sh.mu.Lock()
@@ -336,6 +345,8 @@ func (sh *shelf) dispose(st *store) {
 // block keeps this process from opening the store, and ends what it has open; those who want it wait until unblock.
 func (sh *shelf) block(ctx context.Context, name backend.Store) (unblock func(), err error) {
 	barrier := &store{name: name, phase: blocked, over: newEvent()}
+	limited, cancel := limit(ctx, sh.b.ownWait(ctx))
+	defer cancel()
 	for {
 		st, wait := sh.replace(name, barrier)
 		if wait == nil {
@@ -346,8 +357,8 @@ func (sh *shelf) block(ctx context.Context, name backend.Store) (unblock func(),
 		}
 		select {
 		case <-wait.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		case <-limited.Done():
+			return nil, sh.inTime(ctx, limited, limited.Err())
 		}
 	}
 	return func() {

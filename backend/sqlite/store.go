@@ -110,21 +110,21 @@ func (st *store) add(c *conn) {
 // dial opens a connection to the store, readies it for an application's statements and returns the owner that it found.
 // first says that the store has no other yet.
 func (st *store) dial(ctx context.Context, first bool) (c *conn, owner string, err error) {
-	enter := st.b.enter
-	if !st.shelved {
-		enter = st.b.openFile
-	}
-	r, err := enter(ctx, st.path, func(r raw) (err error) {
-		if first && st.b.isMoving(st.name) {
-			return errMoving
-		}
-		if owner, err = st.ready(ctx, r); err != nil || !first {
+	var r raw
+	if st.shelved {
+		r, err = st.b.enter(ctx, st.path, st.b.ownWait(ctx), func(ctx context.Context, r raw) (err error) {
+			if first && st.b.isMoving(st.name) {
+				return errMoving
+			}
+			owner, err = askOwner(ctx, r, st.setup+"; ")
 			return err
-		}
-		// A file that was moved, or restored, is not in WAL mode. Whoever has read one that is keeps others from folding it.
-		_, err = r.ExecContext(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion, nil)
-		return err
-	})
+		})
+	} else { // it stays where it is
+		r, err = st.b.openFile(ctx, st.path, func(ctx context.Context, r raw) error {
+			_, err := r.ExecContext(ctx, busyTimeout(st.b.cfg.BusyTimeout)+"; "+st.setup, nil)
+			return err
+		})
+	}
 	if err != nil {
 		if _, serr := os.Lstat(st.path); errors.Is(serr, fs.ErrNotExist) && !st.shared {
 			err = backend.ErrStoreMissing
@@ -137,15 +137,6 @@ func (st *store) dial(ctx context.Context, first bool) (c *conn, owner string, e
 	}
 	st.b.descriptors.conns.Add(1)
 	return c, owner, nil
-}
-
-// ready makes the settings, which read the schema, and returns the owner.
-func (st *store) ready(ctx context.Context, r raw) (owner string, err error) {
-	if st.shared {
-		_, err = r.ExecContext(ctx, st.setup, nil)
-		return "", err
-	}
-	return askOwner(ctx, r, st.setup+"; ")
 }
 
 // take returns a connection: an idle one, or a new one.

@@ -542,13 +542,16 @@ func TestNothingIsMovedWhileItIsOpened(t *testing.T) { // S25, S72
 	const read = "SELECT count(*) FROM notes WHERE mark = 'another'"
 
 	for _, who := range []*Backend{b, other} {
-		r, err := b.enter(t.Context(), b.path(rt.Store), func(r raw) error {
-			short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			require.ErrorIs(t, who.Rename(short, rt, away.Store), context.DeadlineExceeded)
-			short, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			require.ErrorIs(t, who.Drop(short, rt), context.DeadlineExceeded)
+		r, err := b.enter(t.Context(), b.path(rt.Store), time.Minute, func(_ context.Context, r raw) error {
+			for what, do := range map[string]func(context.Context) error{
+				"rename":  func(ctx context.Context) error { return who.Rename(ctx, rt, away.Store) },
+				"drop":    func(ctx context.Context) error { return who.Drop(ctx, rt) },
+				"restamp": func(ctx context.Context) error { return who.Restamp(ctx, rt, "another") },
+			} {
+				short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				require.ErrorIs(t, do(short), context.DeadlineExceeded, what)
+				cancel()
+			}
 			n, err := ask(t.Context(), r, read)
 			require.Zero(t, n)
 			return err
@@ -567,6 +570,135 @@ func TestNothingIsMovedWhileItIsOpened(t *testing.T) { // S25, S72
 	require.NoError(t, r.Close())
 	require.Equal(t, 1, count(t, backend.WithRoute(t.Context(), next), other.DB(), read))
 	require.Zero(t, count(t, backend.WithRoute(t.Context(), away), b.DB(), read))
+}
+
+// Whoever has come through the door holds the file until he closes it, also where it was folded: Rename finds it in use, and after
+// a Drop he has the log of the store that is gone.
+func TestEnteredFileIsHeld(t *testing.T) { // S25, S72
+	t.Parallel()
+	dir := t.TempDir()
+	b, other := openIn(t, dir), openIn(t, dir, func(c *Config) { c.BusyTimeout = 50 * time.Millisecond })
+	a, rt := withTable(t, b, "a")
+	mustExec(t, a, b.DB(), "INSERT INTO notes (mark) VALUES ('one')")
+	folded := backend.Route{Store: backend.MustParseStore("folded"), Owner: rt.Owner}
+	require.NoError(t, b.Rename(t.Context(), rt, folded.Store))
+	r, err := b.enter(t.Context(), b.path(folded.Store), 0, func(ctx context.Context, r raw) error {
+		_, err := askOwner(ctx, r, "")
+		return err
+	})
+	require.NoError(t, err)
+	require.ErrorIs(t, other.Rename(t.Context(), folded, rt.Store), ErrBusy)
+	require.NoError(t, other.Drop(t.Context(), folded))
+	next := backend.Route{Store: folded.Store, Owner: "next"}
+	require.NoError(t, other.Create(t.Context(), next))
+	in := backend.WithRoute(t.Context(), next)
+	mustExec(t, in, other.DB(), "CREATE TABLE notes (id INTEGER PRIMARY KEY, mark TEXT)")
+	mustExec(t, in, other.DB(), "INSERT INTO notes (mark) VALUES ('another')")
+	_, err = r.ExecContext(t.Context(), "INSERT INTO notes (mark) VALUES ('lost')", nil)
+	require.NoError(t, err)
+	n, err := ask(t.Context(), r, "SELECT count(*) FROM notes WHERE mark <> 'another'")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, n)
+	require.NoError(t, r.Close())
+	require.Equal(t, 1, count(t, in, other.DB(), "SELECT count(*) FROM notes"))
+	var fine string
+	require.NoError(t, other.DB().QueryRowContext(in, "PRAGMA integrity_check").Scan(&fine))
+	require.Equal(t, "ok", fine)
+}
+
+// Who has to wait for the file does not do so at the door, where those could be in need of it whom he waits for.
+func TestNobodyWaitsAtTheDoor(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	a, rt := withTable(t, b, "a")
+	path := b.path(rt.Store)
+	b.stores.retireName(rt.Store)
+	require.NoError(t, b.fold(t.Context(), path))
+	reading, err := b.occupy(t.Context(), path) // as Drop does: it is not turned to WAL meanwhile
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := b.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES ('x')")
+		assert.NoError(t, err)
+	})
+	for range 10 {
+		require.NoError(t, b.atDoor(t.Context(), path, func() error { return nil }))
+	}
+	reading()
+	wg.Wait()
+	b.stores.retireName(rt.Store)
+
+	require.NoError(t, b.fold(t.Context(), path))
+	reading, err = b.occupy(t.Context(), path)
+	require.NoError(t, err)
+	short, cancel := context.WithTimeout(a, 50*time.Millisecond)
+	defer cancel()
+	_, err = b.DB().ExecContext(short, "INSERT INTO notes (mark) VALUES ('x')")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	reading()
+}
+
+// A store's script waits at the door, too, no longer than it was told; the next one has its turn.
+func TestScriptsAtTheDoor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b, other := openIn(t, dir), openIn(t, dir)
+	_, rt := withTable(t, b, "a")
+	_, next := withTable(t, b, "b")
+	b.stores.retireName(rt.Store)
+	require.NoError(t, other.atDoor(t.Context(), b.path(rt.Store), func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		const sql = "INSERT INTO notes (mark) VALUES ('script')"
+		errs := b.RunScripts(ctx, []backend.Script{{Route: rt, SQL: sql}, {Route: next, SQL: sql}},
+			backend.ScriptOptions{LockTimeout: 10 * time.Millisecond})
+		require.ErrorIs(t, errs[0], ErrBusy)
+		require.NoError(t, errs[1])
+		return nil
+	}))
+}
+
+// Who waits for another one to open a store waits by his own terms.
+func TestOpenersTermsAreTheirOwn(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]struct{ first, second, door time.Duration }{
+		"longer":  {first: time.Hour, door: time.Minute},
+		"shorter": {second: time.Hour, door: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				b, other := openIn(t, dir), openIn(t, dir)
+				a, rt := withTable(t, b, "a")
+				b.stores.retireName(rt.Store)
+				unlock, err := other.locks.lock(t.Context(), "door/"+filepath.Base(b.path(rt.Store)), true)
+				require.NoError(t, err)
+				time.AfterFunc(first.door, unlock)
+				write := func(within time.Duration) error {
+					ctx, cancel := limit(a, within)
+					defer cancel()
+					_, err := b.DB().ExecContext(ctx, "INSERT INTO notes (mark) VALUES ('x')")
+					return err
+				}
+				var wg sync.WaitGroup
+				for _, within := range []time.Duration{first.first, first.second} {
+					wg.Go(func() {
+						began := time.Now()
+						err := write(within)
+						if within > 0 {
+							assert.NoError(t, err)
+							return
+						}
+						assert.ErrorIs(t, err, ErrBusy)
+						assert.LessOrEqual(t, time.Since(began), 2*b.cfg.BusyTimeout)
+					})
+					time.Sleep(time.Millisecond) // of the test's clock: the first is at the door
+				}
+				wg.Wait()
+			})
+		})
+	}
 }
 
 // Whoever is at the door and does not move on is not waited for without bound.
