@@ -63,9 +63,7 @@ func (c *conn) choose(ctx context.Context, j *job, q *query, alone bool) plan {
 	if !p.binary && !p.describe && s.mode != pgx.QueryExecModeExec && !c.readsText() && !driver.IsOwn(ctx) {
 		p = plan{describe: true}
 	}
-	if p.describe || p.parse || p.st.store != s.store {
-		c.see(q.sql)
-	}
+	c.see(q.sql, !p.describe && !p.parse && p.st.store == s.store)
 	return p
 }
 

@@ -234,7 +234,7 @@ func (c *conn) attempt(ctx context.Context, j *job, alone bool) (more bool, err 
 		return false, err
 	}
 	if j.text {
-		c.see("") // such texts often have their values in them, and are another each time
+		c.see("", false) // such texts often have their values in them, and are another each time
 	} else if err := c.plan(ctx, j, alone); err != nil {
 		return false, err
 	}

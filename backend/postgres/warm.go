@@ -113,12 +113,19 @@ type sights map[uint64]struct{}
 
 var sightSeed = maphash.MakeSeed()
 
-// see notes that a text is run in the session's store.
-func (c *conn) see(sql string) {
-	h := maphash.String(sightSeed, sql) ^ maphash.String(sightSeed, c.unit.rt.Store.String())*0x9e3779b97f4a7c15
-	if _, seen := c.sights[h]; !seen {
-		c.sights[h] = struct{}{}
+// see notes that a text is run in the session's store. known says that it is prepared here for that store, and so not new.
+func (c *conn) see(sql string, known bool) {
+	pair := maphash.String(sightSeed, sql) ^ maphash.String(sightSeed, c.unit.rt.Store.String())*0x9e3779b97f4a7c15
+	if !known {
+		c.remember(pair)
+	}
+	c.be.warm.Saw(c.lease, pair)
+}
+
+// remember adds a pair to those that the connection has run.
+func (c *conn) remember(pair uint64) {
+	if _, seen := c.sights[pair]; !seen {
+		c.sights[pair] = struct{}{}
 		c.be.firstSights.Add(1)
 	}
-	c.be.warm.Saw(h)
 }

@@ -102,9 +102,10 @@ func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
 	return k
 }
 
-// Saw says that a pair of store and text, whose hash it gets, has been used.
-func (k *Keeper[C]) Saw(pair uint64) {
-	if k.cfg.Wait > 0 && k.cfg.Few > 0 {
+// Saw says that a pair of store and text, whose hash it gets, has been used by the holder of l. What goes through every
+// store uses none of them: its connection serves nobody else.
+func (k *Keeper[C]) Saw(l Lease[C], pair uint64) {
+	if k.cfg.Wait > 0 && k.cfg.Few > 0 && !l.apart {
 		k.pairs.note(pair)
 	}
 }
