@@ -24,6 +24,7 @@ type conn struct {
 	res   *pgxpool.Conn // nil when the pool has let go of it
 	lease warm.Lease[*conn]
 	lent  bool // a session has it
+	heard bool // the server has spoken on it since then
 	pg    *pgx.Conn
 	pc    *pgconn.PgConn
 	fe    *pgproto3.Frontend

@@ -119,3 +119,40 @@ func TestEveryIdleConnectionIsLost(t *testing.T) {
 		})
 	}
 }
+
+// A connection that was lent and not used is not fresh for that: whoever uses it next does not find out that it is gone.
+func TestUnusedConnectionIsAsked(t *testing.T) {
+	t.Parallel()
+	proxy, through := proxied(t, pgtest.Shared(t).Database(t))
+	be := open(t, through, map[string]string{"pool_max_conns": "1"})
+	rt, a := tenant(t, be, "a")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, unused := range map[string]struct {
+		idle, after time.Duration // one is asked after a second
+		lent        func(t *testing.T)
+	}{
+		"whose context is over": {1100 * time.Millisecond, 0, func(t *testing.T) {
+			_, err := be.PGXFor(rt).Exec(over, `SELECT 1`)
+			require.ErrorIs(t, err, context.Canceled)
+		}},
+		"whose context is over, soon": {600 * time.Millisecond, 600 * time.Millisecond, func(t *testing.T) {
+			_, err := be.PGXFor(rt).Exec(over, `SELECT 1`)
+			require.ErrorIs(t, err, context.Canceled)
+		}},
+		"who does nothing": {600 * time.Millisecond, 600 * time.Millisecond, func(t *testing.T) {
+			tx, err := be.DB().BeginTx(a, nil)
+			require.NoError(t, err)
+			require.NoError(t, tx.Rollback())
+		}},
+	} {
+		_, err := be.PGX().Exec(a, `SELECT 1`)
+		require.NoError(t, err, name)
+		proxy.CloseAll()
+		time.Sleep(unused.idle)
+		unused.lent(t)
+		time.Sleep(unused.after)
+		_, err = be.PGX().Exec(a, `SELECT 1`)
+		require.NoError(t, err, name)
+	}
+}

@@ -43,8 +43,13 @@ func (be *Backend) borrow(ctx context.Context, s backend.Store) (*conn, error) {
 			return nil, err
 		}
 		c := l.Conn
-		c.lease, c.lent = l, true
-		if !be.stale(l.Idle) || c.pc.Ping(ctx) == nil {
+		c.lease, c.lent, c.heard = l, true, false
+		if !be.stale(l.Idle) {
+			return c, nil
+		}
+		err = c.pc.Ping(ctx)
+		c.heard = err == nil || ctx.Err() == nil // else nothing may have been asked
+		if err == nil {
 			return c, nil
 		}
 		if c.pc.IsClosed() {
@@ -76,6 +81,7 @@ func (c *conn) release() {
 	}
 	be, rt := c.be, c.unit.rt
 	owes := c.by != nil && c.by.settleMade()
+	c.heard = c.heard || c.by != nil && c.by.used
 	c.by = nil
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
@@ -97,6 +103,8 @@ func (c *conn) giveBack() {
 	switch {
 	case c.pc.IsClosed(), c.pc.IsBusy(), !c.idle():
 		fate = warm.Discard
+	case !c.heard:
+		fate = warm.Unused
 	case len(c.sights) >= be.cfg.FirstSights && !be.pooled.Load():
 		fate = warm.Retire
 	case !c.expires.IsZero() && time.Now().After(c.expires):

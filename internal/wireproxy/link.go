@@ -32,16 +32,19 @@ func (l *link) attach(server net.Conn) bool {
 	return true
 }
 
-func (l *link) cut() {
+func (l *link) cut() { l.end(reset) }
+
+// end closes both connections in a way.
+func (l *link) end(how func(net.Conn)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.gone {
 		return
 	}
 	l.gone = true
-	reset(l.client)
+	how(l.client)
 	if l.server != nil {
-		reset(l.server)
+		how(l.server)
 	}
 }
 

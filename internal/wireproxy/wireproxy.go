@@ -119,11 +119,17 @@ func (p *Proxy) SetLatency(d time.Duration) { p.latency.Store(int64(max(d, 0))) 
 func (p *Proxy) Refuse(refuse bool) { p.refuse.Store(refuse) }
 
 // CutAll resets every open connection, to the client and to the server, dropping what is under way.
-func (p *Proxy) CutAll() {
+func (p *Proxy) CutAll() { p.endAll(reset) }
+
+// CloseAll closes every open connection instead (FIN): what the client sends next goes out without an error, and has no
+// answer.
+func (p *Proxy) CloseAll() { p.endAll(func(c net.Conn) { _ = c.Close() }) }
+
+func (p *Proxy) endAll(how func(net.Conn)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for l := range p.links {
-		l.cut()
+		l.end(how)
 	}
 }
 

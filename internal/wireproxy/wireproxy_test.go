@@ -167,6 +167,15 @@ func TestCutAllAndRefuse(t *testing.T) {
 	require.NoError(t, again.Close(t.Context()))
 }
 
+func TestCloseAll(t *testing.T) {
+	t.Parallel()
+	p, conn := proxied(t)
+	p.CloseAll()
+	_, err := conn.Exec(t.Context(), `SELECT 1`)
+	require.Error(t, err)
+	assert.True(t, conn.IsClosed())
+}
+
 // The latency is added in both directions to what is sent, not to each piece of it: no upper bound is asserted, since
 // a busy machine may take any time.
 func TestLatencyDelaysAndKeepsTheOrder(t *testing.T) {

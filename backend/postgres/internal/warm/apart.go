@@ -1,9 +1,6 @@
 package warm
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // TakeApart lends a connection for work that goes through every store, and would leave all of them in its caches: it
 // serves nothing else, and is closed when nobody has taken it again for a while. It is a new one where there is room.
@@ -15,8 +12,8 @@ func (k *Keeper[C]) TakeApart(ctx context.Context) (Lease[C], error) {
 	case n > 0:
 		i = k.apart[n-1]
 		k.apart = k.apart[:n-1]
-		l := k.lease(i)
-		l.apart, l.Idle = true, time.Duration(now-k.slots[i].until+int64(k.cfg.ApartIdle))
+		l := k.lease(now, i)
+		l.apart = true
 		k.mu.Unlock()
 		return l, nil
 	case now >= k.p.refusedUntil:
@@ -55,7 +52,7 @@ func (k *Keeper[C]) openApart(ctx context.Context, i int) (l Lease[C], err error
 		err = ErrClosed
 		defer k.pool.GiveBack(c, false)
 	default:
-		k.slots[i].conn = c
+		k.slots[i].conn, k.slots[i].heard = c, now
 		k.p.arrive(now, i)
 		l = k.setApart(i)
 	}
@@ -65,7 +62,7 @@ func (k *Keeper[C]) openApart(ctx context.Context, i int) (l Lease[C], err error
 
 func (k *Keeper[C]) setApart(i int) Lease[C] {
 	k.p.setApart(k.now(), i)
-	l := k.lease(i)
+	l := k.lease(k.p.slots[i].since, i)
 	l.apart = true
 	return l
 }

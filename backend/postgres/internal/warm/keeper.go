@@ -77,7 +77,7 @@ type place[C any] struct {
 	next    C
 	succeed succession
 	came    int64 // when next did
-	waited  int64 // for how long conn was next before, until it is used
+	heard   int64 // when the server last spoke on conn, as far as is known
 	loose   bool  // conn is detached
 	until   int64 // when a connection of TakeApart is closed, if nobody takes it again
 }
@@ -138,15 +138,16 @@ func (k *Keeper[C]) unlock(ctx context.Context) {
 // Lease is a connection in the hands of one caller.
 type Lease[C any] struct {
 	Conn C
-	// Idle is for how long nobody had used it.
+	// Idle is for how long nothing had been heard of the server on it.
 	Idle  time.Duration
 	slot  int
 	apart bool
 }
 
-func (k *Keeper[C]) lease(i int) Lease[C] {
+// lease returns a slot as it was handed out at a time.
+func (k *Keeper[C]) lease(at int64, i int) Lease[C] {
 	s := &k.slots[i]
-	return Lease[C]{Conn: s.conn, Idle: time.Duration(max(k.p.slots[i].idled, s.waited)), slot: i}
+	return Lease[C]{Conn: s.conn, Idle: time.Duration(at - s.heard), slot: i}
 }
 
 // Take lends a connection for work in a store; the empty name is of no store. The caller ends the loan with Give. Take
@@ -156,7 +157,7 @@ func (k *Keeper[C]) Take(ctx context.Context, store string) (Lease[C], error) {
 	k.mu.Lock()
 	now := k.now()
 	if i := k.p.take(now, store); i >= 0 {
-		l := k.lease(i)
+		l := k.lease(now, i)
 		k.mu.Unlock()
 		return l, nil
 	}
@@ -210,7 +211,7 @@ func (k *Keeper[C]) alarm() {
 func (k *Keeper[C]) served(w *waiter) (l Lease[C], err error) {
 	if err = w.err; err == nil {
 		k.mu.Lock()
-		l = k.lease(w.slot)
+		l = k.lease(k.p.slots[w.slot].since, w.slot)
 		k.mu.Unlock()
 	}
 	k.waiters.Put(w)
@@ -224,7 +225,7 @@ func (k *Keeper[C]) leave(ctx context.Context, w *waiter) error {
 	i := k.p.leave(k.now(), w)
 	k.mu.Unlock()
 	if i >= 0 { // at the same moment
-		k.Give(Lease[C]{slot: i}, Reuse)
+		k.Give(Lease[C]{slot: i}, Unused)
 	}
 	select {
 	case <-w.ready:
@@ -250,6 +251,8 @@ type Fate uint8
 const (
 	// Reuse keeps it for the next.
 	Reuse Fate = iota
+	// Unused is Reuse of one on which nothing was heard of the server, which may be gone.
+	Unused
 	// Retire keeps it until it has a successor.
 	Retire
 	// Return gives it back to the pool, which may find it too old.
@@ -264,10 +267,14 @@ func (k *Keeper[C]) Give(l Lease[C], fate Fate) {
 	now, i := k.now(), l.slot
 	s := &k.slots[i]
 	gone, spent, kept := s.conn, fate == Discard, false
-	s.waited = 0
+	if fate == Unused {
+		fate = Reuse
+	} else {
+		s.heard = now
+	}
 	switch {
 	case s.succeed == hasSuccessor:
-		k.replace(now, i)
+		k.replace(i)
 		k.p.release(now, i, true)
 		spent = true
 	case s.succeed == goesWithout:
@@ -321,7 +328,7 @@ func (k *Keeper[C]) open(ctx context.Context, i int) {
 
 // install puts a connection into the slot that it was opened for. It returns false when nobody wants it.
 func (k *Keeper[C]) install(now int64, i int, c C) bool {
-	k.slots[i].conn = c
+	k.slots[i].conn, k.slots[i].heard = c, now
 	if !k.p.opened(now, i) {
 		return true
 	}

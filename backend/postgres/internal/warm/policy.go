@@ -61,7 +61,6 @@ type slot struct {
 	apart bool   // it goes through every store, and is no home
 	held  bool   // by a transaction or a *sql.Conn: nobody can tell for how long
 	since int64  // when it was handed out or became idle
-	idled int64  // for how long it was idle before it was handed out
 	// passed counts how often it went to one of its own while somebody else was overdue.
 	passed int
 	own    [ranks]list // who waits for it as their first, second or third home
@@ -287,7 +286,7 @@ func (p *policy) arrive(now int64, i int) {
 
 func (p *policy) connected(now int64, i int) {
 	s := &p.slots[i]
-	s.state, s.since, s.idled, s.passed = slotBusy, now, 0, 0
+	s.state, s.since, s.passed = slotBusy, now, 0
 	p.opening--
 	p.there++
 	p.refusal, p.refusedUntil = nil, 0
@@ -346,7 +345,7 @@ func (p *policy) hand(now int64, i int, key string) {
 	p.stats.taken++
 	s.key = key
 	p.wake(i)
-	s.state, s.held, s.idled, s.since = slotBusy, false, now-s.since, now
+	s.state, s.held, s.since = slotBusy, false, now
 }
 
 // rest makes a slot idle.

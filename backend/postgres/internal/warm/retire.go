@@ -50,7 +50,7 @@ func (k *Keeper[C]) succession(i int) {
 	case state == slotIdle:
 		gone, spent = s.conn, true
 		s.next, s.came = c, now
-		k.replace(now, i)
+		k.replace(i)
 	case state == slotBusy:
 		s.next, s.succeed, s.came, give = c, hasSuccessor, now, false
 	case state == slotEmpty:
@@ -65,11 +65,11 @@ func (k *Keeper[C]) succession(i int) {
 }
 
 // replace puts a slot's successor in the place of its connection.
-func (k *Keeper[C]) replace(now int64, i int) {
+func (k *Keeper[C]) replace(i int) {
 	var none C
 	s := &k.slots[i]
 	s.conn, s.next, s.succeed, s.loose = s.next, none, stays, false
-	s.waited = now - s.came
+	s.heard = s.came
 	k.p.renew(i)
 	k.retired++
 }
