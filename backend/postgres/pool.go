@@ -105,7 +105,7 @@ func (c *conn) giveBack() {
 		fate = warm.Discard
 	case !c.heard:
 		fate = warm.Unused
-	case len(c.sights) >= be.cfg.FirstSights && !be.pooled.Load():
+	case c.sawEnough():
 		fate = warm.Retire
 	case !c.expires.IsZero() && time.Now().After(c.expires):
 		if fate = warm.Retire; be.lent {

@@ -21,8 +21,9 @@ type Stats struct {
 	// How often a store was served by its home, and by another connection because all of them are to know the store; and how
 	// often a caller was given whatever was free, after it had waited for its home in vain or where that was not worth it.
 	AtHome, Seen, Overdue int64
-	// FirstSights counts pairs of store and text that a connection ran for the first time; Retired the connections that
-	// were closed because of how many they had run, or of their age.
+	// FirstSights counts pairs of store and text that a connection ran for the first time, up to [Config.FirstSights] of each
+	// connection, and none behind a pooler; Retired the connections that were closed because of how many they had run, or of
+	// their age.
 	FirstSights, Retired int64
 }
 

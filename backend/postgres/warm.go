@@ -107,7 +107,8 @@ func (be *Backend) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) boo
 	return be.stale(p.IdleDuration)
 }
 
-// sights are the pairs of store and text that a connection has run, as hashes. Each is the tables of one more store in the
+// sights are the pairs of store and text that a connection has run, as hashes: up to [Config.FirstSights], after which it is
+// to be retired, however long it is held until then. Each is the tables of one more store in the
 // caches of the server's process, which never lets go of them.
 type sights map[uint64]struct{}
 
@@ -115,6 +116,9 @@ var sightSeed = maphash.MakeSeed()
 
 // see notes that a text is run in the session's store. known says that it is prepared here for that store, and so not new.
 func (c *conn) see(sql string, known bool) {
+	if c.be.pooled.Load() {
+		return // it is the pooler's connections to the server that see it, and which one nobody knows
+	}
 	pair := maphash.String(sightSeed, sql) ^ maphash.String(sightSeed, c.unit.rt.Store.String())*0x9e3779b97f4a7c15
 	if !known {
 		c.remember(pair)
@@ -124,8 +128,11 @@ func (c *conn) see(sql string, known bool) {
 
 // remember adds a pair to those that the connection has run.
 func (c *conn) remember(pair uint64) {
-	if _, seen := c.sights[pair]; !seen {
+	if _, seen := c.sights[pair]; !seen && !c.sawEnough() {
 		c.sights[pair] = struct{}{}
 		c.be.firstSights.Add(1)
 	}
 }
+
+// sawEnough reports whether the connection is to be retired.
+func (c *conn) sawEnough() bool { return len(c.sights) >= c.be.cfg.FirstSights }

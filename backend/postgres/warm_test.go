@@ -330,7 +330,7 @@ func TestPoolerChooses(t *testing.T) {
 		}
 	}
 	s := be.Stats()
-	require.Zero(t, s.AtHome+s.Seen+s.Overdue+s.Retired)
+	require.Zero(t, s.AtHome+s.Seen+s.Overdue+s.Retired+s.FirstSights)
 	ctx, cancel := context.WithTimeout(contexts[0], 50*time.Millisecond)
 	defer cancel()
 	_, err := be.DB().ExecContext(ctx, `SELECT pg_sleep(60)`)
