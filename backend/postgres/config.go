@@ -42,8 +42,8 @@ type Config struct {
 	// where texts use one table with two indexes (measured on Postgres 15); with larger ones set it lower. A statement takes
 	// 16 KB from when the server, after five executions, keeps a plan for any values of its parameters. Defaults to
 	// [DefaultFirstSights]: 126 to 140 MB. While no more than an eighth as many pairs are in use, all connections may see them
-	// all. Behind a pooler the server's connections are not ours to close: use its server_lifetime. URL:
-	// first_sights.
+	// all (but no more than 65,536). Behind a pooler the server's connections are not ours to close: use its server_lifetime.
+	// URL: first_sights.
 	FirstSights int
 	// TenantStatements bounds the prepared statements that a connection keeps for single stores, in the query mode
 	// cache_statement. A statement's plan is only good for the store that it was made for, and making a new one costs the

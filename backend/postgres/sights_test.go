@@ -28,3 +28,11 @@ func TestSightsAreBounded(t *testing.T) {
 	}
 	require.Len(t, s.c.sights, 8)
 }
+
+// However much a connection may see, it costs nothing before it is seen.
+func TestLargeFirstSights(t *testing.T) {
+	t.Parallel()
+	be, err := Open(t.Context(), pgtest.Shared(t).Database(t)+"&first_sights=2305843009213693952", Config{}) // 1 << 61
+	require.NoError(t, err)
+	require.NoError(t, be.Close())
+}

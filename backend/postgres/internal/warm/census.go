@@ -48,12 +48,17 @@ type census struct {
 	turn        sync.Mutex
 }
 
-// windowOf is how many uses a window has for each of the pairs that are few: if there are no more, it sees nearly all.
-const windowOf = 8
+const (
+	// windowOf is how many uses a window has for each of the pairs that are few: if there are no more, it sees nearly all.
+	windowOf = 8
+	// mostFew bounds the limit, and with it the memory: 256 KB.
+	mostFew = 1 << 16
+)
 
-// newCensus returns one that calls tell when it has changed its mind, at times from several goroutines at once: what holds is
-// few, as it is then. At first they are few.
+// newCensus returns one to which as many as limit, or mostFew, are few. It calls tell when it has changed its mind, at times
+// from several goroutines at once: what holds is few, as it is then. At first they are few.
 func newCensus(limit int, tell func()) *census {
+	limit = min(limit, mostFew)
 	size := 1
 	for size < 16*limit { // so that hardly any two are at the same place
 		size *= 2

@@ -35,7 +35,7 @@ type Config struct {
 	// Brief is for how long a home may have been busy and still be waited for.
 	Brief time.Duration
 	// Few is how many pairs of store and text, by all that [Keeper.Saw] was told lately, are so few that no store needs a
-	// home: each connection may see them all. 0: none are.
+	// home: each connection may see them all. 0: none are. No more than 65,536 are.
 	Few int
 	// Idle is after which time an idle connection goes back to the pool. 0: never.
 	Idle time.Duration
@@ -95,6 +95,9 @@ func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
 		p:     newPolicy(cfg.Slots, cfg.Keep, cfg.Wait, cfg.Brief),
 		slots: make([]place[C], cfg.Slots),
 	}
+	if cfg.Wait <= 0 {
+		cfg.Few = 0 // nobody asks
+	}
 	k.pairs = newCensus(cfg.Few, k.hearFew)
 	k.hearFew()
 	k.base, k.stop = context.WithCancel(context.Background())
@@ -105,7 +108,7 @@ func New[C any](pool Pool[C], cfg Config) *Keeper[C] {
 // Saw says that a pair of store and text, whose hash it gets, has been used by the holder of l. What goes through every
 // store uses none of them: its connection serves nobody else.
 func (k *Keeper[C]) Saw(l Lease[C], pair uint64) {
-	if k.cfg.Wait > 0 && k.cfg.Few > 0 && !l.apart {
+	if k.pairs.limit > 0 && !l.apart {
 		k.pairs.note(pair)
 	}
 }

@@ -3,6 +3,7 @@ package warm
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -457,6 +458,25 @@ func TestCensus(t *testing.T) {
 	}
 	require.False(t, c.few.Load())
 	require.False(t, newCensus(0, nil).few.Load())
+}
+
+// A census has bounded memory whatever is asked for, and a keeper that has no homes needs none.
+func TestCensusIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1 << 16, 1 << 20, 1 << 58, math.MaxInt} {
+		c := newCensus(limit, nil)
+		require.True(t, c.few.Load())
+		require.LessOrEqual(t, len(c.now)+len(c.before), 1<<15, "words, for a limit of %d", limit)
+		for i := range uint64(1 << 16) {
+			c.note(mix(i + 1))
+		}
+		require.True(t, c.few.Load(), "with a limit of %d", limit)
+	}
+	cfg := config(1)
+	cfg.Wait, cfg.Few = 0, 1024
+	k := New(newFakePool(t, 1, 1), cfg)
+	defer k.Close()
+	require.Len(t, k.pairs.now, 1)
 }
 
 // S73: a census that is told by many at once is not confused by it for long.
