@@ -155,7 +155,7 @@ func (k *Keeper[C]) lease(at int64, i int) Lease[C] {
 
 // Take lends a connection for work in a store; the empty name is of no store. The caller ends the loan with Give. Take
 // returns ErrClosed, or the error of the last attempt to open a connection when there is none, or that of ctx, joined
-// with the reason why no more connections could be opened where there is one.
+// with the reason why no more connections could be opened meanwhile, where there is one.
 func (k *Keeper[C]) Take(ctx context.Context, store string) (Lease[C], error) {
 	k.mu.Lock()
 	now := k.now()
@@ -224,7 +224,7 @@ func (k *Keeper[C]) served(w *waiter) (l Lease[C], err error) {
 // leave takes somebody out of the line whose context has ended.
 func (k *Keeper[C]) leave(ctx context.Context, w *waiter) error {
 	k.mu.Lock()
-	refusal := k.p.refusal
+	refusal := k.p.refusalOf(w)
 	i := k.p.leave(k.now(), w)
 	k.mu.Unlock()
 	if i >= 0 { // at the same moment

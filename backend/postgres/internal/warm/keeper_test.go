@@ -442,6 +442,36 @@ func TestKeeperFull(t *testing.T) {
 	})
 }
 
+// TestKeeperRefusedLongAgo: a wait that ends with its context has not ended for why others had none hours ago.
+func TestKeeperRefusedLongAgo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool := newFakePool(t, 2, 1)
+		k := New(pool, config(2))
+		l, err := k.Take(t.Context(), "a")
+		require.NoError(t, err)
+		wait := func(d time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			_, err := k.Take(ctx, "a")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			return err
+		}
+		require.ErrorIs(t, wait(100*time.Millisecond), errFull)
+		require.ErrorIs(t, wait(100*time.Millisecond), errFull, "the server was not asked again yet")
+		pool.mu.Lock()
+		pool.cost = time.Minute
+		pool.mu.Unlock()
+		time.Sleep(time.Second)
+		require.ErrorIs(t, wait(2*time.Minute), errFull, "and then it was refused again")
+		time.Sleep(6 * time.Hour)
+		require.NotErrorIs(t, wait(time.Second), errFull, "the server has not answered yet")
+		time.Sleep(time.Minute)
+		k.Give(l, Reuse)
+		k.Close()
+	})
+}
+
 // TestKeeperWithoutServer: with no connection at all, an error is everybody's at once.
 func TestKeeperWithoutServer(t *testing.T) {
 	t.Parallel()

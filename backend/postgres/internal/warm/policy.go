@@ -30,7 +30,8 @@ type policy struct {
 	idlers               []uint64 // the set of idle slots
 
 	refusedUntil int64 // the server had no place left: not tried again before
-	refusal      error // why; nil after a success
+	refusal      error // why the last opening failed; nil after a success
+	refusedAt    int64 // and when
 	closed       bool
 	opens        []int // slots that are to be opened, for the caller to take
 
@@ -289,7 +290,7 @@ func (p *policy) connected(now int64, i int) {
 	s.state, s.since, s.passed = slotBusy, now, 0
 	p.opening--
 	p.there++
-	p.refusal, p.refusedUntil = nil, 0
+	p.refusal, p.refusedAt, p.refusedUntil = nil, 0, 0
 }
 
 // failed says that a slot could not get a connection. While there are others that is a full pool: those in line wait for
@@ -297,7 +298,7 @@ func (p *policy) connected(now int64, i int) {
 func (p *policy) failed(now int64, i int, err error) {
 	p.slots[i].state = slotEmpty
 	p.opening--
-	p.refusal = err
+	p.refusal, p.refusedAt = err, now
 	switch {
 	case p.there > 0:
 		p.refusedUntil = now + refusedFor
@@ -305,6 +306,15 @@ func (p *policy) failed(now int64, i int, err error) {
 	case p.opening == 0:
 		p.dismiss(now, err)
 	}
+}
+
+// refusalOf returns why no more connections could be opened while w waited, or nil: in its time, or so shortly before that it
+// was not tried again.
+func (p *policy) refusalOf(w *waiter) error {
+	if w.since >= p.refusedAt+refusedFor {
+		return nil
+	}
+	return p.refusal
 }
 
 // unreserve says that the opening of a slot was given up.
