@@ -107,6 +107,7 @@ type session struct {
 	inTx   bool            // the application has begun a transaction
 	late   bool            // and was refused a statement because the transaction was over
 	used   bool            // it has run something: the connection is never exchanged for another after that
+	held   bool            // for longer than a unit of work
 	native bool            // of a handle that speaks pgx, for one call
 	finish context.Context // the transaction's: database/sql's Commit has none of its own
 	traced context.Context // of the query under way, when there is a tracer
@@ -147,7 +148,16 @@ func (s *session) exchange(ctx context.Context, begin txState, cause error) erro
 	// The session, and the job that it is at, stay where they are, in the broken connection's memory: nobody else will
 	// use that.
 	s.c, fresh.by, fresh.tx, fresh.unit.fence = fresh, s, begin, old.unit.fence
+	if s.held {
+		s.hold()
+	}
 	return nil
+}
+
+// hold says that whoever has the session keeps it for as long as he likes: nobody is to wait for its connection.
+func (s *session) hold() {
+	s.held = true
+	s.c.be.warm.Hold(s.c.lease)
 }
 
 // Ping asks this very connection.
@@ -175,6 +185,7 @@ func (s *session) Raw() any {
 		return nil
 	}
 	c.doomed, s.used = true, true
+	s.hold()
 	return c.pg
 }
 

@@ -68,7 +68,8 @@
 //	the home is idle:                                 take it
 //	the home has only just become busy:               wait for it, up to [Config.AffinityWait]
 //	it has been busy for longer, or a transaction
-//	or a [database/sql.Conn] holds it:                the second home, then the third
+//	or a [database/sql.Conn] of several statements
+//	holds it:                                         the second home, then the third
 //	after that:                                       whatever is idle, or is given back first
 //
 // Few are an eighth of [Config.FirstSights]: so many pairs of store and text, in the last eight to sixteen thousand

@@ -146,6 +146,7 @@ func (n *PGX) AcquireFunc(ctx context.Context, f func(*pgx.Conn) error) error {
 	if err := s.c.settle(ctx); err != nil {
 		return s.settleFault(err, errors.New("the session could not be bound to the store"))
 	}
+	s.hold()
 	return f(s.c.pg)
 }
 

@@ -40,6 +40,9 @@ func (s *session) do(ctx context.Context, j *job) (more bool, err error) {
 	if ctx.Done() == nil {
 		ctx = context.Background() // which nobody needs to watch
 	}
+	if s.used && !s.held {
+		s.hold() // a [sql.Conn], of which nothing says so before its second unit of work
+	}
 	st := standing{maxExchanges: s.c.be.maxConns + 1, replica: s.c.be.replica}
 	for {
 		c := s.c

@@ -65,7 +65,7 @@ func (s *session) begin(ctx context.Context, text string) (err error) {
 	}
 	s.c.tx = txState{begin: text}
 	s.inTx, s.late = true, false
-	s.c.be.warm.Hold(s.c.lease)
+	s.hold()
 	return nil
 }
 

@@ -139,6 +139,16 @@ func (p *policy) hold(now int64, i int) {
 	p.disperse(now, i)
 }
 
+// held returns how many slots are in such hands.
+func (p *policy) held() (n int) {
+	for i := range p.slots {
+		if p.slots[i].held {
+			n++
+		}
+	}
+	return n
+}
+
 // setApart says that a slot is used for what goes through every store, until it is vacated.
 func (p *policy) setApart(now int64, i int) {
 	p.slots[i].apart = true

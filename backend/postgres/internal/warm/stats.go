@@ -14,8 +14,10 @@ type Stats struct {
 	WaitDuration              time.Duration
 	// Retired counts connections that had seen too much.
 	Retired uint64
-	// Conns and Idle count connections, Waiting those in line, now.
-	Conns, Idle, Waiting int
+	// Conns, Idle and Held count connections, Waiting those in line, now. Held are those of Keeper.Hold, and of TakeApart.
+	Conns, Idle, Held, Waiting int
+	// Usual is about the median of how long a connection is used that is not held.
+	Usual time.Duration
 }
 
 // Stats returns the counts.
@@ -26,6 +28,7 @@ func (k *Keeper[C]) Stats() Stats {
 	return Stats{
 		Taken: c.taken, Home: c.home, Seen: c.seen, Waited: c.waited, Overdue: c.overdue, Canceled: c.canceled,
 		WaitDuration: time.Duration(c.waitTime), Retired: k.retired,
-		Conns: k.p.there, Idle: k.p.idle + len(k.apart), Waiting: k.p.line.n + k.p.late.n,
+		Conns: k.p.there, Idle: k.p.idle + len(k.apart), Held: k.p.held(), Waiting: k.p.line.n + k.p.late.n,
+		Usual: time.Duration(k.p.usual),
 	}
 }
