@@ -56,8 +56,9 @@ func (b *Backend) stampFile(ctx context.Context, op string, s backend.Store, own
 	}
 	defer unblock()
 	// What was in a -wal is in the file then, and so is the stamp, which is looked for in the file alone.
-	err = b.foldAtDoor(ctx, b.path(s), func(ctx context.Context) error {
-		return execOnce(ctx, b.path(s), "BEGIN IMMEDIATE;"+fmt.Sprintf(sql, stamp)+";COMMIT")
+	err = b.foldAtDoor(ctx, b.path(s), func() error {
+		// Who comes back is not to be told that the store is another one's, since it was stamped after all.
+		return execOnce(context.WithoutCancel(ctx), b.path(s), "BEGIN IMMEDIATE;"+fmt.Sprintf(sql, stamp)+";COMMIT")
 	})
 	if err != nil {
 		return fault(err)

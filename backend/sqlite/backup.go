@@ -63,7 +63,7 @@ func (b *Backend) backup(ctx context.Context, rt backend.Route, path string) err
 
 // copyStore makes a copy of the store, in one file and on disk.
 func (b *Backend) copyStore(ctx context.Context, st *store, to string) error {
-	r, err := b.enter(ctx, st.path, b.ownWait(ctx), func(ctx context.Context, r raw) error {
+	r, err := b.enter(ctx, st.path, b.ownWait(ctx), func(r raw) error {
 		_, err := r.ExecContext(ctx, b.setup, nil)
 		return err
 	})

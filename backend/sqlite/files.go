@@ -174,8 +174,8 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 	// From here on nobody opens it; those who have it open find, at their next write or within noticeWithin, that the
 	// name stands for nothing. The file is kept until its -wal is gone, so that it cannot come back half.
 	tombstone := b.hidden(rt.Store, tombstoneExt)
-	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error {
-		return b.atDoor(ctx, path, func() error { return os.Rename(path, tombstone) })
+	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(limited context.Context) error {
+		return b.atDoor(limited, path, func() error { return os.Rename(path, tombstone) })
 	})
 	if err != nil {
 		return err
@@ -192,7 +192,7 @@ func (b *Backend) occupy(ctx context.Context, path string) (release func(), err 
 	if err != nil {
 		return func() {}, ctx.Err()
 	}
-	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error {
+	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(context.Context) error {
 		_, err := r.ExecContext(ctx, "BEGIN; SELECT 1 FROM sqlite_schema", nil)
 		if err != nil {
 			_, _ = r.ExecContext(ctx, "ROLLBACK", nil)
@@ -248,7 +248,7 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 	if err := removeSideFiles(dest); err != nil {
 		return err
 	}
-	err = b.foldAtDoor(ctx, from, func(context.Context) error { return os.Rename(from, dest) })
+	err = b.foldAtDoor(ctx, from, func() error { return os.Rename(from, dest) })
 	if err != nil {
 		return err
 	}
@@ -258,17 +258,17 @@ func (b *Backend) rename(ctx context.Context, rt backend.Route, to backend.Store
 // fold brings everything that is in the side files of a store into its main file and removes them, which SQLite does
 // when it leaves WAL mode. That works once nobody else has the file open; the next one to open it turns WAL on again.
 func (b *Backend) fold(ctx context.Context, path string) error {
-	return b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error { return foldOnce(ctx, path) })
+	return b.untilFree(ctx, b.cfg.BusyTimeout, func(context.Context) error { return foldOnce(ctx, path) })
 }
 
 // foldAtDoor is fold, and what is to be done before anybody opens the file again, who turns WAL on.
-func (b *Backend) foldAtDoor(ctx context.Context, path string, then func(context.Context) error) error {
-	return b.untilFree(ctx, b.cfg.BusyTimeout, func(ctx context.Context) error {
-		return b.atDoor(ctx, path, func() error {
+func (b *Backend) foldAtDoor(ctx context.Context, path string, then func() error) error {
+	return b.untilFree(ctx, b.cfg.BusyTimeout, func(limited context.Context) error {
+		return b.atDoor(limited, path, func() error {
 			if err := foldOnce(ctx, path); err != nil {
 				return err
 			}
-			return then(ctx)
+			return then()
 		})
 	})
 }
@@ -338,8 +338,8 @@ func (b *Backend) owner(ctx context.Context, s backend.Store, file os.FileInfo) 
 		return st.owner, nil
 	}
 	var owner string
-	err := b.untilFree(ctx, b.ownWait(ctx), func(ctx context.Context) error {
-		return b.atDoor(ctx, b.path(s), func() error {
+	err := b.untilFree(ctx, b.ownWait(ctx), func(limited context.Context) error {
+		return b.atDoor(limited, b.path(s), func() error {
 			return b.withDescriptors(ctx, func() (err error) {
 				owner, err = ownerOf(ctx, b.path(s))
 				return err

@@ -160,16 +160,19 @@ func (b *Backend) atDoor(ctx context.Context, path string, fn func() error) erro
 	return fn()
 }
 
+// opener is [Backend.enter], or [Backend.openFile] for a file that stays where it is.
+type opener func(ctx context.Context, path string, patience time.Duration, look func(raw) error) (raw, error)
+
 // enter opens a connection to the file of a store, has look read it, and holds the file: it is neither moved nor folded as long as
 // the connection is open. For that it has to be in WAL mode, which the file of a store that was moved, restored or stamped is not:
 // in that mode a connection that has read keeps a lock on the file, in any other one it has none between two transactions, and
 // looks for a -wal of the file's name at the next. Locks of others are waited for as ctx allows, and no longer than patience, if that
 // is not 0; not at the door.
-func (b *Backend) enter(ctx context.Context, path string, patience time.Duration, look func(context.Context, raw) error) (r raw, err error) {
-	err = b.untilFree(ctx, patience, func(ctx context.Context) error {
-		return b.atDoor(ctx, path, func() error {
-			r, err = b.openFile(ctx, path, func(ctx context.Context, r raw) error {
-				if err := look(ctx, r); err != nil {
+func (b *Backend) enter(ctx context.Context, path string, patience time.Duration, look func(raw) error) (r raw, err error) {
+	err = b.untilFree(ctx, patience, func(limited context.Context) error {
+		return b.atDoor(limited, path, func() error {
+			r, err = b.openFile(ctx, path, 0, func(r raw) error {
+				if err := look(r); err != nil {
 					return err
 				}
 				_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion, nil)
@@ -190,13 +193,19 @@ func (b *Backend) enter(ctx context.Context, path string, patience time.Duration
 	return r, nil
 }
 
-// openFile opens a connection to a file and has look read it.
-func (b *Backend) openFile(ctx context.Context, path string, look func(context.Context, raw) error) (r raw, err error) {
+// openFile opens a connection to a file and has look read it; the connection waits for locks of others for patience.
+func (b *Backend) openFile(ctx context.Context, path string, patience time.Duration, look func(raw) error) (r raw, err error) {
 	err = b.withDescriptors(ctx, func() error {
 		if r, err = dial(ctx, dsn(path, "rw")); err != nil {
 			return err
 		}
-		if err = look(ctx, r); err != nil {
+		if patience > 0 {
+			_, err = r.ExecContext(ctx, busyTimeout(patience), nil)
+		}
+		if err == nil {
+			err = look(r)
+		}
+		if err != nil {
 			_ = r.Close()
 		}
 		return err
@@ -221,15 +230,18 @@ func limit(ctx context.Context, after time.Duration) (context.Context, context.C
 	return context.WithTimeout(ctx, after)
 }
 
-// untilFree calls fn until it does not fail because others use the file, with a context that is limited. It returns ErrBusy when
-// that has ended.
-func (b *Backend) untilFree(ctx context.Context, after time.Duration, fn func(context.Context) error) error {
+// untilFree calls fn until it does not fail because others use the file. It returns ErrBusy when that has taken longer than after, if
+// that is not 0. The context that fn gets ends then; it is for waits. What is done is not cut short, nor said to have failed, because
+// it takes longer than one waits for others.
+func (b *Backend) untilFree(ctx context.Context, after time.Duration, fn func(limited context.Context) error) error {
 	limited, cancel := limit(ctx, after)
 	defer cancel()
+	var inUse error
 	for {
 		err := fn(limited)
-		inUse := busy(err)
-		if !inUse && (err == nil || limited.Err() == nil || !errors.Is(err, limited.Err())) {
+		if busy(err) {
+			inUse = err
+		} else if err == nil || limited.Err() == nil || !errors.Is(err, limited.Err()) {
 			return err
 		}
 		select {
@@ -237,14 +249,13 @@ func (b *Backend) untilFree(ctx context.Context, after time.Duration, fn func(co
 			continue
 		case <-limited.Done():
 		}
-		switch over := ctx.Err(); {
-		case over == nil:
+		if ctx.Err() == nil {
 			return fmt.Errorf("%w: a transaction or another process has been using it for longer than %v; try again: %w", ErrBusy, after, err)
-		case inUse:
-			return fmt.Errorf("%w: it is in use: %w", ErrBusy, over)
-		default:
-			return over
 		}
+		if inUse != nil {
+			return fmt.Errorf("%w: it is in use: %w", ErrBusy, ctx.Err())
+		}
+		return err
 	}
 }
 

@@ -91,6 +91,9 @@ func TestWaitsForTheLogEndWithTheirContext(t *testing.T) { // S73
 						if c.name == first.name { // nobody but the other keeps it waiting
 							var named *backend.Error
 							assert.ErrorAs(t, err, &named, "%s, %s", c.name, name)
+							if name == "here" { // there it may be that another one opens the store
+								assert.ErrorContains(t, err, "waiting for the log of the store", "%s, %s", c.name, name)
+							}
 						}
 						return nil
 					})

@@ -72,7 +72,7 @@ func (b *Backend) script(ctx context.Context, s backend.Script, opt backend.Scri
 	if err != nil {
 		return err
 	}
-	err = b.runScript(ctx, path, s, opt)
+	err = b.runScript(ctx, b.enter, path, s, opt)
 	endTurn()
 	if err != nil {
 		return err
@@ -122,14 +122,14 @@ func (b *Backend) lockTimeout(opt backend.ScriptOptions) time.Duration {
 }
 
 // runScript opens the file, runs the text in a transaction and closes it.
-func (b *Backend) runScript(ctx context.Context, path string, s backend.Script, opt backend.ScriptOptions) error {
+func (b *Backend) runScript(ctx context.Context, open opener, path string, s backend.Script, opt backend.ScriptOptions) error {
 	terms := b.cfg
 	terms.BusyTimeout = b.lockTimeout(opt)
 	if opt.Async && (terms.Synchronous == Full || terms.Synchronous == Extra) {
 		terms.Synchronous = Normal
 	}
 	var owner string
-	r, err := b.enter(ctx, path, terms.BusyTimeout, func(ctx context.Context, r raw) (err error) {
+	r, err := open(ctx, path, terms.BusyTimeout, func(r raw) (err error) {
 		owner, err = askOwner(ctx, r, terms.settings()+"; PRAGMA foreign_keys=0; ")
 		return err
 	})
@@ -195,7 +195,7 @@ func explainDenial(why denial, err error) error {
 func (b *Backend) scriptInNew(ctx context.Context, s backend.Script, opt backend.ScriptOptions) error {
 	return b.createFile(ctx, s.Route, emptyTemplate, nil, func(temp string) error {
 		opt.Async = false
-		if err := b.runScript(ctx, temp, s, opt); err != nil {
+		if err := b.runScript(ctx, b.openFile, temp, s, opt); err != nil {
 			return err
 		}
 		// Closing folded the -wal in; what is left of it would stay behind under the temporary name.
@@ -238,7 +238,7 @@ func (b *Backend) Flush(ctx context.Context) error {
 func (b *Backend) syncWAL(ctx context.Context, path string) error {
 	terms := b.cfg
 	terms.Synchronous = Full
-	r, err := b.enter(ctx, path, b.ownWait(ctx), func(ctx context.Context, r raw) error {
+	r, err := b.enter(ctx, path, b.ownWait(ctx), func(r raw) error {
 		_, err := r.ExecContext(ctx, terms.settings(), nil)
 		return err
 	})

@@ -112,16 +112,16 @@ func (st *store) add(c *conn) {
 func (st *store) dial(ctx context.Context, first bool) (c *conn, owner string, err error) {
 	var r raw
 	if st.shelved {
-		r, err = st.b.enter(ctx, st.path, st.b.ownWait(ctx), func(ctx context.Context, r raw) (err error) {
+		r, err = st.b.enter(ctx, st.path, st.b.ownWait(ctx), func(r raw) (err error) {
 			if first && st.b.isMoving(st.name) {
 				return errMoving
 			}
 			owner, err = askOwner(ctx, r, st.setup+"; ")
 			return err
 		})
-	} else { // it stays where it is
-		r, err = st.b.openFile(ctx, st.path, func(ctx context.Context, r raw) error {
-			_, err := r.ExecContext(ctx, busyTimeout(st.b.cfg.BusyTimeout)+"; "+st.setup, nil)
+	} else {
+		r, err = st.b.openFile(ctx, st.path, st.b.cfg.BusyTimeout, func(r raw) error {
+			_, err := r.ExecContext(ctx, st.setup, nil)
 			return err
 		})
 	}

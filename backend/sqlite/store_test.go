@@ -542,7 +542,7 @@ func TestNothingIsMovedWhileItIsOpened(t *testing.T) { // S25, S72
 	const read = "SELECT count(*) FROM notes WHERE mark = 'another'"
 
 	for _, who := range []*Backend{b, other} {
-		r, err := b.enter(t.Context(), b.path(rt.Store), time.Minute, func(_ context.Context, r raw) error {
+		r, err := b.enter(t.Context(), b.path(rt.Store), time.Minute, func(r raw) error {
 			for what, do := range map[string]func(context.Context) error{
 				"rename":  func(ctx context.Context) error { return who.Rename(ctx, rt, away.Store) },
 				"drop":    func(ctx context.Context) error { return who.Drop(ctx, rt) },
@@ -582,8 +582,8 @@ func TestEnteredFileIsHeld(t *testing.T) { // S25, S72
 	mustExec(t, a, b.DB(), "INSERT INTO notes (mark) VALUES ('one')")
 	folded := backend.Route{Store: backend.MustParseStore("folded"), Owner: rt.Owner}
 	require.NoError(t, b.Rename(t.Context(), rt, folded.Store))
-	r, err := b.enter(t.Context(), b.path(folded.Store), 0, func(ctx context.Context, r raw) error {
-		_, err := askOwner(ctx, r, "")
+	r, err := b.enter(t.Context(), b.path(folded.Store), 0, func(r raw) error {
+		_, err := askOwner(t.Context(), r, "")
 		return err
 	})
 	require.NoError(t, err)
@@ -656,6 +656,42 @@ func TestScriptsAtTheDoor(t *testing.T) {
 		require.NoError(t, errs[1])
 		return nil
 	}))
+}
+
+// What is bounded is how long others are waited for, not the work: opening a store takes the time that it takes.
+func TestPatienceIsForOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b, hasty := openIn(t, dir), openIn(t, dir, func(c *Config) { c.BusyTimeout = time.Millisecond })
+	a, rt := withTable(t, b, "a")
+	var tables strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&tables, "CREATE TABLE t%d (a TEXT, b TEXT, c TEXT, d TEXT, e TEXT);", i)
+	}
+	b.stores.retireName(rt.Store)
+	require.NoError(t, execOnce(t.Context(), b.path(rt.Store), "BEGIN;"+tables.String()+"COMMIT"))
+	errs := b.RunScripts(t.Context(), []backend.Script{{Route: rt, SQL: "INSERT INTO notes (mark) VALUES ('script')"}},
+		backend.ScriptOptions{LockTimeout: time.Millisecond})
+	require.NoError(t, errs[0])
+	require.Equal(t, 1, count(t, a, hasty.DB(), "SELECT count(*) FROM notes"))
+	hasty.stores.retireName(rt.Store)
+
+	// Who is told that it was busy is told the truth: nothing was done.
+	_, small := withTable(t, b, "b")
+	b.stores.retireName(small.Store)
+	from, to := small.Owner, "another"
+	for range 50 {
+		err := hasty.Restamp(t.Context(), backend.Route{Store: small.Store, Owner: from}, to)
+		info, serr := b.Stat(t.Context(), small.Store)
+		require.NoError(t, serr)
+		if err != nil {
+			require.ErrorIs(t, err, ErrBusy)
+			require.Equal(t, from, info.Owner)
+			continue
+		}
+		require.Equal(t, to, info.Owner)
+		from, to = to, from
+	}
 }
 
 // Who waits for another one to open a store waits by his own terms.
