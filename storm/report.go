@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -52,14 +53,23 @@ var breachKinds = []string{"wrong", "lost", "hung", "leak", "died"}
 func (v *verdict) counts() []int {
 	n := make([]int, len(breachKinds))
 	for _, b := range v.Breaches {
-		for i, kind := range breachKinds {
-			if strings.HasPrefix(b, kind+":") {
-				n[i]++
-			}
+		if i := slices.Index(breachKinds, kindOf(b)); i >= 0 {
+			n[i]++
 		}
 	}
 	return n
 }
+
+// kindOf returns what kind of breach it is, or nothing.
+func kindOf(breach string) string {
+	if kind, _, _ := strings.Cut(breach, ":"); slices.Contains(breachKinds, kind) {
+		return kind
+	}
+	return ""
+}
+
+// eachKind is how many breaches of a kind are printed.
+const eachKind = 8
 
 func (v *verdict) faults() (n int) {
 	for _, of := range v.Faults {
@@ -95,12 +105,17 @@ func (v *verdict) print(w io.Writer, name string, took time.Duration, withErrors
 	if v.Calm > 0 {
 		fmt.Fprintf(w, "    %4d deeds in calm weather\n", v.Calm)
 	}
-	for i, b := range v.Breaches {
-		if i == 20 {
-			fmt.Fprintf(w, "    … and %d more\n", len(v.Breaches)-i)
-			break
+	printed := make(map[string]int)
+	for _, b := range v.Breaches {
+		kind := kindOf(b)
+		if printed[kind]++; printed[kind] <= eachKind {
+			fmt.Fprintf(w, "    %.400s\n", b)
 		}
-		fmt.Fprintf(w, "    %.400s\n", b)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(printed)) {
+		if more := printed[kind] - eachKind; more > 0 {
+			fmt.Fprintf(w, "    … and %d more (%s)\n", more, cmp.Or(kind, "other"))
+		}
 	}
 	if !withErrors {
 		return
