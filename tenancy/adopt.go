@@ -298,7 +298,11 @@ func (a *App) PurgeAside(ctx context.Context, store backend.Store) error {
 			Remedy: "its replacement, whose store " + store.String() + " is, is not over; wait for that (App.Operations)",
 		}
 	}
-	return a.be.Drop(Leave(ctx), backend.Route{Store: store})
+	if err := a.be.Drop(Leave(ctx), backend.Route{Store: store}); err != nil {
+		return err
+	}
+	// The ledger has the new store of a replacement that was undone without it, when its fill entered it.
+	return a.migrator.Forget(Leave(ctx), store)
 }
 
 // underReplacement returns, by their names, whose stores replacements under way have set aside or make. The names are those

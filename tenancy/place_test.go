@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -30,6 +32,21 @@ func onPlaces(t *testing.T, test func(t *testing.T, p place)) {
 		t.Parallel()
 		test(t, newPlace(t, two(pgtest.Shared(t).Database(t), pgtest.Shared(t).Database(t))))
 	})
+}
+
+// withoutEU is the same place while eu is down.
+func withoutEU(t *testing.T, p place) place {
+	t.Helper()
+	u, err := url.Parse(p.url)
+	require.NoError(t, err)
+	down := "postgres://nobody@127.0.0.1:1/app?sslmode=disable" // where nobody listens
+	if p.be.Dialect() == backend.SQLite {
+		file := filepath.Join(t.TempDir(), "no directory")
+		require.NoError(t, os.WriteFile(file, nil, 0o600))
+		down = "sqlite:" + file
+	}
+	u.RawQuery = "home=" + url.QueryEscape(u.Query().Get("home")) + "&eu=" + url.QueryEscape(down)
+	return newPlace(t, u.String())
 }
 
 // there fills a replacement as renewed does, in another place.
@@ -167,5 +184,46 @@ func TestKilledMove(t *testing.T) {
 			ask(t, a, enter(t, now), "and?")
 			requireHealthy(t, a)
 		}
+	})
+}
+
+// A move to a place that is down, or goes down before it is over, leaves the tenant where it was, and in service. What the
+// place has got of it is listed once it is back.
+func TestMoveToAPlaceThatIsDown(t *testing.T) {
+	onPlaces(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor, err := a.Create(t.Context(), Spec{Slug: "thor", Place: "home"})
+		require.NoError(t, err)
+		ask(t, a, enter(t, thor), "Hammer?")
+		down := open(t, withoutEU(t, p).be)
+		requireInService := func() {
+			t.Helper()
+			ops, err := down.Operations(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, ops)
+			now, err := down.ByID(t.Context(), thor.ID)
+			require.NoError(t, err)
+			require.Equal(t, Active, now.Status)
+			require.Equal(t, []string{"Hammer?"}, questions(t, down, enter(t, now)))
+			_, err = down.DB().ExecContext(enter(t, now), "UPDATE polls SET question = question")
+			require.NoError(t, err)
+		}
+		_, err = down.ReplaceFrozen(t.Context(), thor.ID, "it is being moved", there(down, "eu"))
+		require.ErrorIs(t, err, backend.ErrUnreachable)
+		requireInService()
+
+		interrupted(t, p, "replace: fill done", func(a *App) error {
+			_, err := a.ReplaceFrozen(t.Context(), thor.ID, "it is being moved", there(a, "eu"))
+			return err
+		})
+		require.ErrorIs(t, down.FinishOperations(t.Context()), backend.ErrUnreachable)
+		requireInService()
+
+		requireHealthy(t, a)
+		left, err := a.AsideStores(t.Context())
+		require.NoError(t, err)
+		require.Len(t, left, 1)
+		require.NoError(t, a.PurgeAside(t.Context(), left[0].Store))
+		requireHealthy(t, a)
 	})
 }

@@ -158,18 +158,20 @@ func (r *run) setApart(ctx context.Context) (backend.Store, error) {
 	return old, err
 }
 
-// undoReplacement removes the new store, gives the tenant's its name back if it has lost it, and returns the end of the
+// undoReplacement gives the tenant's store its name back if it has lost it, removes the new one, and returns the end of the
 // operation for that cause, which may be none. The end of a tenant that has no store then is an error too, and an end all the
-// same: the doctor finds it, and another store can take the place.
+// same: the doctor finds it, and another store can take the place. So is that of a new store that cannot be removed, as in a
+// place that is down: it has the name of one that was set aside, is listed as that, and the tenant need not wait for it.
 func (r *run) undoReplacement(ctx context.Context, rt backend.Route, cause error) error {
-	err := r.dropReplacement(ctx, rt)
-	if err != nil {
+	err := r.giveBack(ctx)
+	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 		return errors.Join(cause, err)
 	}
-	if err = r.giveBack(ctx); err != nil && !errors.Is(err, backend.ErrStoreMissing) {
-		return errors.Join(cause, err)
+	dropped := r.dropReplacement(ctx, rt)
+	if errors.Is(dropped, backend.ErrLockLost) {
+		return errors.Join(cause, dropped)
 	}
-	return &abandon{errors.Join(cause, err), thaw}
+	return &abandon{errors.Join(cause, err, dropped), thaw}
 }
 
 // giveBack gives the tenant's store its name back if it has lost it. It returns backend.ErrStoreMissing when there is none.

@@ -23,8 +23,8 @@ type RelocateOptions struct {
 // tenant's tables, which fails with backend.ErrStoreMissing (see [tenancy.App.ReplaceFrozen]): so what was acknowledged is in the
 // copy. The old store is kept aside where it was until it is purged ([tenancy.App.PurgeAside]). A process that has not heard of it finds the store by itself. Tenant files stay as they are.
 //
-// It returns a [*tenancy.FieldError] for a place that there is not or that the tenant is in, and what [Restore] does; nothing has
-// changed then. Killed at any step, it is undone, or finished, by whoever runs an App.
+// It returns a [*tenancy.FieldError] for a place that there is not or that the tenant is in, an error for one that does not answer
+// (backend.ErrUnreachable where it never was opened), and what [Restore] does; nothing has changed then. Killed at any step, it is undone, or finished, by whoever runs an App.
 func Relocate(ctx context.Context, app *tenancy.App, id tenancy.ID, place string, opt RelocateOptions) (aside tenancy.AsideStore, err error) {
 	t, err := app.ByID(ctx, id)
 	if err != nil {
@@ -65,6 +65,10 @@ func mayRelocate(ctx context.Context, app *tenancy.App, t tenancy.Tenant, place 
 		return refuse(fmt.Sprintf("the places are %v", places))
 	case place == now:
 		return refuse("the tenant is there")
+	}
+	// Better now than once nobody reaches the tenant's tables.
+	if err := app.Backend().(backend.Placer).In(place).Shared().PingContext(tenancy.Leave(ctx)); err != nil {
+		return fmt.Errorf("tenement: move to %s: %w", place, err)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -74,6 +76,31 @@ func TestRelocateUnderLoad(t *testing.T) {
 			var field *tenancy.FieldError
 			_, err = transfer.Relocate(t.Context(), p.App, thor.ID, "home", transfer.RelocateOptions{})
 			require.ErrorAs(t, err, &field)
+		})
+	}
+}
+
+// A place that does not answer is refused before anything has changed.
+func TestRelocateToAPlaceThatIsDown(t *testing.T) {
+	t.Parallel()
+	for dialect, down := range map[backend.Dialect]string{
+		backend.SQLite:   "sqlite:" + filepath.Join(os.Args[0], "no directory"),
+		backend.Postgres: "postgres://nobody@127.0.0.1:1/app?sslmode=disable", // where nobody listens
+	} {
+		t.Run(string(dialect), func(t *testing.T) {
+			t.Parallel()
+			home, source := "placed:?home="+url.QueryEscape(placeURL(t, dialect))+"&eu=", files("00001_notes.sql", "CREATE TABLE notes (id TEXT PRIMARY KEY);")
+			openPlace(t, home+url.QueryEscape(placeURL(t, dialect)), dialect, source) // it was up once
+			p := openPlace(t, home+url.QueryEscape(down), dialect, source)
+			thor := p.create(t, "thor")
+			_, err := transfer.Relocate(t.Context(), p.App, thor.ID, "eu", transfer.RelocateOptions{TempDir: t.TempDir()})
+			require.ErrorIs(t, err, backend.ErrUnreachable)
+			now, err := p.ByID(t.Context(), thor.ID)
+			require.NoError(t, err)
+			require.Equal(t, thor, now)
+			ops, err := p.Operations(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, ops)
 		})
 	}
 }
