@@ -385,7 +385,8 @@ func erase(ctx context.Context, tx *registryTx, r *run) ([]*Tenant, error) {
 	return []*Tenant{r.t}, nil
 }
 
-// tidy removes what an interrupted operation left beside stores that are the caller's to change.
+// tidy removes what an interrupted operation left beside stores that are the caller's to change. No operation depends on it:
+// what cannot be listed, as in another place that is down, is left to the doctor.
 func (a *App) tidy(ctx context.Context, stores ...backend.Store) error {
 	sweeper, ok := a.be.(backend.Sweeper)
 	if !ok {
@@ -393,7 +394,10 @@ func (a *App) tidy(ctx context.Context, stores ...backend.Store) error {
 	}
 	leftovers, err := sweeper.Leftovers(ctx)
 	if err != nil {
-		return err
+		if ctx.Err() != nil {
+			return err
+		}
+		a.log.WarnContext(ctx, "tenement: not all that interrupted operations left can be listed; the doctor finds it later", "error", err)
 	}
 	for _, l := range leftovers {
 		if !l.Store.IsZero() && slices.Contains(stores, l.Store) {

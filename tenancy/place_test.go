@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -224,6 +225,42 @@ func TestMoveToAPlaceThatIsDown(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, left, 1)
 		require.NoError(t, a.PurgeAside(t.Context(), left[0].Store))
+		requireHealthy(t, a)
+	})
+}
+
+// What was interrupted is finished although another place is down.
+func TestInterruptedBesideAPlaceThatIsDown(t *testing.T) {
+	onPlaces(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor, err := a.Create(t.Context(), Spec{Slug: "thor", Place: "home"})
+		require.NoError(t, err)
+		ask(t, a, enter(t, thor), "Hammer?")
+		interrupted(t, p, "rename: store moved", func(a *App) error { _, err := a.Rename(t.Context(), thor.ID, "odin"); return err })
+		failing := errors.New("no")
+		down := open(t, withoutEU(t, p).be, func(c *Config) {
+			c.Hooks.OnCreate = func(context.Context, Tenant, Seed) error { return failing }
+		})
+		require.NoError(t, down.FinishOperations(t.Context()))
+		odin, err := down.BySlug(t.Context(), "odin")
+		require.NoError(t, err)
+		require.Equal(t, []string{"Hammer?"}, questions(t, down, enter(t, odin)))
+
+		freya := Spec{Slug: "freya", Place: "home"}
+		_, err = down.Create(t.Context(), freya)
+		require.ErrorIs(t, err, failing)
+		failing = nil
+		made, err := down.Create(t.Context(), freya)
+		require.NoError(t, err)
+		require.Empty(t, questions(t, down, enter(t, made)))
+
+		_, err = a.Delete(t.Context(), odin.ID)
+		require.NoError(t, err)
+		interrupted(t, p, "purge: drop done", func(a *App) error { return a.Purge(t.Context(), odin.ID) })
+		require.NoError(t, down.FinishOperations(t.Context()))
+		ops, err := down.Operations(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, ops)
 		requireHealthy(t, a)
 	})
 }

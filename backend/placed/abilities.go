@@ -11,7 +11,8 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-// Leftovers lists those of all places that answer; see [backend.Sweeper]. Their names begin with that of the place.
+// Leftovers lists those of all places that answer, with an error for the others; see [backend.Sweeper]. Their names begin with
+// that of the place.
 func (b *Backend) Leftovers(ctx context.Context) ([]backend.Leftover, error) {
 	var all []backend.Leftover
 	err := b.each(ctx, func(p *place, o *opened) error {

@@ -53,6 +53,8 @@ func TestPlaceThatIsDown(t *testing.T) {
 	}
 	require.Equal(t, []string{"a", "c", "d"}, names)
 	require.ErrorIs(t, last, backend.ErrUnreachable)
+	_, err = be.Leftovers(ctx)
+	require.ErrorIs(t, err, backend.ErrUnreachable)
 	advice, err := be.Advise(ctx)
 	require.NoError(t, err)
 	require.Len(t, advice, 1)
