@@ -229,7 +229,7 @@ type Leftover struct {
 
 // Sweeper is the ability to find and remove leftovers.
 type Sweeper interface {
-	// Leftovers lists them; with an error, those that it came to. Nothing that an operation under way is using is listed.
+	// Leftovers lists them; with an error, not all. Nothing that an operation under way is using is listed.
 	Leftovers(ctx context.Context) ([]Leftover, error)
 	// Sweep removes one of them. It returns nil when it is gone already.
 	Sweep(ctx context.Context, l Leftover) error

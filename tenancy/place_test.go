@@ -22,17 +22,22 @@ import (
 // onPlaces runs a test on a backend of two places.
 func onPlaces(t *testing.T, test func(t *testing.T, p place)) {
 	t.Parallel()
-	two := func(home, eu string) string {
-		return "placed:?home=" + url.QueryEscape(home) + "&eu=" + url.QueryEscape(eu)
-	}
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		test(t, newPlace(t, two("sqlite:"+t.TempDir(), "sqlite:"+t.TempDir())))
+		test(t, newPlace(t, twoPlaces("sqlite:"+t.TempDir(), "sqlite:"+t.TempDir())))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		test(t, newPlace(t, two(pgtest.Shared(t).Database(t), pgtest.Shared(t).Database(t))))
+		test(t, postgresPlaces(t))
 	})
+}
+
+func twoPlaces(home, eu string) string {
+	return "placed:?home=" + url.QueryEscape(home) + "&eu=" + url.QueryEscape(eu)
+}
+
+func postgresPlaces(t *testing.T) place {
+	return newPlace(t, twoPlaces(pgtest.Shared(t).Database(t), pgtest.Shared(t).Database(t)))
 }
 
 // withoutEU is the same place while eu is down.
@@ -46,8 +51,7 @@ func withoutEU(t *testing.T, p place) place {
 		require.NoError(t, os.WriteFile(file, nil, 0o600))
 		down = "sqlite:" + file
 	}
-	u.RawQuery = "home=" + url.QueryEscape(u.Query().Get("home")) + "&eu=" + url.QueryEscape(down)
-	return newPlace(t, u.String())
+	return newPlace(t, twoPlaces(u.Query().Get("home"), down))
 }
 
 // there fills a replacement as renewed does, in another place.
@@ -262,5 +266,86 @@ func TestInterruptedBesideAPlaceThatIsDown(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, ops)
 		requireHealthy(t, a)
+	})
+}
+
+// A process whose lock is lost while it renames a store in another place than home is waited for by the one that undoes its
+// operation: the tenant has its store.
+func TestLockLostWhileAPlaceIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	begin := func(t *testing.T) (p place, late *App, thor Tenant) {
+		p = postgresPlaces(t)
+		late = open(t, p.backend(t))
+		thor, err := late.Create(t.Context(), Spec{Slug: "thor", Place: "eu"})
+		require.NoError(t, err)
+		ask(t, late, enter(t, thor), "Hammer?")
+		return p, late, thor
+	}
+	sees := func(t *testing.T, be backend.Backend, query string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			var seen bool
+			err := be.Shared().QueryRowContext(t.Context(), query).Scan(&seen)
+			return err == nil && seen
+		}, time.Minute, time.Millisecond)
+	}
+	// succeed has the lock change hands, and returns once the successor waits, or has not waited.
+	succeed := func(t *testing.T, p place) {
+		t.Helper()
+		cutLocks(t, p)
+		next := open(t, p.backend(t), func(c *Config) { c.PollInterval = 20 * time.Millisecond })
+		require.Eventually(t, func() bool {
+			var asking int
+			ops, err := next.Operations(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, p.be.(backend.Placer).In("eu").Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity
+				WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_try_advisory_lock(%'`).Scan(&asking))
+			return len(ops) == 0 || asking == 2
+		}, time.Minute, time.Millisecond)
+	}
+	requireOver := func(t *testing.T, p place) {
+		t.Helper()
+		sees(t, p.be, `SELECT NOT EXISTS (SELECT 1 FROM tenement_operations)`)
+		requireNotRenamed(t, p)
+		now, err := open(t, p.backend(t)).BySlug(t.Context(), "thor")
+		require.NoError(t, err)
+		require.Equal(t, Active, now.Status)
+	}
+	t.Run("replace", func(t *testing.T) {
+		t.Parallel()
+		p, late, thor := begin(t)
+		tx, err := open(t, p.be).DB().BeginTx(enter(t, thor), nil)
+		require.NoError(t, err)
+		_, err = tx.Exec("UPDATE polls SET question = question")
+		require.NoError(t, err)
+		over := make(chan error, 1)
+		go func() {
+			_, err := late.ReplaceFrozen(t.Context(), thor.ID, "it is being moved", there(late, "home"))
+			over <- err
+		}()
+		sees(t, p.be.(backend.Placer).In("eu"), `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`)
+		succeed(t, p)
+		require.NoError(t, tx.Commit())
+		require.ErrorIs(t, <-over, backend.ErrLockLost)
+		requireOver(t, p)
+		requireHealthy(t, open(t, p.backend(t)))
+	})
+	t.Run("rename", func(t *testing.T) {
+		t.Parallel()
+		p, late, thor := begin(t)
+		tx, err := p.be.Shared().BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = tx.Exec("LOCK TABLE tenement_places IN SHARE MODE")
+		require.NoError(t, err)
+		over := make(chan error, 1)
+		go func() { _, err := late.Rename(t.Context(), thor.ID, "donar"); over <- err }()
+		sees(t, p.be, `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = 'tenement_places'::regclass AND NOT granted)`)
+		_, err = p.be.Shared().ExecContext(t.Context(), usurp)
+		require.NoError(t, err)
+		succeed(t, p)
+		require.NoError(t, tx.Rollback())
+		require.ErrorIs(t, <-over, backend.ErrLockLost)
+		requireOver(t, p)
 	})
 }

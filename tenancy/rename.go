@@ -138,8 +138,7 @@ func (r *run) mayMove(ctx context.Context, to backend.Store) error {
 	if !errors.Is(taken, ErrConflict) {
 		return taken
 	}
-	moved := backend.Route{Store: to, Owner: string(r.t.ID)}
-	err := r.a.be.Rename(ctx, moved, r.t.Store)
+	err := r.giveBack(ctx, to)
 	if err != nil && !errors.Is(err, backend.ErrStoreMissing) && !errors.Is(err, backend.ErrStoreExists) {
 		return err
 	}

@@ -163,7 +163,10 @@ func (r *run) setApart(ctx context.Context) (backend.Store, error) {
 // same: the doctor finds it, and another store can take the place. So is that of a new store that cannot be removed, as in a
 // place that is down: it has the name of one that was set aside, is listed as that, and the tenant need not wait for it.
 func (r *run) undoReplacement(ctx context.Context, rt backend.Route, cause error) error {
-	err := r.giveBack(ctx)
+	old, err := backend.ParseStore(r.op.args.Aside)
+	if err == nil {
+		err = r.giveBack(ctx, old)
+	}
 	if err != nil && !errors.Is(err, backend.ErrStoreMissing) {
 		return errors.Join(cause, err)
 	}
@@ -174,25 +177,27 @@ func (r *run) undoReplacement(ctx context.Context, rt backend.Route, cause error
 	return &abandon{errors.Join(cause, err, dropped), thaw}
 }
 
-// giveBack gives the tenant's store its name back if it has lost it. It returns backend.ErrStoreMissing when there is none.
-func (r *run) giveBack(ctx context.Context) error {
+// giveBack gives the tenant's store its name back if it has lost it to the other. It returns backend.ErrStoreMissing when there
+// is none.
+func (r *run) giveBack(ctx context.Context, from backend.Store) error {
 	if has, err := r.hasStore(ctx); err != nil || has {
 		return err
 	}
-	old, err := backend.ParseStore(r.op.args.Aside)
-	if err != nil {
-		return err
-	}
-	return r.a.be.Rename(ctx, backend.Route{Store: old, Owner: string(r.t.ID)}, r.t.Store)
+	return r.a.be.Rename(ctx, backend.Route{Store: from, Owner: string(r.t.ID)}, r.t.Store)
 }
 
-// hasStore reports whether the store of the tenant's name is there, and its own.
+// hasStore reports whether the store of the tenant's name is there, and its own. Who was at work on the operation before, and has
+// not noticed yet that the lock is lost, may be renaming it: in a place other than home nothing waits for that but a fenced
+// change, and so one is made that changes nothing.
 func (r *run) hasStore(ctx context.Context) (bool, error) {
-	info, err := r.a.be.Stat(ctx, r.t.Store)
-	if errors.Is(err, backend.ErrStoreMissing) {
+	switch err := r.a.be.Rename(ctx, r.t.route(), r.t.Store); {
+	case err == nil, errors.Is(err, backend.ErrStoreExists):
+		return true, nil
+	case errors.Is(err, backend.ErrStoreMissing):
 		return false, nil
+	default:
+		return false, err
 	}
-	return err == nil && info.Owner == string(r.t.ID), err
 }
 
 // dropReplacement removes a store that nobody was ever served from: its name is this operation's own.

@@ -40,8 +40,8 @@
 // # Locks
 //
 // A lock is home's. What is done to a store elsewhere is done under the place's own lock of the same key too, taken at the
-// first such operation and before home's is looked at again: whoever got home's lock after it was lost waits for that one,
-// until the operation under way is over.
+// first such operation and before home's is looked at again: whoever got home's lock after it was lost waits for that one with
+// his own first such operation, until the one under way is over. Reading waits for nobody.
 //
 // # Native handles
 //

@@ -53,7 +53,8 @@ func (l *lock) Unlock() {
 }
 
 // in returns the place's lock of the key. Home's is looked at again once that is held: had it been lost before, then
-// somebody else could have been in the place meanwhile; and whoever gets home's after that waits for the place's.
+// somebody else could have been in the place meanwhile; and whoever gets home's after that waits for the place's, once he
+// changes something there. Who only looks (Stat) does not wait.
 func (l *lock) in(ctx context.Context, o *opened) (backend.Lock, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
