@@ -16,6 +16,7 @@ import (
 	"github.com/tenement-go/tenement/backend"
 	_ "github.com/tenement-go/tenement/backend/placed"
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/internal/wireproxy"
 	"github.com/tenement-go/tenement/migrate"
 )
 
@@ -348,4 +349,25 @@ func TestLockLostWhileAPlaceIsWaitedFor(t *testing.T) {
 		require.ErrorIs(t, <-over, backend.ErrLockLost)
 		requireOver(t, p)
 	})
+}
+
+// The same where the other place was up when it was opened, and what it fails with is its driver's.
+func TestInterruptedBesideAPlaceThatGoesDown(t *testing.T) {
+	t.Parallel()
+	eu := pgtest.Shared(t).Database(t)
+	proxy, err := wireproxy.NewURL(eu)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	p := newPlace(t, twoPlaces(pgtest.Shared(t).Database(t), proxy.URL(eu)))
+	a := open(t, p.be)
+	thor, err := a.Create(t.Context(), Spec{Slug: "thor", Place: "home"})
+	require.NoError(t, err)
+	ask(t, a, enter(t, thor), "Hammer?")
+	interrupted(t, p, "rename: store moved", func(a *App) error { _, err := a.Rename(t.Context(), thor.ID, "odin"); return err })
+	proxy.Refuse(true)
+	proxy.CutAll()
+	require.NoError(t, a.FinishOperations(t.Context()))
+	odin, err := a.BySlug(t.Context(), "odin")
+	require.NoError(t, err)
+	require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, odin)))
 }
