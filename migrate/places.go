@@ -264,15 +264,16 @@ func (m *Migrator) inLedgers(ctx context.Context, s backend.Store, tell func(m *
 	return err
 }
 
-// readyInPlaces asks the store's place and, when its ledger does not have the store, whether it is elsewhere by now.
+// readyInPlaces asks the store's place and, when its ledger does not have the store or cannot be read, whether it is elsewhere
+// by now.
 func (m *Migrator) readyInPlaces(ctx context.Context, rt backend.Route) error {
 	there, err := m.of(ctx, rt.Store)
 	if err != nil {
 		return err
 	}
 	err = there.Ready(ctx, rt)
-	if !errors.Is(err, ErrBehind) {
-		return err
+	if err == nil {
+		return nil
 	}
 	if _, missing := m.be.Stat(ctx, rt.Store); missing != nil {
 		return err

@@ -9,8 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
-	_ "github.com/tenement-go/tenement/backend/placed"
+	"github.com/tenement-go/tenement/backend/placed"
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/internal/wireproxy"
 	"github.com/tenement-go/tenement/migrate"
 )
 
@@ -50,6 +51,48 @@ func TestStatusWithoutAPlace(t *testing.T) {
 func inTwoPlaces(t *testing.T) *site {
 	t.Helper()
 	return openSite(t, "placed:?home="+url.QueryEscape(pgtest.Shared(t).Database(t))+"&eu="+url.QueryEscape(pgtest.Shared(t).Database(t)))
+}
+
+// A store that was moved before its place went down is ready, for a process that remembers it there.
+func TestReadyMovedFromAPlaceThatIsDown(t *testing.T) {
+	t.Parallel()
+	test := func(t *testing.T, home, eu string, there placed.Place, goDown func()) {
+		two := func(eu placed.Place) (backend.Backend, *migrate.Migrator) {
+			be, err := placed.Open(t.Context(), placed.Config{Places: []placed.Place{{Name: "home", URL: home}, eu}})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, be.Close()) })
+			return be, migrator(t, be, tenants(migrate.Source{Name: "app", FS: files("1_a.sql", up("CREATE TABLE a (x INTEGER);"))}))
+		}
+		be, m := two(placed.Place{Name: "eu", URL: eu})
+		other, ready := two(there)
+		require.NoError(t, m.Provision(backend.WithPlace(t.Context(), "eu"), route(0)))
+		_, err := other.Stat(t.Context(), store(0))
+		require.NoError(t, err)
+		require.NoError(t, be.Drop(t.Context(), route(0)))
+		require.NoError(t, m.Provision(backend.WithPlace(t.Context(), "home"), route(0)))
+		goDown()
+		require.NoError(t, ready.Ready(t.Context(), route(0)))
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		eu := "sqlite:" + t.TempDir()
+		there, err := backend.Open(t.Context(), eu)
+		require.NoError(t, err)
+		goDown := func() { require.NoError(t, there.Close()) }
+		t.Cleanup(goDown)
+		test(t, "sqlite:"+t.TempDir(), eu, placed.Place{Name: "eu", Backend: there}, goDown)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		eu := pgtest.Shared(t).Database(t)
+		proxy, err := wireproxy.NewURL(eu)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+		test(t, pgtest.Shared(t).Database(t), eu, placed.Place{Name: "eu", URL: proxy.URL(eu)}, func() {
+			proxy.Refuse(true)
+			proxy.CutAll()
+		})
+	})
 }
 
 // What ends a run in one place ends it in those after it, and says so.

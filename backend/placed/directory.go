@@ -12,17 +12,30 @@ import (
 )
 
 // directory is the table of home's shared store that says in which place each store is. What is read of it is remembered
-// until a place says that it has no such store.
+// until a place says that it has no such store, and doubted when a place says nothing.
 type directory struct {
 	db   *sql.DB
 	home string
 
 	mu     sync.RWMutex
-	known  map[backend.Store]string
+	known  map[backend.Store]belief
 	age    uint64         // grows before something is forgotten
 	counts map[string]int // stores in each place, as of counted and what was made since
 	when   time.Time
 }
+
+// belief is what is remembered of a store.
+type belief struct {
+	place string
+	next  time.Time // it is not doubted before
+}
+
+// All the tenants of a place that is down doubt where they are: doubtPause is how long each then leaves home alone, and
+// doubtTimeout how long it waits for the answer.
+const (
+	doubtPause   = time.Second
+	doubtTimeout = 2 * time.Second
+)
 
 // maxKnown bounds the memory: a store takes a hundred bytes or so.
 const maxKnown = 1 << 20
@@ -72,10 +85,10 @@ func (d *directory) make(ctx context.Context, b *Backend) (err error) {
 // lookUp returns the place of a store; home of one that has no row. It does not ask when it knows.
 func (d *directory) lookUp(ctx context.Context, s backend.Store) (string, error) {
 	d.mu.RLock()
-	place, ok := d.known[s]
+	known, ok := d.known[s]
 	d.mu.RUnlock()
 	if ok {
-		return place, nil
+		return known.place, nil
 	}
 	place, _, err := d.ask(ctx, s)
 	return place, err
@@ -97,6 +110,25 @@ func (d *directory) ask(ctx context.Context, s backend.Store) (place string, the
 	return place, true, nil
 }
 
+// doubt asks home anew about a store that is remembered, unless somebody did a moment ago. What is remembered stays when
+// there is no answer, or no row. It does not end with ctx: where a place does not even refuse, that is over first.
+func (d *directory) doubt(ctx context.Context, s backend.Store) {
+	d.mu.Lock()
+	known, ok := d.known[s]
+	due := ok && !time.Now().Before(known.next)
+	if due {
+		known.next = time.Now().Add(doubtPause)
+		d.known[s] = known
+	}
+	d.mu.Unlock()
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doubtTimeout)
+	defer cancel()
+	_, _, _ = d.ask(ctx, s)
+}
+
 func (d *directory) remember(s backend.Store, place string, age uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -104,9 +136,9 @@ func (d *directory) remember(s backend.Store, place string, age uint64) {
 		return
 	}
 	if d.known == nil || len(d.known) >= maxKnown {
-		d.known = map[backend.Store]string{}
+		d.known = map[backend.Store]belief{}
 	}
-	d.known[s] = place
+	d.known[s] = belief{place, d.known[s].next}
 }
 
 // forget drops what is remembered of stores.

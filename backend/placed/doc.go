@@ -19,14 +19,15 @@
 // once per store and process. A store without a row is home's, so that an application which has one database already makes
 // it home and goes on. Where a store is changes only when it is renamed, within its place, and when it is moved
 // (transfer.Relocate): a process that believes it where it was is told so by the place, which has no such store any more,
-// asks again, and goes on there. A store is found by its owner there as everywhere, so that a belief which is wrong is an
+// asks again, and goes on there. So is one that gets no answer from the place but an error: it asks again too, once a second
+// at most, in case the store was moved before the place went down. A store is found by its owner there as everywhere, so that a belief which is wrong is an
 // error at worst, never another tenant's row.
 //
 // # A place that is down
 //
 // Its own tenants get an error that wraps [backend.ErrUnreachable], or their driver's. Those of other places
 // notice nothing: each place has a pool of its own, nobody holds a connection of one while waiting for one of another, and
-// tenants whose place is known need not ask home. A place that is down when the backend is opened is opened
+// tenants whose place is known and answers need not ask home. A place that is down when the backend is opened is opened
 // when it can be; only home must answer. What goes through all places (Stores, migrations of all) does those that answer
 // and returns an error for the others. New stores are made elsewhere.
 //

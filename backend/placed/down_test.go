@@ -1,8 +1,11 @@
 package placed_test
 
 import (
+	"context"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/tenement-go/tenement/backend/placed"
 	"github.com/tenement-go/tenement/backend/sqlite"
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/internal/wireproxy"
 )
 
 // A place that is down takes its own tenants with it, and nobody else's.
@@ -94,6 +98,93 @@ func TestPlaceThatGoesDown(t *testing.T) {
 	require.ErrorIs(t, err, backend.ErrClosed)
 	_, err = be.DB().ExecContext(backend.WithRoute(t.Context(), a), "CREATE TABLE notes (id int)")
 	require.NoError(t, err)
+}
+
+// fallible returns a place that goes down when that is called.
+func fallible(t *testing.T, p placed.Place) (_ placed.Place, goDown func()) {
+	t.Helper()
+	if strings.HasPrefix(p.URL, "sqlite:") {
+		be, err := backend.Open(t.Context(), p.URL)
+		require.NoError(t, err)
+		goDown = func() { require.NoError(t, be.Close()) }
+		t.Cleanup(goDown)
+		return placed.Place{Name: p.Name, Backend: be}, goDown
+	}
+	proxy, err := wireproxy.NewURL(p.URL)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	return placed.Place{Name: p.Name, URL: proxy.URL(p.URL)}, func() {
+		proxy.Refuse(true)
+		proxy.CutAll()
+	}
+}
+
+// A store that was moved before its place went down is found by a process that remembers it there. Where it was not moved
+// home is not asked each time.
+func TestMovedFromAPlaceThatIsDown(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, home, eu placed.Place) {
+		one, h := open(t, home, eu), newAskedHome(t, home)
+		there, goDown := fallible(t, eu)
+		other := open(t, placed.Place{Name: "home", Backend: h}, there)
+		a, b, stays := route("a"), route("b"), route("stays")
+		for _, rt := range []backend.Route{a, b, stays} {
+			require.NoError(t, one.Create(backend.WithPlace(t.Context(), "eu"), rt))
+			_, err := other.Stat(t.Context(), rt.Store)
+			require.NoError(t, err)
+		}
+		move(t, one, a, "home")
+		move(t, one, b, "home")
+		goDown()
+
+		// What is cut off within a statement is not run again, elsewhere neither.
+		require.Eventually(t, func() bool {
+			_, err := other.DB().ExecContext(backend.WithRoute(t.Context(), a), "CREATE TABLE notes (id int)")
+			return err == nil
+		}, time.Minute, time.Millisecond)
+		_, err := other.Stat(t.Context(), b.Store)
+		require.NoError(t, err)
+
+		asked, since := 0, time.Now()
+		h.first = func() { asked++ }
+		for range 50 {
+			_, err := other.Stat(t.Context(), stays.Store)
+			require.Error(t, err)
+			require.NotErrorIs(t, err, backend.ErrStoreMissing)
+		}
+		require.Positive(t, asked)
+		require.LessOrEqual(t, asked, 1+int(time.Since(since)/time.Second))
+	})
+}
+
+// hungPlace does not even refuse.
+type hungPlace struct{ *askedHome }
+
+func (hungPlace) Stat(ctx context.Context, _ backend.Store) (backend.StoreInfo, error) {
+	<-ctx.Done()
+	return backend.StoreInfo{}, ctx.Err()
+}
+
+// The next one finds it where the place lets callers wait until they give up.
+func TestMovedFromAPlaceThatHangs(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, home, eu placed.Place) {
+		one, other := open(t, home, eu), open(t, home, placed.Place{Name: "eu", Backend: hungPlace{newAskedHome(t, eu)}})
+		a := route("a")
+		require.NoError(t, one.Create(backend.WithPlace(t.Context(), "eu"), a))
+		at, err := other.PlaceOf(t.Context(), a.Store)
+		require.NoError(t, err)
+		require.Equal(t, "eu", at)
+		move(t, one, a, "home")
+		short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err = other.Stat(short, a.Store)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		long, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = other.Stat(long, a.Store)
+		require.NoError(t, err)
+	})
 }
 
 // An application that has a database already makes it home.

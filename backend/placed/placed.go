@@ -134,15 +134,12 @@ func (b *Backend) In(name string) backend.Backend {
 // At returns the backend of the place where a store is: a *postgres.Backend or a *sqlite.Backend, for what only that can do,
 // such as PGXFor. It is this backend's to close. Stores are not to be made, dropped or renamed with it.
 func (b *Backend) At(ctx context.Context, s backend.Store) (backend.Backend, error) {
-	p, err := b.whereIs(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	o, err := p.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return o.be, nil
+	var be backend.Backend
+	err := b.following(ctx, s, func(o *opened) error {
+		be = o.be
+		return nil
+	})
+	return be, err
 }
 
 func (b *Backend) place(name string) *place {

@@ -131,7 +131,7 @@ func (s *session) moved(ctx context.Context, err error) bool {
 	}
 	s.Release()
 	was := s.at
-	if o, ok := s.b.elsewhere(ctx, s.rt.Store, was); ok {
+	if o, ok := s.b.elsewhere(ctx, s.rt.Store, was, err); ok {
 		s.at = o
 	}
 	if s.lock != nil {

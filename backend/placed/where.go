@@ -38,27 +38,40 @@ func (b *Backend) named(name string, s backend.Store) (*place, error) {
 	return p, nil
 }
 
-// following calls fn with the place of a store, and once more, elsewhere, when that has not got it any more.
+// following calls fn with the place of a store, and once more, elsewhere, when that fails and home has it there by now. So
+// fn either does nothing when it fails, or nothing that would be wrong elsewhere.
 func (b *Backend) following(ctx context.Context, s backend.Store, fn func(o *opened) error) error {
 	p, err := b.whereIs(ctx, s)
 	if err != nil {
 		return err
 	}
 	o, err := p.open(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = fn(o)
 	}
-	if err = fn(o); errors.Is(err, backend.ErrStoreMissing) {
-		if next, ok := b.elsewhere(ctx, s, o); ok {
-			return fn(next)
-		}
+	if err == nil {
+		return nil
+	}
+	if next, ok := b.elsewhere(ctx, s, o, err); ok {
+		return fn(next)
 	}
 	return err
 }
 
-// elsewhere asks home anew where a store is that a place has not got, and returns another place.
-func (b *Backend) elsewhere(ctx context.Context, s backend.Store, was *opened) (*opened, bool) {
-	b.dir.forget(s)
+// elsewhere asks home anew where a store is, for which a place (nil: one that could not be opened) has only an error, and
+// returns another place. A place that is down cannot say that it has not got the store any more.
+func (b *Backend) elsewhere(ctx context.Context, s backend.Store, was *opened, fault error) (*opened, bool) {
+	switch {
+	case errors.Is(fault, backend.ErrStoreMissing):
+		b.dir.forget(s)
+	case was == b.home:
+		return nil, false // it would be asked in vain
+	default:
+		b.dir.doubt(ctx, s)
+	}
+	if ctx.Err() != nil {
+		return nil, false
+	}
 	p, err := b.whereIs(ctx, s)
 	if err != nil {
 		return nil, false
