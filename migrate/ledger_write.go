@@ -195,7 +195,7 @@ func (l *ledger) move(ctx context.Context, change move, rows []entry) (missed []
 // would take a row from its store.
 func (m *Migrator) Renamed(ctx context.Context, from, to backend.Store) error {
 	if m.parts != nil {
-		return m.inLedgers(ctx, to, func(m *Migrator) error { return m.Renamed(ctx, from, to) })
+		return m.renamedInPlaces(ctx, from, to)
 	}
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err
@@ -271,7 +271,7 @@ func (m *Migrator) there(ctx context.Context, s backend.Store) (bool, error) {
 // store of that name: then the row is that store's, though it may have been made after the one that is meant was dropped.
 func (m *Migrator) Forget(ctx context.Context, s backend.Store) error {
 	if m.parts != nil {
-		return m.inLedgers(ctx, s, func(m *Migrator) error { return m.Forget(ctx, s) })
+		return m.inLedgers(ctx, s, nil, func(m *Migrator) error { return m.Forget(ctx, s) })
 	}
 	if exists, err := m.openLedger(ctx); err != nil || !exists {
 		return err

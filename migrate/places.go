@@ -247,21 +247,36 @@ func (m *Migrator) storesOfPlaces(ctx context.Context) ([]backend.Store, error) 
 	return slices.Compact(all), nil
 }
 
-// inLedgers tells every ledger about a store that one of them has: which, is not known any more, or not yet. A place that is
-// down keeps a row that Status and the doctor show once it is up.
-func (m *Migrator) inLedgers(ctx context.Context, s backend.Store, tell func(m *Migrator) error) error {
+// inLedgers tells every ledger about a store, and returns an error when none was told, or not the one that has to be (nil: it
+// is not known any more which). A place that is down keeps a row that Status and the doctor show once it is up.
+func (m *Migrator) inLedgers(ctx context.Context, s backend.Store, must *Migrator, tell func(m *Migrator) error) error {
 	var faults []error
+	missed := false
 	for _, p := range m.parts {
 		if err := tell(p.m); err != nil {
 			faults = append(faults, fmt.Errorf("place %s: %w", p.place, err))
+			missed = missed || p.m == must
 		}
 	}
 	err := errors.Join(faults...)
-	if err != nil && len(faults) < len(m.parts) && ctx.Err() == nil {
+	if err != nil && !missed && len(faults) < len(m.parts) && ctx.Err() == nil {
 		m.log.WarnContext(ctx, "a ledger could not be told about a store", "store", s.String(), "error", err)
 		return nil
 	}
 	return err
+}
+
+// renamedInPlaces is Renamed. The ledger of the place where the store is has the row, without which nobody is let in.
+func (m *Migrator) renamedInPlaces(ctx context.Context, from, to backend.Store) error {
+	// What is remembered of the name may be about an earlier store.
+	if _, err := m.there(ctx, to); err != nil {
+		return err
+	}
+	must, err := m.of(ctx, to)
+	if err != nil {
+		return err
+	}
+	return m.inLedgers(ctx, to, must, func(m *Migrator) error { return m.Renamed(ctx, from, to) })
 }
 
 // readyInPlaces asks the store's place and, when its ledger does not have the store or cannot be read, whether it is elsewhere

@@ -153,6 +153,48 @@ func TestMovedElsewhere(t *testing.T) {
 	})
 }
 
+// A rename, and a move, is not over as long as the ledger of the place where the store is then cannot be written.
+func TestLedgerOfAPlaceFails(t *testing.T) {
+	for step, change := range map[string]struct {
+		from string
+		do   func(a *App, ctx context.Context, tenant Tenant) error
+	}{
+		"rename: store moved": {"eu", func(a *App, ctx context.Context, tenant Tenant) error {
+			_, err := a.Rename(ctx, tenant.ID, "odin")
+			return err
+		}},
+		"replace: in place": {"home", func(a *App, ctx context.Context, tenant Tenant) error {
+			_, err := a.Replace(ctx, tenant.ID, there(a, "eu"))
+			return err
+		}},
+	} {
+		t.Run(step, func(t *testing.T) {
+			onPlaces(t, func(t *testing.T, p place) {
+				a := open(t, p.be)
+				thor, err := a.Create(t.Context(), Spec{Slug: "thor", Place: change.from})
+				require.NoError(t, err)
+				name := func(from, to string) {
+					_, err := p.be.(backend.Placer).In("eu").Shared().ExecContext(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to)
+					assert.NoError(t, err)
+				}
+				a.step = func(now string) {
+					if now == step {
+						name("tenement_ledger", "out_of_the_way")
+					}
+				}
+				require.Error(t, change.do(a, t.Context(), thor))
+				name("out_of_the_way", "tenement_ledger")
+				other := open(t, p.backend(t))
+				require.NoError(t, other.FinishOperations(t.Context()))
+				now, err := other.ByID(t.Context(), thor.ID)
+				require.NoError(t, err)
+				require.NoError(t, other.Run(t.Context(), now, Policy{}, func(context.Context, *Tenant) error { return nil }))
+				requireHealthy(t, other)
+			})
+		})
+	}
+}
+
 // S23, S84: killed at any step of a move, the tenant is in the one place or the other, whole, and can be written to.
 func TestKilledMove(t *testing.T) {
 	if testing.Short() {
