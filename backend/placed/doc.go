@@ -42,7 +42,8 @@
 //
 // A lock is home's. What is done to a store elsewhere is done under the place's own lock of the same key too, taken at the
 // first such operation and before home's is looked at again: whoever got home's lock after it was lost waits for that one with
-// his own first such operation, until the one under way is over. Reading waits for nobody.
+// his own first such operation, until the one under way is over. That one in turn waits for no store's name any more once it has
+// lost home's. Reading waits for nobody.
 //
 // # Native handles
 //

@@ -2,7 +2,9 @@ package placed
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/tenement-go/tenement/backend"
 )
@@ -71,6 +73,46 @@ func (l *lock) in(ctx context.Context, o *opened) (backend.Lock, error) {
 	}
 	// Asked each time: it also says so once the lock was given up.
 	return there, l.home.Check(ctx)
+}
+
+// lostCheck is how often somebody who waits for a name looks whether his own lock is held.
+const lostCheck = 250 * time.Millisecond
+
+// lockName waits for a name, but no longer than the lock is held that fences ctx. Locks of home can be lost while a place's is
+// not: then whoever got home's may have the name, and wait for that one.
+func (b *Backend) lockName(ctx context.Context, s backend.Store) (backend.Lock, error) {
+	home := b.home.be.(backend.Locker)
+	l, fenced := ctx.Value(fenceKey{}).(*lock)
+	if !fenced {
+		return home.Lock(ctx, nameKey(s))
+	}
+	ctx, stop := l.whileHeld(ctx)
+	defer stop()
+	name, err := home.Lock(ctx, nameKey(s))
+	if lost := context.Cause(ctx); err != nil && errors.Is(lost, backend.ErrLockLost) {
+		err = lost
+	}
+	return name, err
+}
+
+// whileHeld returns a context that ends when the lock is lost, with that as its cause. Callers call stop.
+func (l *lock) whileHeld(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	go func() {
+		ticker := time.NewTicker(lostCheck)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
+			if err := l.Check(ctx); errors.Is(err, backend.ErrLockLost) {
+				end(err)
+			}
+		}
+	}()
+	return ctx, func() { end(nil) }
 }
 
 // enter opens a place, for what is done there in ctx; see fence.

@@ -92,7 +92,7 @@ func (b *Backend) withName(ctx context.Context, fn func() error, names ...backen
 		return &backend.Error{Op: "use", Store: names[0], Err: backend.ErrClosed}
 	}
 	for _, s := range names {
-		lock, err := b.home.be.(backend.Locker).Lock(ctx, nameKey(s))
+		lock, err := b.lockName(ctx, s)
 		if err != nil {
 			return err
 		}
