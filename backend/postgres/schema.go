@@ -145,8 +145,8 @@ func (be *Backend) Rename(ctx context.Context, rt backend.Route, to backend.Stor
 	if rt.IsZero() || to.IsZero() {
 		return &backend.Error{Op: "rename", Store: rt.Store, Err: backend.ErrInvalidName}
 	}
-	if rt.Store == to {
-		return be.upkeep(ctx, "rename", rt, fenceSQL(ctx)+guardSQL(rt))
+	if rt.Store == to { // it waits for who is just taking the name away, and sees what became of it
+		return be.upkeep(ctx, "rename", rt, shareSQL(rt.Store)+fenceSQL(ctx)+guardSQL(rt))
 	}
 	// Always in the same order, so that two renames in opposite directions do not wait for each other.
 	first, second := rt.Store, to
