@@ -161,7 +161,8 @@ func (r *run) setApart(ctx context.Context) (backend.Store, error) {
 // undoReplacement gives the tenant's store its name back if it has lost it, removes the new one, and returns the end of the
 // operation for that cause, which may be none. The end of a tenant that has no store then is an error too, and an end all the
 // same: the doctor finds it, and another store can take the place. So is that of a new store that cannot be removed, as in a
-// place that is down: it has the name of one that was set aside, is listed as that, and the tenant need not wait for it.
+// place that is down: it has the name of one that was set aside, is listed as that, and the tenant need not wait for it. One that
+// is still in use, or for which there was no time, is removed by whoever goes on.
 func (r *run) undoReplacement(ctx context.Context, rt backend.Route, cause error) error {
 	old, err := backend.ParseStore(r.op.args.Aside)
 	if err == nil {
@@ -171,8 +172,8 @@ func (r *run) undoReplacement(ctx context.Context, rt backend.Route, cause error
 		return errors.Join(cause, err)
 	}
 	dropped := r.dropReplacement(ctx, rt)
-	if errors.Is(dropped, backend.ErrLockLost) {
-		return errors.Join(cause, dropped)
+	if errors.Is(dropped, backend.ErrLockLost) || errors.Is(dropped, backend.ErrBusy) || dropped != nil && ctx.Err() != nil {
+		return errors.Join(cause, err, dropped)
 	}
 	return &abandon{errors.Join(cause, err, dropped), thaw}
 }
@@ -187,8 +188,8 @@ func (r *run) giveBack(ctx context.Context, from backend.Store) error {
 }
 
 // hasStore reports whether the store of the tenant's name is there, and its own. Who was at work on the operation before, and has
-// not noticed yet that the lock is lost, may be renaming it: in a place other than home nothing waits for that but a fenced
-// change, and so one is made that changes nothing.
+// not noticed yet that the lock is lost, may be renaming it. Nothing waits for that but a fenced change, and so one is made that
+// changes nothing.
 func (r *run) hasStore(ctx context.Context) (bool, error) {
 	switch err := r.a.be.Rename(ctx, r.t.route(), r.t.Store); {
 	case err == nil, errors.Is(err, backend.ErrStoreExists):

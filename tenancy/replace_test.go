@@ -102,6 +102,40 @@ func TestKilledReplace(t *testing.T) {
 	})
 }
 
+// What an undone replacement has made and could not remove in its time, or because somebody is in it, is removed by who goes on.
+func TestUndoneReplacementInUse(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		ask(t, a, enter(t, thor), "Hammer?")
+		interrupted(t, p, "replace: fill done", func(a *App) error {
+			_, err := a.Replace(t.Context(), thor.ID, renewed(a))
+			return err
+		})
+		var fresh backend.StoreInfo
+		for info, err := range p.be.Stores(t.Context()) {
+			require.NoError(t, err)
+			if isAside(info.Store) {
+				fresh = info
+			}
+		}
+		tx, err := p.be.DB().BeginTx(backend.WithRoute(t.Context(), backend.Route{Store: fresh.Store, Owner: fresh.Owner}), nil)
+		require.NoError(t, err)
+		_, err = tx.Exec("UPDATE polls SET question = question")
+		require.NoError(t, err)
+		short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_ = a.FinishOperations(short) // SQLite takes the file away from who is in it
+		_ = tx.Rollback()
+		require.NoError(t, a.FinishOperations(t.Context()))
+		left, err := a.AsideStores(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, left)
+		require.Equal(t, []string{"Hammer?"}, questions(t, a, enter(t, thor)))
+		requireHealthy(t, a)
+	})
+}
+
 // requireHeld shows that the stores of a replacement under way are nobody's to remove.
 func requireHeld(t *testing.T, p place, a *App, want int) {
 	t.Helper()
