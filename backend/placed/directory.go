@@ -111,7 +111,8 @@ func (d *directory) ask(ctx context.Context, s backend.Store) (place string, the
 }
 
 // doubt asks home anew about a store that is remembered, unless somebody did a moment ago. What is remembered stays when
-// there is no answer, or no row. It does not end with ctx: where a place does not even refuse, that is over first.
+// there is no answer, or no row. The question goes on when ctx has ended: where a place does not even refuse, that is over first,
+// and the answer is the next caller's.
 func (d *directory) doubt(ctx context.Context, s backend.Store) {
 	d.mu.Lock()
 	known, ok := d.known[s]
@@ -124,9 +125,17 @@ func (d *directory) doubt(ctx context.Context, s backend.Store) {
 	if !due {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doubtTimeout)
-	defer cancel()
-	_, _, _ = d.ask(ctx, s)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doubtTimeout)
+		defer cancel()
+		_, _, _ = d.ask(ctx, s)
+	}()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	}
 }
 
 func (d *directory) remember(s backend.Store, place string, age uint64) {
