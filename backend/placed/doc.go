@@ -19,9 +19,9 @@
 // once per store and process. A store without a row is home's, so that an application which has one database already makes
 // it home and goes on. Where a store is changes only when it is renamed, within its place, and when it is moved
 // (transfer.Relocate): a process that believes it where it was is told so by the place, which has no such store any more,
-// asks again, and goes on there. So is one that gets no answer from the place but an error: it asks again too, once a second
-// at most, in case the store was moved before the place went down. A store is found by its owner there as everywhere, so that a belief which is wrong is an
-// error at worst, never another tenant's row.
+// asks again, and goes on there. One that gets no answer from the place but an error asks again too, once a second at most, in
+// case the store was moved before the place went down. A store is found by its owner there as everywhere, so that a belief
+// which is wrong is an error at worst, never another tenant's row.
 //
 // # A place that is down
 //

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -169,28 +170,20 @@ type opener func(ctx context.Context, path string, patience time.Duration, look 
 // looks for a -wal of the file's name at the next. Locks of others are waited for as ctx allows, and no longer than patience, if that
 // is not 0; not at the door.
 func (b *Backend) enter(ctx context.Context, path string, patience time.Duration, look func(raw) error) (r raw, err error) {
+	hold := "PRAGMA main.journal_mode=WAL; " + schemaVersion + "; " + busyTimeout(cmp.Or(patience, b.cfg.BusyTimeout))
 	err = b.untilFree(ctx, patience, func(limited context.Context) error {
 		return b.atDoor(limited, path, func() error {
 			r, err = b.openFile(ctx, path, 0, func(r raw) error {
 				if err := look(r); err != nil {
 					return err
 				}
-				_, err := r.ExecContext(ctx, "PRAGMA main.journal_mode=WAL; "+schemaVersion, nil)
+				_, err := r.ExecContext(ctx, hold, nil)
 				return err
 			})
 			return err
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	if patience == 0 {
-		patience = b.cfg.BusyTimeout
-	}
-	if _, err := r.ExecContext(ctx, busyTimeout(patience), nil); err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	return r, nil
+	return r, err
 }
 
 // openFile opens a connection to a file and has look read it; the connection waits for locks of others for patience.

@@ -61,22 +61,20 @@ func (s *session) wait(ctx context.Context, sem *semaphore.Weighted, op, what st
 	if sem.TryAcquire(1) {
 		return nil
 	}
-	if _, bounded := ctx.Deadline(); bounded {
-		if err := sem.Acquire(ctx, 1); err != nil {
-			return s.fail(op, fmt.Errorf("waiting for %s: %w", what, err))
-		}
-		return nil
-	}
-	limited, cancel := context.WithTimeout(ctx, s.b.cfg.BusyTimeout)
+	patience := s.b.ownWait(ctx)
+	limited, cancel := limit(ctx, patience)
 	defer cancel()
-	if err := sem.Acquire(limited, 1); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	switch err := sem.Acquire(limited, 1); {
+	case err == nil:
+		return nil
+	case patience == 0:
+		return s.fail(op, fmt.Errorf("waiting for %s: %w", what, err))
+	case ctx.Err() != nil:
+		return ctx.Err()
+	default:
 		return s.fail(op, fmt.Errorf("%w: no %s within %v; end transactions and close rows before working outside of "+
-			"them, or give the call a context with a later deadline", ErrBusy, what, s.b.cfg.BusyTimeout))
+			"them, or give the call a context with a later deadline", ErrBusy, what, patience))
 	}
-	return nil
 }
 
 // takeTurn makes the session the store's writer.

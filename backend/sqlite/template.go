@@ -277,12 +277,7 @@ func (s storeSource) Session(context.Context, backend.Route, driver.Access) (dri
 
 // finishTemplate sets the mode in which stores work, which the file keeps, and syncs the file.
 func (b *Backend) finishTemplate(ctx context.Context, temp string) error {
-	r, err := dial(ctx, uri(temp, "rw")+"&_error_rc=1")
-	if err != nil {
-		return err
-	}
-	_, err = r.ExecContext(ctx, "PRAGMA journal_mode=WAL", nil)
-	if err = errors.Join(err, r.Close()); err != nil {
+	if err := execOnce(ctx, temp, "PRAGMA journal_mode=WAL"); err != nil {
 		return err
 	}
 	if err := removeSideFiles(temp); err != nil {
