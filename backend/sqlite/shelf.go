@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,19 +27,21 @@ type shelf struct {
 	mu      sync.Mutex
 	shut    bool
 	stores  *simplelru.LRU[backend.Store, *store] // it bounds nothing: what is in use must stay
+	leaving map[*store]struct{}                   // off the shelf, and in use
 	count   int                                   // open, leaving or closing
 	waiting int                                   // callers who wait for room
 }
 
 func newShelf(b *Backend, most int) *shelf {
 	stores, _ := simplelru.NewLRU[backend.Store, *store](math.MaxInt, nil) // it fails for a size below 1
-	return &shelf{b: b, most: most, room: semaphore.NewWeighted(int64(most)), trim: make(chan struct{}, 1), stores: stores}
+	return &shelf{b: b, most: most, room: semaphore.NewWeighted(int64(most)), trim: make(chan struct{}, 1), stores: stores,
+		leaving: make(map[*store]struct{})}
 }
 
 // phase is where a store is in its life. The shelf alone changes it, with its lock held.
 //
 //	opening ──► open ──► closing ──► closed    nobody used it when its room was wanted, or it was lost
-//	   │          └────► leaving ──► closed    it was lost (see [store.lose]) while in use: its last user closes it
+//	   │          └────► leaving ──► closed    it was lost or retired while in use: its last user closes it
 //	   └───────────────────────────► closed    it could not be opened
 //	blocked ───────────────────────► closed    no store, but the place of one that Drop or Rename is busy with
 //
@@ -294,6 +298,7 @@ func (sh *shelf) part(st *store) bool {
 	}
 	if st.users > 0 {
 		st.phase = leaving
+		sh.leaving[st] = struct{}{}
 		sh.forget(st)
 		return false
 	}
@@ -336,6 +341,7 @@ func (sh *shelf) dispose(st *store) {
 	sh.mu.Lock()
 	st.phase = closed
 	sh.forget(st)
+	delete(sh.leaving, st)
 	sh.count--
 	close(st.over.done)
 	sh.mu.Unlock()
@@ -348,9 +354,9 @@ func (sh *shelf) block(ctx context.Context, name backend.Store) (unblock func(),
 	limited, cancel := limit(ctx, sh.b.ownWait(ctx))
 	defer cancel()
 	for {
-		st, wait := sh.replace(name, barrier)
+		lost, wait := sh.replace(name, barrier)
 		if wait == nil {
-			if st != nil {
+			for _, st := range lost {
 				st.lose(backend.ErrStoreMissing)
 			}
 			break
@@ -370,22 +376,29 @@ func (sh *shelf) block(ctx context.Context, name backend.Store) (unblock func(),
 	}, nil
 }
 
-// replace puts barrier in the store's place, and returns the store that was open there, or what to wait for first.
-func (sh *shelf) replace(name backend.Store, barrier *store) (*store, *event) {
+// replace puts barrier in the store's place, and returns the stores of that name that somebody may have open, or what to wait
+// for first.
+func (sh *shelf) replace(name backend.Store, barrier *store) (inUse []*store, wait *event) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	st, ok := sh.stores.Peek(name)
-	switch {
-	case !ok:
-	case st.phase == open:
-		sh.stores.Remove(name)
-	case st.phase == opening:
-		return nil, st.opened
-	default:
-		return nil, st.over
+	if st, ok := sh.stores.Peek(name); ok {
+		switch st.phase {
+		case open:
+			sh.stores.Remove(name)
+			inUse = append(inUse, st)
+		case opening:
+			return nil, st.opened
+		default:
+			return nil, st.over
+		}
 	}
 	sh.stores.Add(name, barrier)
-	return st, nil
+	for st := range sh.leaving {
+		if st.name == name {
+			inUse = append(inUse, st)
+		}
+	}
+	return inUse, nil
 }
 
 // shutDown ends all stores. Those that are being opened are closed by their openers.
@@ -393,8 +406,9 @@ func (sh *shelf) shutDown() (first bool) {
 	sh.mu.Lock()
 	first = !sh.shut
 	sh.shut = true
+	inUse := slices.Collect(maps.Keys(sh.leaving))
 	sh.mu.Unlock()
-	for _, st := range sh.all() {
+	for _, st := range append(inUse, sh.all()...) {
 		st.lose(backend.ErrClosed)
 	}
 	return first

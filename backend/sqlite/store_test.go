@@ -305,6 +305,46 @@ func TestRenamedWhileAWriterWaits(t *testing.T) { // with -race, which sees no o
 	}
 }
 
+// Who takes a store away ends whatever this process has open of it: also what it let go of before (the janitor retires what is
+// being renamed, by this process too; an error puts its connections in doubt), and that somebody still has.
+func TestRetiredIsTakenAwayToo(t *testing.T) { // S25
+	t.Parallel()
+	for name, end := range map[string]func(b *Backend, rt backend.Route) error{
+		"rename": func(b *Backend, rt backend.Route) error {
+			return b.Rename(t.Context(), rt, backend.MustParseStore("b"))
+		},
+		"drop":  func(b *Backend, rt backend.Route) error { return b.Drop(t.Context(), rt) },
+		"close": func(b *Backend, _ backend.Route) error { return b.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openIn(t, t.TempDir(), func(o *Config) { o.BusyTimeout = 100 * time.Millisecond })
+			shared := b.descriptors.conns.Load()
+			a, rt := withTable(t, b, "a")
+			var held []*sql.Conn
+			for range 3 { // of two stores that were retired, and of the one that is open
+				c, err := b.DB().Conn(a)
+				require.NoError(t, err)
+				_, err = c.ExecContext(a, "SELECT 1")
+				require.NoError(t, err)
+				held = append(held, c)
+				b.stores.retireName(rt.Store)
+			}
+			mustExec(t, a, b.DB(), "SELECT 1")
+			require.Equal(t, shared+4, b.descriptors.conns.Load())
+			require.NoError(t, end(b, rt))
+			require.LessOrEqual(t, b.descriptors.conns.Load(), shared)
+			for _, c := range held {
+				require.Error(t, c.PingContext(t.Context()))
+				_ = c.Close()
+			}
+			b.stores.mu.Lock()
+			defer b.stores.mu.Unlock()
+			require.Empty(t, b.stores.leaving)
+		})
+	}
+}
+
 // Who renames a store waits for those who are opening it; they wait for the rename, and are not in its way.
 func TestOpenedWhileItIsRenamed(t *testing.T) {
 	t.Parallel()
