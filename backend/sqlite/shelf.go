@@ -34,8 +34,10 @@ type shelf struct {
 
 func newShelf(b *Backend, most int) *shelf {
 	stores, _ := simplelru.NewLRU[backend.Store, *store](math.MaxInt, nil) // it fails for a size below 1
-	return &shelf{b: b, most: most, room: semaphore.NewWeighted(int64(most)), trim: make(chan struct{}, 1), stores: stores,
-		leaving: make(map[*store]struct{})}
+	return &shelf{
+		b: b, most: most, room: semaphore.NewWeighted(int64(most)), trim: make(chan struct{}, 1), stores: stores,
+		leaving: make(map[*store]struct{}),
+	}
 }
 
 // phase is where a store is in its life. The shelf alone changes it, with its lock held.
