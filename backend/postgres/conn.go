@@ -23,8 +23,8 @@ type conn struct {
 	be    *Backend
 	res   *pgxpool.Conn // nil when the pool has let go of it
 	lease warm.Lease[*conn]
-	lent  bool // a session has it
-	heard bool // the server has spoken on it since then
+	lent  bool      // a session has it
+	spoke time.Time // when the server last said something on it; another owner of a lent pool may have heard it later
 	pg    *pgx.Conn
 	pc    *pgconn.PgConn
 	fe    *pgproto3.Frontend
@@ -71,7 +71,7 @@ const connKey = "github.com/tenement-go/tenement/backend/postgres"
 func (be *Backend) newConn(pg *pgx.Conn) *conn {
 	pc := pg.PgConn()
 	c := &conn{
-		be: be, pg: pg, pc: pc, fe: pc.Frontend(), types: pg.TypeMap(),
+		be: be, pg: pg, pc: pc, fe: pc.Frontend(), types: pg.TypeMap(), spoke: time.Now(),
 		sights: make(sights), own: make(map[string]*ownStatement), statements: be.newStatements(),
 	}
 	c.wire.c, c.login = c, c.sessionUser()
@@ -165,10 +165,19 @@ func (s *session) Ping(ctx context.Context) error {
 	if err := s.usable("ping"); err != nil {
 		return err
 	}
-	if err := s.c.pc.Ping(ctx); err != nil {
+	if err := s.c.ping(ctx); err != nil {
 		return s.fault("ping", err)
 	}
 	return nil
+}
+
+// ping asks the server whether it is there.
+func (c *conn) ping(ctx context.Context) error {
+	err := c.pc.Ping(ctx)
+	if err == nil {
+		c.spoke = time.Now()
+	}
+	return err
 }
 
 // Release gives the connection back.

@@ -43,13 +43,8 @@ func (be *Backend) borrow(ctx context.Context, s backend.Store) (*conn, error) {
 			return nil, err
 		}
 		c := l.Conn
-		c.lease, c.lent, c.heard = l, true, false
-		if !be.stale(l.Idle) {
-			return c, nil
-		}
-		err = c.pc.Ping(ctx)
-		c.heard = err == nil || ctx.Err() == nil // else nothing may have been asked
-		if err == nil {
+		c.lease, c.lent = l, true
+		if !be.stale(c.spoke) || c.ping(ctx) == nil {
 			return c, nil
 		}
 		if c.pc.IsClosed() {
@@ -81,7 +76,6 @@ func (c *conn) release() {
 	}
 	be, rt := c.be, c.unit.rt
 	owes := c.by != nil && c.by.settleMade()
-	c.heard = c.heard || c.by != nil && c.by.used
 	c.by = nil
 	if c.pc.IsClosed() {
 		c.be.lastBreak.Store(time.Now().UnixNano())
@@ -103,8 +97,6 @@ func (c *conn) giveBack() {
 	switch {
 	case c.pc.IsClosed(), c.pc.IsBusy(), !c.idle():
 		fate = warm.Discard
-	case !c.heard:
-		fate = warm.Unused
 	case c.sawEnough():
 		fate = warm.Retire
 	case !c.expires.IsZero() && time.Now().After(c.expires):

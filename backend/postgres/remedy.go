@@ -144,7 +144,8 @@ func refusesStore(code string) bool {
 
 // failed describes an error for mend.
 func (c *conn) failed(err error, late bool) failure {
-	f := failure{at: c.wire.at(), closed: c.pc.IsClosed(), unsent: pgconn.SafeToRetry(err), late: late, text: c.wire.text}
+	f := failure{at: c.wire.at(), closed: c.pc.IsClosed(), late: late, text: c.wire.text}
+	f.unsent = pgconn.SafeToRetry(err) || len(c.wire.steps) == 0
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		f.code = pe.Code

@@ -22,7 +22,7 @@ const (
 	keepIdleLent = time.Second
 	// keepApart is for how long a connection of a fleet run is kept for its next script.
 	keepApart = time.Second
-	// pingAfter is after which idle time a connection is checked before it is used, as pgxpool has it.
+	// pingAfter is after which silence a connection is asked before it is used, as pgxpool has it.
 	pingAfter = time.Second
 )
 
@@ -92,19 +92,15 @@ func (p connections) Detach(c *conn) {
 	}
 }
 
-// stale decides whether a connection is checked before it is used: after a second, or when connections have been breaking
-// since it was last used.
-func (be *Backend) stale(idle time.Duration) bool {
-	if idle > pingAfter {
-		return true
-	}
-	broke := be.lastBreak.Load()
-	return broke != 0 && idle > 0 && time.Now().UnixNano()-idle.Nanoseconds() <= broke
+// stale decides whether a connection is asked before it is used: when the server has said nothing on it for a second, or since
+// a connection was found broken.
+func (be *Backend) stale(spoke time.Time) bool {
+	return time.Since(spoke) > pingAfter || spoke.UnixNano() <= be.lastBreak.Load()
 }
 
 // shouldPing is stale for what the pool has kept.
 func (be *Backend) shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
-	return be.stale(p.IdleDuration)
+	return be.stale(time.Now().Add(-p.IdleDuration))
 }
 
 // sights are the pairs of store and text that a connection has run, as hashes: up to [Config.FirstSights], after which it is

@@ -259,6 +259,7 @@ func describe(m *pgproto3.RowDescription) []pgconn.FieldDescription {
 
 // finish ends the message.
 func (w *wire) finish() {
+	w.c.spoke = time.Now() // or the connection is lost
 	w.open, w.values, w.job = false, nil, nil
 	if err := w.sent(); err != nil && w.err == nil {
 		w.err = err

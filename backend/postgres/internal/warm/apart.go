@@ -12,7 +12,7 @@ func (k *Keeper[C]) TakeApart(ctx context.Context) (Lease[C], error) {
 	case n > 0:
 		i = k.apart[n-1]
 		k.apart = k.apart[:n-1]
-		l := k.lease(now, i)
+		l := k.lease(i)
 		l.apart = true
 		k.mu.Unlock()
 		return l, nil
@@ -52,7 +52,7 @@ func (k *Keeper[C]) openApart(ctx context.Context, i int) (l Lease[C], err error
 		err = ErrClosed
 		defer k.pool.GiveBack(c, false)
 	default:
-		k.slots[i].conn, k.slots[i].heard = c, now
+		k.slots[i].conn = c
 		k.p.arrive(now, i)
 		l = k.setApart(i)
 	}
@@ -62,7 +62,7 @@ func (k *Keeper[C]) openApart(ctx context.Context, i int) (l Lease[C], err error
 
 func (k *Keeper[C]) setApart(i int) Lease[C] {
 	k.p.setApart(k.now(), i)
-	l := k.lease(k.p.slots[i].since, i)
+	l := k.lease(i)
 	l.apart = true
 	return l
 }

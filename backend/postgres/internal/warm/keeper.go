@@ -76,8 +76,6 @@ type place[C any] struct {
 	// next takes the place of conn as soon as nobody uses that. Without one, conn just goes.
 	next    C
 	succeed succession
-	came    int64 // when next did
-	heard   int64 // when the server last spoke on conn, as far as is known
 	loose   bool  // conn is detached
 	until   int64 // when a connection of TakeApart is closed, if nobody takes it again
 }
@@ -140,18 +138,12 @@ func (k *Keeper[C]) unlock(ctx context.Context) {
 
 // Lease is a connection in the hands of one caller.
 type Lease[C any] struct {
-	Conn C
-	// Idle is for how long nothing had been heard of the server on it.
-	Idle  time.Duration
+	Conn  C
 	slot  int
 	apart bool
 }
 
-// lease returns a slot as it was handed out at a time.
-func (k *Keeper[C]) lease(at int64, i int) Lease[C] {
-	s := &k.slots[i]
-	return Lease[C]{Conn: s.conn, Idle: time.Duration(at - s.heard), slot: i}
-}
+func (k *Keeper[C]) lease(i int) Lease[C] { return Lease[C]{Conn: k.slots[i].conn, slot: i} }
 
 // Take lends a connection for work in a store; the empty name is of no store. The caller ends the loan with Give. Take
 // returns ErrClosed, or the error of the last attempt to open a connection when there is none, or that of ctx, joined
@@ -160,7 +152,7 @@ func (k *Keeper[C]) Take(ctx context.Context, store string) (Lease[C], error) {
 	k.mu.Lock()
 	now := k.now()
 	if i := k.p.take(now, store); i >= 0 {
-		l := k.lease(now, i)
+		l := k.lease(i)
 		k.mu.Unlock()
 		return l, nil
 	}
@@ -214,7 +206,7 @@ func (k *Keeper[C]) alarm() {
 func (k *Keeper[C]) served(w *waiter) (l Lease[C], err error) {
 	if err = w.err; err == nil {
 		k.mu.Lock()
-		l = k.lease(k.p.slots[w.slot].since, w.slot)
+		l = k.lease(w.slot)
 		k.mu.Unlock()
 	}
 	k.waiters.Put(w)
@@ -228,7 +220,7 @@ func (k *Keeper[C]) leave(ctx context.Context, w *waiter) error {
 	i := k.p.leave(k.now(), w)
 	k.mu.Unlock()
 	if i >= 0 { // at the same moment
-		k.Give(Lease[C]{slot: i}, Unused)
+		k.Give(Lease[C]{slot: i}, Reuse)
 	}
 	select {
 	case <-w.ready:
@@ -254,8 +246,6 @@ type Fate uint8
 const (
 	// Reuse keeps it for the next.
 	Reuse Fate = iota
-	// Unused is Reuse of one on which nothing was heard of the server, which may be gone.
-	Unused
 	// Retire keeps it until it has a successor.
 	Retire
 	// Return gives it back to the pool, which may find it too old.
@@ -270,11 +260,6 @@ func (k *Keeper[C]) Give(l Lease[C], fate Fate) {
 	now, i := k.now(), l.slot
 	s := &k.slots[i]
 	gone, spent, kept := s.conn, fate == Discard, false
-	if fate == Unused {
-		fate = Reuse
-	} else {
-		s.heard = now
-	}
 	switch {
 	case s.succeed == hasSuccessor:
 		k.replace(i)
@@ -331,7 +316,7 @@ func (k *Keeper[C]) open(ctx context.Context, i int) {
 
 // install puts a connection into the slot that it was opened for. It returns false when nobody wants it.
 func (k *Keeper[C]) install(now int64, i int, c C) bool {
-	k.slots[i].conn, k.slots[i].heard = c, now
+	k.slots[i].conn = c
 	if !k.p.opened(now, i) {
 		return true
 	}

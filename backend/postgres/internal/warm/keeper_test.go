@@ -294,7 +294,6 @@ func TestKeeperSuccessor(t *testing.T) {
 		require.Equal(t, 1, pool.state().open, "the old one is closed")
 		require.Equal(t, 2, pool.state().most)
 		require.Equal(t, uint64(1), k.Stats().Retired)
-		require.Greater(t, l.Idle, 900*time.Millisecond, "it has been idle since it came, and is to be asked if it is still there")
 
 		// Without a place for a successor the only connection stays.
 		pool.mu.Lock()
@@ -498,92 +497,6 @@ func TestKeeperWithoutServer(t *testing.T) {
 		k.Give(l, Reuse)
 		k.Close()
 	})
-}
-
-// TestKeeperUnused: what nobody has used is not fresh for that it was lent.
-func TestKeeperUnused(t *testing.T) {
-	t.Parallel()
-	const long = 10 * time.Second
-	for _, c := range []struct {
-		name string
-		lend func(t *testing.T, k *Keeper[*fakeConn]) (idle time.Duration)
-	}{
-		{"given back unused", func(t *testing.T, k *Keeper[*fakeConn]) time.Duration {
-			l, err := k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			time.Sleep(long)
-			l, err = k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			k.Give(l, Unused)
-			l, err = k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			return l.Idle
-		}},
-		{"kept for long, unused", func(t *testing.T, k *Keeper[*fakeConn]) time.Duration {
-			l, err := k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			time.Sleep(long)
-			k.Give(l, Unused)
-			l, err = k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			return l.Idle
-		}},
-		{"given to one who left", func(t *testing.T, k *Keeper[*fakeConn]) time.Duration {
-			l, err := k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			w := newWaiter()
-			k.mu.Lock()
-			k.p.join(k.now(), w, "a")
-			k.mu.Unlock()
-			k.Give(l, Reuse)
-			time.Sleep(long)
-			gone, cancel := context.WithCancel(t.Context())
-			cancel()
-			require.ErrorIs(t, k.leave(gone, w), context.Canceled)
-			l, err = k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			return l.Idle
-		}},
-		{"apart", func(t *testing.T, k *Keeper[*fakeConn]) time.Duration {
-			l, err := k.TakeApart(t.Context())
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			time.Sleep(long)
-			l, err = k.TakeApart(t.Context())
-			require.NoError(t, err)
-			k.Give(l, Unused)
-			l, err = k.TakeApart(t.Context())
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			return l.Idle
-		}},
-		{"lent to one who is overdue", func(t *testing.T, k *Keeper[*fakeConn]) time.Duration {
-			l, err := k.TakeApart(t.Context())
-			require.NoError(t, err)
-			k.Give(l, Reuse)
-			time.Sleep(long)
-			other, err := k.Take(t.Context(), "a")
-			require.NoError(t, err)
-			require.Same(t, l.Conn, other.Conn)
-			k.Give(other, Reuse)
-			return other.Idle
-		}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				cfg := config(1)
-				cfg.ApartIdle = time.Minute
-				k := New(newFakePool(t, 1, 1), cfg)
-				defer k.Close()
-				require.GreaterOrEqual(t, c.lend(t, k), long)
-			})
-		})
-	}
 }
 
 // TestKeeperGivesBack: idle connections go back to the pool, which has other users when it is lent.

@@ -49,10 +49,10 @@ func (k *Keeper[C]) succession(i int) {
 	case err != nil || k.p.closed:
 	case state == slotIdle:
 		gone, spent = s.conn, true
-		s.next, s.came = c, now
+		s.next = c
 		k.replace(i)
 	case state == slotBusy:
-		s.next, s.succeed, s.came, give = c, hasSuccessor, now, false
+		s.next, s.succeed, give = c, hasSuccessor, false
 	case state == slotEmpty:
 		// It broke in the meantime.
 		k.p.reserveSlot(i)
@@ -69,7 +69,6 @@ func (k *Keeper[C]) replace(i int) {
 	var none C
 	s := &k.slots[i]
 	s.conn, s.next, s.succeed, s.loose = s.next, none, stays, false
-	s.heard = s.came
 	k.p.renew(i)
 	k.retired++
 }
