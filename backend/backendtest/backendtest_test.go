@@ -125,6 +125,7 @@ var faultsFor = map[string][]fault{
 	"backup/writes a new file or nothing":                                             {backsUpAny, ownerUnchecked},
 	"readonly/what would change the store is refused":                                 {routeWrites},
 	"readonly/it is the route's and not the store's":                                  {routeWrites, readOnlyStays},
+	"readonly/a held connection goes by each statement's route":                       {routeWrites, routeStays},
 	"readonly/a unit of work keeps what it began with":                                {routeWrites, routeChanges},
 	"adopt/makes a store of what is there":                                            {adoptsEmpty, adoptsAll},
 	"adopt/by eight at once":                                                          {adoptsAll},

@@ -71,6 +71,7 @@ const (
 	readOnlyIgnored fault = "a read-only transaction may write"
 	routeWrites     fault = "a read-only route may write"
 	readOnlyStays   fault = "a read-only route makes its store read-only"
+	routeStays      fault = "a session that is held is as read-only as when it was taken"
 	routeChanges    fault = "a read-only transaction becomes what the context of a statement says"
 	isolationFixed  fault = "isolation levels are refused"
 	oneCursor       fault = "a query closes the one before"
@@ -776,6 +777,13 @@ func (s *modelSession) connect() error {
 		err = s.freeze(s.rt)
 	}
 	return err
+}
+
+func (s *modelSession) SetReadOnly(on bool) {
+	if !s.m.faults[routeStays] {
+		s.rt.ReadOnly = on
+		_ = s.freeze(s.rt)
+	}
 }
 
 // freeze makes the connection read-only, or not, as rt says.

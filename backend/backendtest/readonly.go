@@ -3,6 +3,7 @@ package backendtest
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -105,6 +106,53 @@ var readOnlyCases = []testCase{
 			}
 			e.holds(a, "a1", "a2")
 			e.holds(b, "b1")
+		},
+	},
+	{
+		id: "readonly", name: "a held connection goes by each statement's route",
+		rule: "Each statement, and each transaction, on a connection that is held is read-only or not as its own context says, whatever the one before was.",
+		run: func(e *env) {
+			a := e.tenant("a", "a1")
+			for name, db := range map[string]*sql.DB{"routed": e.be.DB(), "bound": e.pin(a)} {
+				held, err := db.Conn(e.in(a))
+				require.NoError(e, err)
+				stmt, err := held.PrepareContext(e.in(a), insertNote)
+				require.NoError(e, err)
+				want := []string{"a1"}
+				for range 2 {
+					for _, write := range []func(rt backend.Route) error{
+						func(rt backend.Route) error {
+							_, err := held.ExecContext(e.in(rt), insertNote, "more")
+							return err
+						},
+						func(rt backend.Route) error {
+							_, err := stmt.ExecContext(e.in(rt), "more")
+							return err
+						},
+						func(rt backend.Route) error {
+							tx, err := held.BeginTx(e.in(rt), nil)
+							if err != nil {
+								return err
+							}
+							if _, err = tx.ExecContext(e.in(rt), insertNote, "more"); err != nil {
+								return errors.Join(err, tx.Rollback())
+							}
+							return tx.Commit()
+						},
+					} {
+						require.NoError(e, write(a), name)
+						want = append(want, "more")
+						require.ErrorIs(e, write(readOnly(a)), backend.ErrReadOnly, name)
+						got, err := readMarks(e.in(readOnly(a)), held)
+						require.NoError(e, err)
+						require.Equal(e, want, got, name)
+					}
+				}
+				require.NoError(e, stmt.Close())
+				require.NoError(e, held.Close())
+				_, err = db.ExecContext(e.in(a), "DELETE FROM notes WHERE mark = 'more'")
+				require.NoError(e, err)
+			}
 		},
 	},
 	{

@@ -51,7 +51,7 @@ var replicaCases = []testCase{
 	},
 	{
 		id: "replica", name: "changes nothing",
-		rule: "What would change a store fails with ErrReadOnly on the Replica, outside of transactions and in them, whatever kind they are.",
+		rule: "What would change a store fails with ErrReadOnly on the Replica, outside of transactions and in them, whatever kind they are, and on connections that are held.",
 		run: func(e *env) {
 			db := able[backend.Replicator](e, e.be).Replica()
 			a := e.tenant("a", "a1")
@@ -66,6 +66,13 @@ var replicaCases = []testCase{
 				_, err = tx.ExecContext(ctx, insertNote, "x")
 				assert.ErrorIs(e, err, backend.ErrReadOnly, "in a transaction")
 				_ = tx.Rollback()
+			}
+			held, err := db.Conn(ctx)
+			require.NoError(e, err)
+			defer held.Close()
+			for range 2 {
+				_, err := held.ExecContext(ctx, insertNote, "x")
+				assert.ErrorIs(e, err, backend.ErrReadOnly, "on a held connection")
 			}
 			e.holds(a, "a1")
 			e.add(a, "a2")

@@ -31,6 +31,18 @@ func TestBindingFollowsTheOwner(t *testing.T) {
 	_, err := routed.Route(backend.WithStore(t.Context(), renamed.Store), Unit{Route: nobodys, InTx: true})
 	require.ErrorIs(t, err, backend.ErrTenantMismatch)
 
+	// Each statement on a connection that is held is a unit of work.
+	for _, now := range []backend.Route{thor, frozen} {
+		for _, before := range []backend.Route{thor, frozen} {
+			got, err := routed.Route(backend.WithRoute(t.Context(), now), Unit{Route: before})
+			require.NoError(t, err)
+			require.Equal(t, now, got)
+			got, err = Binding{ReadOnly: true}.Route(backend.WithRoute(t.Context(), now), Unit{Route: before})
+			require.NoError(t, err)
+			require.Equal(t, frozen, got)
+		}
+	}
+
 	bound := Binding{Fixed: thor}
 	got, err := bound.Route(backend.WithRoute(t.Context(), frozen), Unit{})
 	require.NoError(t, err)

@@ -17,6 +17,13 @@ type connector struct {
 	onClose func()  // called once when the handle is closed; may be nil
 }
 
+func newConnector(src Source, b Binding, onClose func()) *connector {
+	if r, ok := src.(readOnly); ok {
+		src, b.ReadOnly = r.Source, true
+	}
+	return &connector{src: src, binding: b, onClose: onClose}
+}
+
 var (
 	_ driver.Connector = (*connector)(nil)
 	_ io.Closer        = (*connector)(nil)
@@ -75,6 +82,9 @@ func (c *conn) bind(ctx context.Context) (Session, error) {
 		return nil, err
 	}
 	if c.sess != nil {
+		if !c.inTx && c.binding.Access == AccessTenant {
+			c.sess.SetReadOnly(rt.ReadOnly) // each statement on a held connection is a unit of work
+		}
 		return c.sess, nil
 	}
 	sess, err := c.src.Session(ctx, rt, c.binding.Access)

@@ -107,6 +107,8 @@ func (x *session) BeginTx(context.Context, sqldriver.TxOptions) (sqldriver.Tx, e
 func (x *session) Commit() error   { x.inTx = false; return nil }
 func (x *session) Rollback() error { x.inTx = false; return nil }
 
+func (x *session) SetReadOnly(on bool) { x.rt.ReadOnly = on }
+
 func (x *session) Ping(ctx context.Context) error { return x.s.Ping(ctx) }
 
 func (x *session) Release() {

@@ -48,6 +48,10 @@ type Session interface {
 	driver.ExecerContext
 	driver.QueryerContext
 	driver.ConnBeginTx
+	// SetReadOnly says whether the route of the next statement, or transaction, is read-only. It is called with AccessTenant,
+	// ahead of each but the first on a session that is held, and not within a transaction of BeginTx. What a statement's text
+	// has begun goes on as it began.
+	SetReadOnly(bool)
 	// Ping checks that this very connection answers.
 	driver.Pinger
 	// Release gives the connection back, exactly once, when no rows and no transaction are open any more. The session
@@ -74,8 +78,9 @@ type Copier interface {
 // Binding decides to which store a call on a handle belongs. It is a value without state: what the handle's unit of work
 // is bound to already is passed in.
 type Binding struct {
-	Fixed  backend.Route // the store that the handle is bound to; zero: the context decides
-	Access Access
+	Fixed    backend.Route // the store that the handle is bound to; zero: the context decides
+	Access   Access
+	ReadOnly bool // whatever the routes say; see [ReadOnly]
 }
 
 // Unit is the unit of work that a call would be part of.
@@ -91,6 +96,12 @@ func (b Binding) Route(ctx context.Context, unit Unit) (backend.Route, error) {
 	if b.Access != AccessTenant {
 		return b.Fixed, nil
 	}
+	rt, err := b.route(ctx, unit)
+	rt.ReadOnly = rt.ReadOnly || err == nil && b.ReadOnly
+	return rt, err
+}
+
+func (b Binding) route(ctx context.Context, unit Unit) (backend.Route, error) {
 	rt, named := backend.RouteFrom(ctx)
 	switch {
 	case !b.Fixed.IsZero():
@@ -108,6 +119,9 @@ func (b Binding) Route(ctx context.Context, unit Unit) (backend.Route, error) {
 		// A transaction carries its tenant, so tx.Exec (which has no context) is unambiguous. A held connection does
 		// not: each statement on it is a unit of work and must say where it belongs.
 		return backend.Route{}, &backend.Error{Op: "route", Err: backend.ErrNoTenant}
+	}
+	if !unit.InTx {
+		unit.Route.ReadOnly = rt.ReadOnly
 	}
 	return unit.Route, nil
 }

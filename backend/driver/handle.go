@@ -25,7 +25,7 @@ type Handle struct {
 // closes it; nil means [slog.Default].
 func NewHandle(src Source, access Access, log *slog.Logger) *Handle {
 	return newHandle(log, func(onClose func()) *sql.DB {
-		return openDB(&connector{src: src, binding: Binding{Access: access}, onClose: onClose})
+		return openDB(newConnector(src, Binding{Access: access}, onClose))
 	})
 }
 
@@ -93,7 +93,7 @@ func closer() string {
 //
 // This is for implementers of [backend.Backend]; the handles that are theirs to close are of [NewHandle].
 func OpenDB(src Source, rt backend.Route, access Access) *sql.DB {
-	return openDB(&connector{src: src, binding: Binding{Fixed: rt, Access: access}})
+	return openDB(newConnector(src, Binding{Fixed: rt, Access: access}, nil))
 }
 
 func openDB(c *connector) *sql.DB {

@@ -168,6 +168,7 @@ func (l lost) QueryContext(context.Context, string, []sqldriver.NamedValue) (sql
 
 func (l lost) BeginTx(context.Context, sqldriver.TxOptions) (sqldriver.Tx, error) { return nil, l.err }
 func (l lost) Ping(context.Context) error                                         { return l.err }
+func (l lost) SetReadOnly(bool)                                                   {}
 func (l lost) Release()                                                           {}
 func (l lost) Commit() error                                                      { return l.err }
 func (l lost) Rollback() error                                                    { return nil }
@@ -222,6 +223,12 @@ func (t *sessionTx) end() sqldriver.Tx {
 
 func (t *sessionTx) Commit() error   { return t.end().Commit() }
 func (t *sessionTx) Rollback() error { return t.end().Rollback() }
+
+// SetReadOnly implements [driver.Session].
+func (s *session) SetReadOnly(on bool) {
+	s.rt.ReadOnly = on // for the session of another place
+	s.Session.SetReadOnly(on)
+}
 
 // find has a statement that does nothing find out whether the store has been moved, ahead of what cannot be tried twice.
 func (s *session) find(ctx context.Context) error {

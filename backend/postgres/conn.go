@@ -154,6 +154,13 @@ func (s *session) exchange(ctx context.Context, begin txState, cause error) erro
 	return nil
 }
 
+// SetReadOnly implements [driver.Session].
+func (s *session) SetReadOnly(on bool) {
+	if s.c.idle() {
+		s.c.unit.rt.ReadOnly = on
+	}
+}
+
 // hold says that whoever has the session keeps it for as long as he likes: nobody is to wait for its connection.
 func (s *session) hold() {
 	s.held = true

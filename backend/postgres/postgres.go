@@ -167,7 +167,7 @@ func newBackend(cfg Config, cc *pgx.ConnConfig) (*Backend, error) {
 	be.db = driver.NewHandle((*source)(be), driver.AccessTenant, cfg.Logger)
 	be.lenient = driver.NewNowhereHandle((*source)(be), cfg.Logger)
 	be.shared = driver.NewHandle((*source)(be), driver.AccessShared, cfg.Logger)
-	be.replicas.db = driver.NewHandle(readSource{be}, driver.AccessTenant, cfg.Logger)
+	be.replicas.db = driver.NewHandle(driver.ReadOnly(readSource{be}), driver.AccessTenant, cfg.Logger)
 	be.replicas.native = PGX{be: be, binding: bound(backend.Route{}), reads: true}
 	return be, nil
 }

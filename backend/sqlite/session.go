@@ -48,6 +48,19 @@ func (s *session) Ping(ctx context.Context) error {
 	return s.st.stillThere("ping")
 }
 
+// SetReadOnly implements [driver.Session].
+func (s *session) SetReadOnly(on bool) {
+	if s.frozen == on || s.tx != none {
+		return
+	}
+	s.frozen = on
+	if c := s.c; c != nil {
+		c.mu.Lock()
+		defer c.unlock()
+		c.readOnly = on
+	}
+}
+
 // fail wraps an error of ours.
 func (s *session) fail(op string, err error) error {
 	return &backend.Error{Op: op, Store: s.st.name, Err: err}

@@ -70,6 +70,9 @@ func (b *Backend) Session(ctx context.Context, rt backend.Route, access driver.A
 	return s, nil
 }
 
+// SetReadOnly implements [driver.Session].
+func (s *session) SetReadOnly(on bool) { s.readOnly = on }
+
 // begin readies the session for a unit of work: it has the newest version, and if it is to write, the turn.
 func (s *session) begin(ctx context.Context, writes bool) error {
 	if err := s.there(); err != nil {
@@ -130,7 +133,7 @@ func (s *session) refresh(writes bool) error {
 	if s.readOnly {
 		return s.do("PRAGMA query_only = ON")
 	}
-	return nil
+	return s.do("PRAGMA query_only = OFF") // the last one may have been read-only
 }
 
 func copyAll(b *sqlite.Backup) error {
