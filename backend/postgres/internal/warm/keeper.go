@@ -146,8 +146,8 @@ type Lease[C any] struct {
 func (k *Keeper[C]) lease(i int) Lease[C] { return Lease[C]{Conn: k.slots[i].conn, slot: i} }
 
 // Take lends a connection for work in a store; the empty name is of no store. The caller ends the loan with Give. Take
-// returns ErrClosed, or the error of the last attempt to open a connection when there is none, or that of ctx, joined
-// with the reason why no more connections could be opened meanwhile, where there is one.
+// returns ErrClosed, or, when there is no connection, the error of an attempt to open one, of which at least one was begun
+// since; or that of ctx, joined with the reason why no more connections could be opened meanwhile, where there is one.
 func (k *Keeper[C]) Take(ctx context.Context, store string) (Lease[C], error) {
 	k.mu.Lock()
 	now := k.now()

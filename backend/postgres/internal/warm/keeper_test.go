@@ -499,6 +499,69 @@ func TestKeeperWithoutServer(t *testing.T) {
 	})
 }
 
+// S90: an attempt that was begun before a call does not fail it: the server may be there again.
+func TestKeeperServerComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool := newFakePool(t, 1, 1)
+		refused := errors.New("connection refused")
+		pool.err = refused
+		k := New(pool, config(1))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := k.Take(t.Context(), "a")
+			assert.ErrorIs(t, err, refused)
+		})
+		time.Sleep(pool.cost / 2)
+		pool.mu.Lock()
+		pool.err = nil
+		pool.mu.Unlock()
+		for range 3 {
+			wg.Go(func() {
+				l, err := k.Take(t.Context(), "b")
+				if assert.NoError(t, err) {
+					k.Give(l, Reuse)
+				}
+			})
+		}
+		wg.Wait()
+		k.Close()
+	})
+}
+
+// A server that stays away is everybody's error in bounded time, however many others come meanwhile.
+func TestKeeperServerStaysAway(t *testing.T) {
+	t.Parallel()
+	for _, slots := range []int{1, 2, 4, 16} {
+		synctest.Test(t, func(t *testing.T) {
+			pool := newFakePool(t, slots, slots)
+			refused := errors.New("connection refused")
+			pool.err = refused
+			k := New(pool, config(slots))
+			var wg sync.WaitGroup
+			for n := range 500 {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					begun := time.Now()
+					var err error
+					if n%10 == 0 {
+						_, err = k.TakeApart(ctx)
+					} else {
+						_, err = k.Take(ctx, fmt.Sprint("s", n%7))
+					}
+					assert.ErrorIs(t, err, refused)
+					// What was begun before it, its own attempt, and what was under way when that failed.
+					assert.LessOrEqual(t, time.Since(begun), 3*pool.cost, "%d of %d slots", n, slots)
+				})
+				time.Sleep(pool.cost / 7)
+			}
+			wg.Wait()
+			k.Close()
+		})
+	}
+}
+
 // TestKeeperGivesBack: idle connections go back to the pool, which has other users when it is lent.
 func TestKeeperGivesBack(t *testing.T) {
 	t.Parallel()

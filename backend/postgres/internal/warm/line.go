@@ -5,11 +5,11 @@ type waiter struct {
 	key     string
 	hash    uint64 // of the key, where that has homes
 	homes   homes
-	rank    int   // up to which of them it waits for
-	since   int64 // when it came
-	due     int64 // when it is overdue
-	arrival uint64
-	again   int64 // when tick is to be called next; 0: never, it is overdue
+	rank    int    // up to which of them it waits for
+	since   int64  // when it came
+	due     int64  // when it is overdue
+	arrival uint64 // its serial number
+	again   int64  // when tick is to be called next; 0: never, it is overdue
 	late    bool
 	// anywhere says that any slot is as good: it is of no store, or of one that all connections know.
 	anywhere bool
@@ -43,8 +43,8 @@ func (p *policy) join(now int64, w *waiter, key string) {
 	if !w.anywhere {
 		w.due += p.waits()
 	}
-	p.arrivals++
-	w.arrival = p.arrivals
+	p.serial++
+	w.arrival = p.serial
 	p.stats.waited++
 	if p.closed {
 		p.settle(now, w, -1, ErrClosed)
@@ -177,11 +177,15 @@ func (p *policy) next(i int) *waiter {
 	return own
 }
 
-// dismiss ends all waiting with an error.
-func (p *policy) dismiss(now int64, err error) {
+// dismiss ends the waiting of all who have come by then with an error.
+func (p *policy) dismiss(now int64, serial uint64, err error) {
 	for _, l := range []*list{&p.late, &p.line} {
-		for l.first != nil {
-			p.settle(now, l.first.w, -1, err)
+		for n := l.first; n != nil; {
+			w := n.w
+			n = n.next
+			if w.arrival <= serial {
+				p.settle(now, w, -1, err)
+			}
 		}
 	}
 }

@@ -19,9 +19,9 @@ type policy struct {
 	usual int64 // how long a use takes: about the median
 
 	regulars regulars
-	few      bool // all connections may see all stores
-	line     list // who waits, in order of arrival, and is not overdue
-	arrivals uint64
+	few      bool      // all connections may see all stores
+	serial   uint64    // of the latest arrival, or begin of an opening
+	line     list      // who waits, in order of arrival, and is not overdue
 	late     list      // who is overdue, the longest overdue first
 	soonest  int64     // when ticks is to be called next; 0: need not be
 	due      []*waiter // a buffer of ticks
@@ -32,10 +32,17 @@ type policy struct {
 	refusedUntil int64 // the server had no place left: not tried again before
 	refusal      error // why the last opening failed; nil after a success
 	refusedAt    int64 // and when
+	away         away
 	closed       bool
 	opens        []int // slots that are to be opened, for the caller to take
 
 	stats counters
+}
+
+// away is what is known of a server that gives no connection, while there is none: serial numbers of openings.
+type away struct {
+	failed uint64 // the latest that has failed
+	until  uint64 // those up to this one were under way when the first failed; 0: none has
 }
 
 // counters are what [Stats] says of the policy's decisions.
@@ -62,6 +69,7 @@ type slot struct {
 	apart bool   // it goes through every store, and is no home
 	held  bool   // by a transaction or a *sql.Conn: nobody can tell for how long
 	since int64  // when it was handed out or became idle
+	begun uint64 // the serial number of its opening
 	// passed counts how often it went to one of its own while somebody else was overdue.
 	passed int
 	own    [ranks]list // who waits for it as their first, second or third home
@@ -261,7 +269,8 @@ func (p *policy) reserve() int {
 }
 
 func (p *policy) reserveSlot(i int) {
-	p.slots[i].state = slotOpening
+	p.serial++
+	p.slots[i].state, p.slots[i].begun = slotOpening, p.serial
 	p.opening++
 }
 
@@ -301,21 +310,41 @@ func (p *policy) connected(now int64, i int) {
 	p.opening--
 	p.there++
 	p.refusal, p.refusedAt, p.refusedUntil = nil, 0, 0
+	p.away = away{}
 }
 
 // failed says that a slot could not get a connection. While there are others that is a full pool: those in line wait for
-// one of them. Without any, and with none to come, it is everybody's error.
+// one of them. Without any it is the error of all who had come by when the opening was begun, once those have ended too
+// that were under way when the first failed. Not those begun since: while callers come, there is always one of them.
 func (p *policy) failed(now int64, i int, err error) {
 	p.slots[i].state = slotEmpty
 	p.opening--
 	p.refusal, p.refusedAt = err, now
-	switch {
-	case p.there > 0:
+	if p.there > 0 {
 		p.refusedUntil = now + refusedFor
 		p.grow(now)
-	case p.opening == 0:
-		p.dismiss(now, err)
+		return
 	}
+	p.away.failed = max(p.away.failed, p.slots[i].begun)
+	if p.away.until == 0 {
+		p.away.until = p.serial
+	}
+	if p.opensUpTo(p.away.until) {
+		return
+	}
+	p.away.until = 0
+	p.dismiss(now, p.away.failed, err)
+	p.grow(now)
+}
+
+// opensUpTo reports whether an opening is under way that was begun by then.
+func (p *policy) opensUpTo(serial uint64) bool {
+	for i := range p.slots {
+		if s := &p.slots[i]; s.state == slotOpening && s.begun <= serial {
+			return true
+		}
+	}
+	return false
 }
 
 // refusalOf returns why no more connections could be opened while w waited, or nil: in its time, or so shortly before that it
@@ -338,7 +367,7 @@ func (p *policy) unreserve(now int64, i int) {
 func (p *policy) close(now int64) (idle []int) {
 	p.closed = true
 	p.opens = p.opens[:0]
-	p.dismiss(now, ErrClosed)
+	p.dismiss(now, p.serial, ErrClosed)
 	for i := range p.slots {
 		if p.slots[i].state == slotIdle {
 			idle = append(idle, i)

@@ -24,6 +24,12 @@ type world struct {
 	opening map[int]bool
 	asked   []int // opens that nobody has begun yet
 
+	steps  int
+	joined map[*waiter]int // in which step
+	begun  map[int]int     // in which step the opening of a slot was
+	failed int             // the latest begin of one that failed, with no connection there
+	vain   map[*waiter]int // openings that have failed since it came, with no connection there
+
 	head                *waiter // the one that has been overdue the longest
 	passed              int     // hand-overs to others since it is
 	served, ended, errs int
@@ -33,6 +39,7 @@ func newWorld(t *testing.T, seed uint64, slots, keep int, wait time.Duration) *w
 	w := &world{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), p: newPolicy(slots, keep, wait, 700*time.Microsecond),
 		holder: map[int]string{}, waiting: map[*waiter]bool{}, opening: map[int]bool{},
+		joined: map[*waiter]int{}, begun: map[int]int{}, vain: map[*waiter]int{},
 	}
 	return w
 }
@@ -63,7 +70,9 @@ func (w *world) collect() {
 		select {
 		case <-x.ready:
 			delete(w.waiting, x)
+			delete(w.vain, x)
 			if x.err != nil {
+				require.True(w.t, w.p.closed || w.joined[x] <= w.failed, "what failed was begun before it came")
 				w.errs++
 				continue
 			}
@@ -76,7 +85,7 @@ func (w *world) collect() {
 	}
 	for _, i := range w.p.opens {
 		require.False(w.t, w.opening[i])
-		w.opening[i] = true
+		w.opening[i], w.begun[i] = true, w.steps
 		w.asked = append(w.asked, i)
 	}
 	w.p.opens = nil
@@ -99,6 +108,7 @@ func (w *world) advance(d int64) {
 }
 
 func (w *world) step() {
+	w.steps++
 	switch w.rnd.IntN(13) {
 	case 0, 1, 2, 3:
 		key := w.store()
@@ -110,7 +120,7 @@ func (w *world) step() {
 			break
 		}
 		x := newWaiter()
-		w.waiting[x] = true
+		w.waiting[x], w.joined[x] = true, w.steps
 		w.p.join(w.now, x, key)
 	case 4, 5, 6, 7:
 		w.release(w.rnd.IntN(10) > 0)
@@ -122,6 +132,7 @@ func (w *world) step() {
 				w.t.Fatal("it was given something, and collect did not see it")
 			}
 			delete(w.waiting, x)
+			delete(w.vain, x)
 			w.ended++
 			break
 		}
@@ -159,9 +170,18 @@ func (w *world) finishOpening(ok bool) {
 	delete(w.opening, i)
 	if ok {
 		w.p.opened(w.now, i)
-	} else {
-		w.p.failed(w.now, i, errors.New("no place"))
+		clear(w.vain)
+		return
 	}
+	if w.p.there > 0 {
+		clear(w.vain)
+	} else {
+		w.failed = max(w.failed, w.begun[i])
+		for x := range w.waiting {
+			w.vain[x]++
+		}
+	}
+	w.p.failed(w.now, i, errors.New("no place"))
 }
 
 func (w *world) check() {
@@ -193,6 +213,7 @@ func (w *world) check() {
 		require.LessOrEqual(t, p.soonest, max(w.now, p.refusedUntil))
 	}
 	for x := range w.waiting {
+		require.LessOrEqual(t, w.vain[x], 3*len(p.slots), "it waits for ever for a server that stays away")
 		require.True(t, x.again == 0 || p.soonest > 0 && p.soonest <= x.again, "nobody would remind it")
 		if x.late {
 			continue
@@ -618,6 +639,65 @@ func TestPolicyFull(t *testing.T) {
 		p.failed(ms, i, full)
 	}
 	require.ErrorIs(t, c.err, full)
+}
+
+// TestPolicyFailsThoseWhoAsked: an opening that fails is the error of those who had come by when it was begun, once all have
+// ended that were under way then. For who came later there is another one.
+func TestPolicyFailsThoseWhoAsked(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("connection refused")
+	t.Run("one slot", func(t *testing.T) {
+		t.Parallel()
+		p := newPolicy(1, 1, 3*time.Millisecond, 700*time.Microsecond)
+		a, b := newWaiter(), newWaiter()
+		p.join(0, a, "a")
+		require.Equal(t, []int{0}, asks(p))
+		p.join(ms, b, "b")
+		require.Empty(t, asks(p))
+		p.failed(2*ms, 0, refused)
+		require.ErrorIs(t, a.err, refused)
+		require.NoError(t, b.err)
+		require.Equal(t, []int{0}, asks(p))
+		p.failed(3*ms, 0, refused)
+		require.ErrorIs(t, b.err, refused)
+		require.Empty(t, asks(p), "nobody waits")
+	})
+	t.Run("two slots", func(t *testing.T) {
+		t.Parallel()
+		p := newPolicy(2, 2, 3*time.Millisecond, 700*time.Microsecond)
+		a, b, c, d := newWaiter(), newWaiter(), newWaiter(), newWaiter()
+		p.join(0, a, "a")
+		p.join(0, b, "b")
+		p.join(0, c, "c")
+		require.Equal(t, []int{0, 1}, asks(p))
+		p.failed(ms, 0, refused)
+		require.NoError(t, a.err, "the other may succeed")
+		p.join(ms, d, "d")
+		require.Equal(t, []int{0}, asks(p))
+		p.failed(2*ms, 1, refused)
+		require.ErrorIs(t, a.err, refused, "what was begun since does not count")
+		require.ErrorIs(t, b.err, refused)
+		require.NoError(t, c.err)
+		require.NoError(t, d.err)
+		p.failed(3*ms, 0, refused)
+		p.failed(3*ms, 1, refused)
+		require.ErrorIs(t, c.err, refused)
+		require.ErrorIs(t, d.err, refused)
+	})
+	t.Run("one of two succeeds", func(t *testing.T) {
+		t.Parallel()
+		p := newPolicy(2, 2, 3*time.Millisecond, 700*time.Microsecond)
+		a, b := newWaiter(), newWaiter()
+		p.join(0, a, "a")
+		p.join(0, b, "b")
+		p.failed(ms, 0, refused)
+		p.opened(ms, 1)
+		require.Equal(t, 1, a.slot)
+		p.hold(ms, 1)
+		p.vacate(2*ms, 1) // it breaks
+		p.opens = nil
+		require.NoError(t, b.err, "there was one since")
+	})
 }
 
 // passes lets time pass until slots are to be opened, or nobody has anything to wait for but the others.
