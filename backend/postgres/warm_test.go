@@ -272,7 +272,7 @@ func TestFleetRunsApart(t *testing.T) {
 	}, time.Minute, 50*time.Millisecond)
 }
 
-// Those who share a lent pool are never starved by what is kept of it.
+// Those who share a lent pool are never starved by what is kept of it, nor while a fleet run goes on.
 func TestLentPoolIsShared(t *testing.T) {
 	t.Parallel()
 	for _, size := range []string{"1", "2", "4"} {
@@ -300,11 +300,25 @@ func TestLentPoolIsShared(t *testing.T) {
 					}
 				})
 			}
+			wg.Go(func() { // a fleet run
+				script := []backend.Script{{Route: route("s0"), SQL: `SELECT 1`}}
+				for ctx := backend.Apart(t.Context()); ; {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					assert.NoError(t, be.RunScripts(ctx, script, backend.ScriptOptions{})[0])
+				}
+			})
 			for range 30 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				var one int
-				assert.NoError(t, pool.QueryRow(ctx, `SELECT 1`).Scan(&one))
+				served := assert.NoError(t, pool.QueryRow(ctx, `SELECT 1`).Scan(&one))
 				cancel()
+				if !served {
+					break
+				}
 			}
 			close(done)
 			wg.Wait()

@@ -67,13 +67,14 @@ func (k *Keeper[C]) setApart(i int) Lease[C] {
 	return l
 }
 
-// keepApart keeps a connection for the next TakeApart, or gives it to somebody who is overdue in the meantime.
+// keepApart keeps a connection for the next TakeApart, or gives it to somebody who is overdue in the meantime. Not one beyond
+// Keep, for which others wait in the pool: a fleet run would have it for as long as it goes on.
 func (k *Keeper[C]) keepApart(now int64, l Lease[C], fate Fate) bool {
 	s := &k.slots[l.slot]
 	if l.apart {
 		s.until = now + int64(k.cfg.ApartIdle)
 	}
-	if fate != Reuse || k.p.closed || now >= s.until {
+	if fate != Reuse || k.p.closed || l.slot >= k.cfg.Keep || now >= s.until {
 		return false
 	}
 	k.apart = append(k.apart, l.slot)

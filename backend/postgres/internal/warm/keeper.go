@@ -39,7 +39,7 @@ type Config struct {
 	Few int
 	// Idle is after which time an idle connection goes back to the pool. 0: never.
 	Idle time.Duration
-	// ApartIdle is for how long a connection of TakeApart is kept for the next of its kind.
+	// ApartIdle is for how long a connection of TakeApart is kept for the next of its kind, where it may be kept.
 	ApartIdle time.Duration
 }
 

@@ -400,6 +400,64 @@ func TestKeeperApartIsSucceeded(t *testing.T) {
 	})
 }
 
+// TestKeeperApartOfALentPool: a fleet run does not keep a lent pool from its other users, for as long as it goes on: nobody
+// waits for more than a use, and between the uses no more than half is kept, homes and what is apart together.
+func TestKeeperApartOfALentPool(t *testing.T) {
+	t.Parallel()
+	for _, slots := range []int{1, 4} {
+		for homes := range slots/2 + 1 {
+			t.Run(fmt.Sprint(slots, homes), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					pool := newFakePool(t, slots, slots)
+					cfg := config(slots)
+					cfg.Keep = slots / 2
+					k := New(pool, cfg)
+					var held []Lease[*fakeConn]
+					for n := range homes {
+						l, err := k.Take(t.Context(), fmt.Sprint("s", n))
+						require.NoError(t, err)
+						held = append(held, l)
+					}
+					for _, l := range held {
+						k.Give(l, Reuse)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					var run sync.WaitGroup
+					for range slots {
+						run.Go(func() {
+							for ctx.Err() == nil {
+								l, err := k.TakeApart(t.Context())
+								if !assert.NoError(t, err) {
+									return
+								}
+								use(t, k, l, time.Millisecond, Reuse)
+								time.Sleep(time.Millisecond)
+							}
+						})
+					}
+					for range 50 {
+						begun := time.Now()
+						c, err := pool.Open(ctx)
+						if !assert.NoError(t, err) {
+							break
+						}
+						assert.LessOrEqual(t, time.Since(begun), 20*time.Millisecond)
+						pool.GiveBack(c, false)
+						time.Sleep(3 * time.Millisecond)
+					}
+					cancel()
+					run.Wait()
+					synctest.Wait()
+					require.LessOrEqual(t, pool.state().out, cfg.Keep)
+					k.Close()
+					require.Zero(t, pool.state().out)
+				})
+			})
+		}
+	}
+}
+
 // TestKeeperFull: two processes with pools of 16 on a server of 20 (issue: 40 % of the statements failed).
 func TestKeeperFull(t *testing.T) {
 	t.Parallel()
