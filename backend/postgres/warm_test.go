@@ -322,7 +322,9 @@ func TestLentPoolIsShared(t *testing.T) {
 			}
 			close(done)
 			wg.Wait()
-			require.LessOrEqual(t, int(pool.Stat().AcquiredConns()), int(size[0]-'0')/2, "kept")
+			// One that was being opened may be on its way back. What is kept stays for a second.
+			half := func() bool { return pool.Stat().AcquiredConns() <= int32(size[0]-'0')/2 }
+			require.Eventually(t, half, 500*time.Millisecond, time.Millisecond, "kept")
 			require.Eventually(t, func() bool { return pool.Stat().AcquiredConns() == 0 }, time.Minute, 20*time.Millisecond)
 		})
 	}
