@@ -77,6 +77,8 @@ func (l *lock) acquire(ctx context.Context, be *Backend) error {
 		case err == nil && got:
 			return nil
 		case err == nil:
+		case ctx.Err() != nil && !errors.Is(err, ctx.Err()): // the session ended at the same moment
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case ctx.Err() != nil, errors.Is(err, backend.ErrClosed):
 			return err
 		case l.s.worked.Load(), errors.Is(err, errAbandoned):
