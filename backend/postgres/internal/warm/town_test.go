@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/stretchr/testify/require"
 )
 
@@ -34,9 +35,8 @@ type town struct {
 }
 
 type simConn struct {
-	seen map[int]bool
-	lru  map[int]int
-	tick int
+	seen     map[int]bool
+	prepared *simplelru.LRU[int, struct{}]
 }
 
 type simJob struct {
@@ -73,7 +73,11 @@ func (m *town) begin(j *simJob) {
 func (m *town) serve(j *simJob) {
 	c := m.conn[j.slot]
 	if c == nil {
-		c = &simConn{seen: map[int]bool{}, lru: map[int]int{}}
+		prepared, err := simplelru.NewLRU[int, struct{}](m.kept, nil)
+		if err != nil {
+			panic(err) // kept is positive
+		}
+		c = &simConn{seen: map[int]bool{}, prepared: prepared}
 		m.conn[j.slot] = c
 	}
 	j.work, j.sleeps = simWarm, 0
@@ -84,17 +88,10 @@ func (m *town) serve(j *simJob) {
 		m.sights++
 		j.work += simFirst
 	}
-	c.tick++
-	if _, kept := c.lru[pair]; !kept {
+	if _, kept := c.prepared.Get(pair); !kept {
 		j.work += simPlan
-		if len(c.lru) >= m.kept {
-			for k := range c.lru { // any
-				delete(c.lru, k)
-				break
-			}
-		}
+		c.prepared.Add(pair, struct{}{})
 	}
-	c.lru[pair] = c.tick
 	if m.rnd.Float64() < m.slow {
 		j.sleeps = m.now + 20e6
 	}
@@ -224,6 +221,7 @@ func (m town) simulate(warmup, ops int) outcome {
 }
 
 // TestTown: in the model, stores at home pay, and cost nothing where there is nothing to gain.
+// The same happens in each run; the bounds hold for other seeds too.
 func TestTown(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -234,7 +232,7 @@ func TestTown(t *testing.T) {
 		{town{stores: 3000, texts: 1, goroutines: 32, slots: 8}, 0.6, 1.1, 0.25},
 		{town{stores: 1000, texts: 5, goroutines: 8, slots: 8}, 0.4, 1.1, 0.3},
 		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8}, 0.4, 1.1, 0.35},
-		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8, zipf: true}, 0.7, 1.1, 0.6},
+		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8, zipf: true}, 0.7, 1.2, 0.6},
 		{town{stores: 3000, texts: 1, goroutines: 32, slots: 16, slow: 0.005}, 0.9, 1.3, 0.8},
 		{town{stores: 100, texts: 10, goroutines: 8, slots: 8}, 1.01, 1.01, 1},
 		{town{stores: 1, texts: 10, goroutines: 32, slots: 8}, 1.01, 1.3, 1},
