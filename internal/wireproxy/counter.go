@@ -1,9 +1,11 @@
 package wireproxy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Codes that a client may send before its first typed message, in the place of the protocol's version.
@@ -15,6 +17,9 @@ const (
 
 // startup stands for the start-up message in counter.owed; the others stand there with their own letter.
 const startup byte = 0
+
+// ping is what pgx asks with.
+var ping = append([]byte{'Q', 0, 0, 0, 12}, "-- ping\x00"...)
 
 // counter follows the protocol of one connection; the package comment says what it counts.
 type counter struct {
@@ -35,6 +40,11 @@ type counter struct {
 	asking bool
 	// counted is true when the round trip under way has been counted.
 	counted bool
+	// heard is when the server last sent something, silent how long ago that was when the round trip under way began, and
+	// asked how that begins: no more of it than tells it from a ping.
+	heard  time.Time
+	silent time.Duration
+	asked  []byte
 	// copying is true between CopyInResponse and the client's CopyDone or CopyFail: the server ignores Sync there.
 	copying bool
 }
@@ -82,13 +92,16 @@ func (c *counter) fromClient(data []byte) (forward, answer []byte) {
 	for len(data) > 0 {
 		// Even a part of a message begins the round trip: its answer cannot have been sent before.
 		if skipped := c.client.skip(data); skipped > 0 {
+			c.ask(data[:skipped])
 			data = data[skipped:]
 			continue
 		}
 		if c.client.have == 0 {
 			c.clientMessage(data[0])
 		}
-		data = data[c.client.header(data, 5):]
+		n := c.client.header(data, 5)
+		c.ask(data[:n])
+		data = data[n:]
 		if c.client.complete(5) {
 			c.client.body = max(int(binary.BigEndian.Uint32(c.client.head[1:5]))-4, 0)
 			c.client.reset()
@@ -101,6 +114,7 @@ func (c *counter) fromClient(data []byte) (forward, answer []byte) {
 func (c *counter) clientMessage(kind byte) {
 	if !c.asking {
 		c.asking, c.counted = true, false
+		c.asked, c.silent = c.asked[:0], time.Since(c.heard)
 	}
 	switch kind {
 	case 'Q', 'F': // Query, FunctionCall
@@ -120,13 +134,26 @@ func (c *counter) clientMessage(kind byte) {
 	}
 }
 
+// ask notes what the client sends in the round trip under way.
+func (c *counter) ask(data []byte) {
+	if room := len(ping) + 1 - len(c.asked); room > 0 {
+		c.asked = append(c.asked, data[:min(room, len(data))]...)
+	}
+}
+
+// pinged reports whether the round trip under way only asks whether the server is there, after long silence.
+func (c *counter) pinged() bool { return c.silent > PingAfter && bytes.Equal(c.asked, ping) }
+
 func (c *counter) fromServer(data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.asking && !c.counted && len(data) > 0 {
 		c.counted = true
-		c.trips.Add(1)
+		if !c.pinged() {
+			c.trips.Add(1)
+		}
 	}
+	c.heard = time.Now()
 	for len(data) > 0 {
 		if skipped := c.server.skip(data); skipped > 0 {
 			data = data[skipped:]

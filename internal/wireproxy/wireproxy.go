@@ -12,7 +12,9 @@
 //     server had answered all of what came first by the time the rest reached the proxy;
 //   - the start-up of a connection is one round trip, and one more for each step of a password exchange;
 //   - a COPY FROM STDIN is one round trip, whether or not the client waited for the server's word to begin;
-//   - Terminate, a cancel request, and notices and notifications that nobody asked for are none.
+//   - Terminate, a cancel request, and notices and notifications that nobody asked for are none;
+//   - nor is a ping of pgx's on a connection that has been silent for longer than [PingAfter]: whether there is one depends
+//     on how busy the machine is.
 //
 // The proxy answers a request for encryption itself, with no: what is encrypted cannot be counted.
 package wireproxy
@@ -27,6 +29,9 @@ import (
 	"sync/atomic"
 	"time"
 )
+
+// PingAfter is after which silence a pool of pgx's asks whether a connection is still there, before it is used.
+const PingAfter = time.Second
 
 // Proxy forwards connections to one server. It is safe for concurrent use.
 type Proxy struct {

@@ -1,19 +1,23 @@
 package wireproxy
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -103,6 +107,82 @@ func TestRoundTripsOfPgx(t *testing.T) {
 
 	require.NoError(t, conn.Close(ctx))
 	trips(0, "the end")
+}
+
+// A pool asks whether a connection is still there that nobody has used for a second, which a machine that stalls brings about.
+func TestPingAfterSilenceIsNoRoundTrip(t *testing.T) {
+	t.Parallel()
+	p, conn := proxied(t)
+	config, err := pgxpool.ParseConfig(conn.Config().ConnString())
+	require.NoError(t, err)
+	pinged := 0
+	config.MaxConns = 1
+	config.ShouldPing = func(_ context.Context, of pgxpool.ShouldPingParams) bool {
+		if of.IdleDuration <= PingAfter {
+			return false
+		}
+		pinged++
+		return true
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = pool.Exec(t.Context(), `SELECT 1`)
+	require.NoError(t, err)
+	for pinged == 0 {
+		_, err = conn.Exec(t.Context(), `SELECT pg_sleep(1.1)`)
+		require.NoError(t, err)
+		p.ResetRoundTrips()
+		_, err = pool.Exec(t.Context(), `SELECT 1`)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 1, p.ResetRoundTrips())
+}
+
+// Any other ping is one: it is what a pool does that asks each time.
+func TestPings(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		silent time.Duration
+		asks   []byte
+		want   int64
+	}{
+		{"after silence", 2 * PingAfter, ping, 0},
+		{"at once", PingAfter / 2, ping, 1},
+		{"another text", 2 * PingAfter, message('Q', []byte("-- pong\x00")...), 1},
+		{"more than that", 2 * PingAfter, slices.Concat(ping, message('Q', []byte("SELECT 1\x00")...)), 1},
+		{"two", 2 * PingAfter, slices.Concat(ping, ping), 1},
+	} {
+		for cut := 1; cut <= 14; cut++ {
+			t.Run(fmt.Sprintf("%s/%d", tc.name, cut), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					var trips atomic.Int64
+					c := newCounter(&trips)
+					c.fromClient(message(0, append(code(3<<16), "user\x00u\x00\x00"...)...))
+					c.fromServer(append(message('R', code(0)...), message('Z', 'I')...))
+					for range 2 { // the one before leaves nothing
+						trips.Store(0)
+						time.Sleep(tc.silent)
+						for data := tc.asks; len(data) > 0; {
+							n := min(cut, len(data))
+							forward, _ := c.fromClient(data[:n])
+							require.Equal(t, data[:n], forward)
+							data = data[n:]
+						}
+						for range bytes.Count(tc.asks, []byte("Q")) {
+							c.fromServer(append(message('I'), message('Z', 'I')...))
+						}
+						assert.Equal(t, tc.want, trips.Load())
+						c.fromClient(message('Q', []byte("SELECT 1\x00")...))
+						c.fromServer(append(message('C'), message('Z', 'I')...))
+						assert.Equal(t, tc.want+1, trips.Load(), "what it was asked for")
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestNotificationsAreNoRoundTrips(t *testing.T) {
