@@ -232,7 +232,7 @@ func TestTown(t *testing.T) {
 		{town{stores: 3000, texts: 1, goroutines: 32, slots: 8}, 0.6, 1.1, 0.25},
 		{town{stores: 1000, texts: 5, goroutines: 8, slots: 8}, 0.4, 1.1, 0.3},
 		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8}, 0.4, 1.1, 0.35},
-		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8, zipf: true}, 0.7, 1.2, 0.6},
+		{town{stores: 1000, texts: 5, goroutines: 32, slots: 8, zipf: true}, 0.7, 1.1, 0.6},
 		{town{stores: 3000, texts: 1, goroutines: 32, slots: 16, slow: 0.005}, 0.9, 1.3, 0.8},
 		{town{stores: 100, texts: 10, goroutines: 8, slots: 8}, 1.01, 1.01, 1},
 		{town{stores: 1, texts: 10, goroutines: 32, slots: 8}, 1.01, 1.3, 1},
