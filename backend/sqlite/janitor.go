@@ -17,11 +17,20 @@ func (sh *shelf) watch(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-sh.trim:
-			for sh.tooFull() && sh.closeOldest(false) {
+			if sh.tooFull() && sh.closeOldest(false) {
+				sh.askToTrim() // one at a time: between two, what else is due has its chance
 			}
 		case <-tick.C:
 			sh.yieldMoving()
 		}
+	}
+}
+
+// askToTrim has the janitor look whether the shelf is too full.
+func (sh *shelf) askToTrim() {
+	select {
+	case sh.trim <- struct{}{}:
+	default:
 	}
 }
 

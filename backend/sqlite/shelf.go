@@ -194,10 +194,7 @@ func (sh *shelf) open(ctx context.Context, st *store) error {
 		st.phase = open
 		sh.count++
 		if sh.count >= sh.most {
-			select {
-			case sh.trim <- struct{}{}:
-			default:
-			}
+			sh.askToTrim()
 		}
 	}
 	close(st.opened.done)
