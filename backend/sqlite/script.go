@@ -99,14 +99,12 @@ func (b *Backend) scriptTurn(ctx context.Context, name backend.Store, opt backen
 	if st == nil {
 		return func() {}, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, b.lockTimeout(opt))
-	defer cancel()
-	if err := st.turn.Acquire(limited, 1); err != nil {
-		b.stores.release(st)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+	if err := st.await(ctx, st.turn, b.lockTimeout(opt)); err != nil {
+		defer b.stores.release(st)
+		if ctx.Err() == nil && !errors.Is(err, st.fate()) {
+			err = fmt.Errorf("%w: no turn to write within %v", ErrBusy, b.lockTimeout(opt))
 		}
-		return nil, fmt.Errorf("%w: no turn to write within %v", ErrBusy, b.lockTimeout(opt))
+		return nil, err
 	}
 	return func() {
 		st.turn.Release(1)

@@ -66,20 +66,18 @@ func (s *session) fail(op string, err error) error {
 	return &backend.Error{Op: op, Store: s.st.name, Err: err}
 }
 
-// wait acquires one unit of sem in order of arrival, for as long as ctx allows, or BusyTimeout if it has no deadline.
+// wait acquires one unit of sem in order of arrival, for as long as ctx allows, or BusyTimeout if it has no deadline, and the
+// store is there.
 func (s *session) wait(ctx context.Context, sem *semaphore.Weighted, op, what string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if sem.TryAcquire(1) {
-		return nil
-	}
 	patience := s.b.ownWait(ctx)
-	limited, cancel := limit(ctx, patience)
-	defer cancel()
-	switch err := sem.Acquire(limited, 1); {
+	switch err := s.st.await(ctx, sem, patience); {
 	case err == nil:
 		return nil
+	case errors.Is(err, s.st.fate()):
+		return s.fail(op, err)
 	case patience == 0:
 		return s.fail(op, fmt.Errorf("waiting for %s: %w", what, err))
 	case ctx.Err() != nil:

@@ -40,8 +40,9 @@ type store struct {
 	turn  *semaphore.Weighted // the writer's turn, in order of arrival
 	slots *semaphore.Weighted // how many may read
 
-	checked atomic.Int64 // when file was last compared, in time since Backend.epoch
-	lost    atomic.Pointer[error]
+	checked atomic.Int64    // when file was last compared, in time since Backend.epoch
+	life    context.Context // ends when the store is lost, with the reason as its cause
+	end     context.CancelCauseFunc
 	fresh   atomic.Bool // no connection of before is to be used again
 
 	// Guarded by the shelf's lock.
@@ -56,9 +57,12 @@ type store struct {
 }
 
 func (b *Backend) newStore(name backend.Store, path string) *store {
+	life, end := context.WithCancelCause(context.Background())
 	return &store{
 		b: b, name: name, path: path,
 		setup:  b.setup,
+		life:   life,
+		end:    end,
 		turn:   semaphore.NewWeighted(1),
 		slots:  semaphore.NewWeighted(int64(b.cfg.MaxReaders)),
 		opened: newEvent(),
@@ -68,10 +72,28 @@ func (b *Backend) newStore(name backend.Store, path string) *store {
 
 // fate returns why the store cannot be used any more, or nil.
 func (st *store) fate() error {
-	if p := st.lost.Load(); p != nil {
-		return *p
+	if st.life.Err() == nil {
+		return nil
 	}
-	return nil
+	return context.Cause(st.life)
+}
+
+// await acquires one unit of sem in order of arrival: at once when it is free, else within patience, if that is not 0, unless
+// ctx or the store ends first.
+func (st *store) await(ctx context.Context, sem *semaphore.Weighted, patience time.Duration) error {
+	if sem.TryAcquire(1) {
+		return nil
+	}
+	alive, die := context.WithCancel(ctx)
+	defer die()
+	defer context.AfterFunc(st.life, die)()
+	limited, cancel := limit(alive, patience)
+	defer cancel()
+	err := sem.Acquire(limited, 1)
+	if fate := st.fate(); err != nil && fate != nil {
+		return fate
+	}
+	return err
 }
 
 // errMoving is what open returns when the store is about to be renamed. To wait for that is not the opener's: whoever
@@ -278,9 +300,9 @@ func (st *store) retire() {
 }
 
 // lose ends the store with a reason: idle connections are closed, and those in use are as soon as the call under way
-// on them, if any, ends.
+// on them, if any, ends. Whoever waits for one, or for the writer's turn, is told the reason.
 func (st *store) lose(reason error) {
-	st.lost.CompareAndSwap(nil, &reason)
+	st.end(reason)
 	st.mu.Lock()
 	conns := slices.Clone(st.conns)
 	st.mu.Unlock()

@@ -345,6 +345,66 @@ func TestRetiredIsTakenAwayToo(t *testing.T) { // S25
 	}
 }
 
+// Whoever waits for a store, for its writer's turn or a free connection, waits no longer than it is there, however much time he has.
+func TestWaitEndsWithTheStore(t *testing.T) { // S25
+	t.Parallel()
+	for name, end := range map[string]struct {
+		do   func(ctx context.Context, b *Backend, rt backend.Route) error
+		fate error
+	}{
+		"rename": {func(ctx context.Context, b *Backend, rt backend.Route) error {
+			return b.Rename(ctx, rt, backend.MustParseStore("b"))
+		}, backend.ErrStoreMissing},
+		"drop":  {func(ctx context.Context, b *Backend, rt backend.Route) error { return b.Drop(ctx, rt) }, backend.ErrStoreMissing},
+		"close": {func(_ context.Context, b *Backend, _ backend.Route) error { return b.Close() }, backend.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := openIn(t, t.TempDir(), func(c *Config) { c.BusyTimeout, c.MaxReaders = time.Hour, 1 })
+				a, rt := withTable(t, b, "a")
+				long, cancel := context.WithTimeout(a, 2*time.Hour)
+				defer cancel()
+				tx, err := b.DB().BeginTx(a, nil)
+				require.NoError(t, err)
+				defer func() { _ = tx.Rollback() }()
+				reading, err := b.DB().BeginTx(a, &sql.TxOptions{ReadOnly: true})
+				require.NoError(t, err)
+				defer func() { _ = reading.Rollback() }()
+
+				began := time.Now()
+				var wg sync.WaitGroup
+				for who, wait := range map[string]func() error{
+					"a writer": func() error {
+						_, err := b.DB().ExecContext(a, "INSERT INTO notes (mark) VALUES ('x')")
+						return err
+					},
+					"a writer with a deadline": func() error {
+						_, err := b.DB().ExecContext(long, "INSERT INTO notes (mark) VALUES ('x')")
+						return err
+					},
+					"a transaction": func() error {
+						_, err := b.DB().BeginTx(a, nil)
+						return err
+					},
+					"a reader": func() error { return b.DB().QueryRowContext(long, "SELECT count(*) FROM notes").Scan(new(int)) },
+					"a script": func() error {
+						return b.RunScripts(a, []backend.Script{{Route: rt, SQL: "DELETE FROM notes"}}, backend.ScriptOptions{})[0]
+					},
+				} {
+					wg.Go(func() {
+						assert.ErrorIs(t, wait(), end.fate, who)
+						assert.Less(t, time.Since(began), time.Minute, who)
+					})
+				}
+				synctest.Wait() // until they are in line
+				require.NoError(t, end.do(t.Context(), b, rt))
+				wg.Wait()
+			})
+		})
+	}
+}
+
 // Who renames a store waits for those who are opening it; they wait for the rename, and are not in its way.
 func TestOpenedWhileItIsRenamed(t *testing.T) {
 	t.Parallel()
@@ -492,7 +552,7 @@ func TestLostAsACallEnds(t *testing.T) {
 	t.Parallel()
 	b := openIn(t, t.TempDir())
 	for range 20_000 {
-		st := &store{b: b}
+		st := b.newStore(backend.Store{}, "")
 		c := &conn{st: st, raw: noRaw{}, stmts: newStatements(1)}
 		st.conns = []*conn{c}
 		b.descriptors.conns.Add(1)
