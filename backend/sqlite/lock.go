@@ -168,7 +168,8 @@ type opener func(ctx context.Context, path string, patience time.Duration, look 
 // the connection is open. For that it has to be in WAL mode, which the file of a store that was moved, restored or stamped is not:
 // in that mode a connection that has read keeps a lock on the file, in any other one it has none between two transactions, and
 // looks for a -wal of the file's name at the next. Locks of others are waited for as ctx allows, and no longer than patience, if that
-// is not 0; not at the door.
+// is not 0; not at the door. It returns ErrStoreMissing when it failed and there is no such file by then: what SQLite says of one
+// that went away meanwhile depends on the moment.
 func (b *Backend) enter(ctx context.Context, path string, patience time.Duration, look func(raw) error) (r raw, err error) {
 	hold := "PRAGMA main.journal_mode=WAL; " + schemaVersion + "; " + busyTimeout(cmp.Or(patience, b.cfg.BusyTimeout))
 	err = b.untilFree(ctx, patience, func(limited context.Context) error {
@@ -183,6 +184,9 @@ func (b *Backend) enter(ctx context.Context, path string, patience time.Duration
 			return err
 		})
 	})
+	if err != nil && absent(path) == nil {
+		err = backend.ErrStoreMissing
+	}
 	return r, err
 }
 

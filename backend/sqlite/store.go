@@ -148,9 +148,6 @@ func (st *store) dial(ctx context.Context, first bool) (c *conn, owner string, e
 		})
 	}
 	if err != nil {
-		if _, serr := os.Lstat(st.path); errors.Is(serr, fs.ErrNotExist) && !st.shared {
-			err = backend.ErrStoreMissing
-		}
 		return nil, "", err
 	}
 	c = &conn{st: st, raw: r, stmts: newStatements(st.b.cfg.Statements), tenant: !st.shared}

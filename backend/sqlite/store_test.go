@@ -405,6 +405,45 @@ func TestWaitEndsWithTheStore(t *testing.T) { // S25
 	}
 }
 
+// A store that another process has dropped a moment ago is missing, whatever is done with it and whatever it was being waited for.
+func TestDroppedAMomentAgo(t *testing.T) { // S25, S72
+	t.Parallel()
+	for name, do := range map[string]func(t *testing.T, b *Backend, rt backend.Route, drop func()) error{
+		"backup": func(t *testing.T, b *Backend, rt backend.Route, drop func()) error {
+			drop()
+			return b.Backup(t.Context(), rt, filepath.Join(t.TempDir(), "backup"))
+		},
+		"copy": func(t *testing.T, b *Backend, rt backend.Route, drop func()) error {
+			drop()
+			return b.CopyStore(t.Context(), rt, backend.Route{Store: backend.MustParseStore("copy")})
+		},
+		"script": func(t *testing.T, b *Backend, rt backend.Route, drop func()) error {
+			tx, err := b.DB().BeginTx(backend.WithRoute(t.Context(), rt), nil)
+			require.NoError(t, err)
+			failed := make(chan error, 1)
+			go func() {
+				failed <- b.RunScripts(t.Context(), []backend.Script{{Route: rt, SQL: "DELETE FROM notes"}}, backend.ScriptOptions{})[0]
+			}()
+			synctest.Wait() // until it is in line
+			drop()
+			require.NoError(t, tx.Rollback())
+			return <-failed
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				b, other := openIn(t, dir), openIn(t, dir)
+				a, rt := withTable(t, b, "a")
+				mustExec(t, a, b.DB(), "INSERT INTO notes (mark) VALUES ('x')")
+				b.stores.peek(rt.Store).checked.Store(int64(b.now() + time.Hour)) // it is not looked for before that
+				require.ErrorIs(t, do(t, b, rt, func() { require.NoError(t, other.Drop(t.Context(), rt)) }), backend.ErrStoreMissing)
+			})
+		})
+	}
+}
+
 // Who renames a store waits for those who are opening it; they wait for the rename, and are not in its way.
 func TestOpenedWhileItIsRenamed(t *testing.T) {
 	t.Parallel()
