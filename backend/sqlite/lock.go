@@ -78,6 +78,9 @@ func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err erro
 	if b.isClosed() {
 		return nil, backend.ErrClosed
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	unlock, err = b.locks.lock(ctx, key, true)
 	if err == nil {
 		if err = fenced(ctx); err != nil {
@@ -92,9 +95,13 @@ func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err erro
 
 // tryLock is lock without waiting: it returns errLocked when somebody has the key.
 func (b *Backend) tryLock(ctx context.Context, key string) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	return b.locks.lock(ctx, key, false)
 }
 
+// lock is had in any case when nobody has the key: ctx is for the wait.
 func (l *locks) lock(ctx context.Context, key string, wait bool) (unlock func(), err error) {
 	leave, err := l.enter(ctx, key, wait)
 	if err != nil {
@@ -112,17 +119,15 @@ func (l *locks) lock(ctx context.Context, key string, wait bool) (unlock func(),
 }
 
 func (l *locks) enter(ctx context.Context, key string, wait bool) (leave func(), err error) {
-	if wait {
+	leave, free := l.queues.TryEnter(key)
+	switch {
+	case free:
+		return leave, nil
+	case wait:
 		return l.queues.Enter(ctx, key)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	leave, ok := l.queues.TryEnter(key)
-	if !ok {
+	default:
 		return nil, errLocked
 	}
-	return leave, nil
 }
 
 // lockFile keeps other processes from the key.
@@ -231,6 +236,9 @@ func limit(ctx context.Context, after time.Duration) (context.Context, context.C
 // that is not 0. The context that fn gets ends then; it is for waits. What is done is not cut short, nor said to have failed, because
 // it takes longer than one waits for others.
 func (b *Backend) untilFree(ctx context.Context, after time.Duration, fn func(limited context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	limited, cancel := limit(ctx, after)
 	defer cancel()
 	var inUse error

@@ -833,6 +833,33 @@ func TestPatienceIsForOthers(t *testing.T) {
 	}
 }
 
+// Nor is it busy when nobody has it, however little time there is for waiting; whose own time is over is refused.
+func TestFreeIsNotBusy(t *testing.T) {
+	t.Parallel()
+	b := openIn(t, t.TempDir())
+	_, rt := withTable(t, b, "a")
+	within := func(ctx context.Context) error {
+		return b.untilFree(ctx, time.Nanosecond, func(limited context.Context) error {
+			<-limited.Done()
+			return b.atDoor(limited, b.path(rt.Store), func() error { return nil })
+		})
+	}
+	require.NoError(t, within(t.Context()))
+
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, within(over), context.Canceled)
+	_, err := b.Lock(over, "free")
+	require.ErrorIs(t, err, context.Canceled)
+
+	st := b.stores.use(rt.Store)
+	defer b.stores.release(st)
+	require.NoError(t, st.await(t.Context(), st.turn, time.Nanosecond))
+	st.turn.Release(1)
+	require.NoError(t, b.RunScripts(t.Context(), []backend.Script{{Route: rt, SQL: "INSERT INTO notes (mark) VALUES ('script')"}},
+		backend.ScriptOptions{LockTimeout: time.Nanosecond})[0])
+}
+
 // Who waits for another one to open a store waits by his own terms.
 func TestOpenersTermsAreTheirOwn(t *testing.T) {
 	t.Parallel()
