@@ -199,7 +199,7 @@ func (b *Backend) occupy(ctx context.Context, path string) (release func(), err 
 		}
 		return err
 	})
-	if over := ctx.Err(); over != nil || errors.Is(err, ErrBusy) {
+	if over := ctx.Err(); over != nil || errors.Is(err, backend.ErrBusy) { // the contract's: a log that is stuck is not this package's
 		return nil, errors.Join(err, over, r.Close())
 	}
 	return func() { _ = r.Close() }, nil

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -138,6 +139,27 @@ func TestOpeningAStoreEndsWithItsContext(t *testing.T) { // S73
 		require.Fail(t, "it waits on")
 	}
 	require.Equal(t, 1, number(t, a, b.DB(), "SELECT 1"))
+}
+
+// Whoever is in the middle of a write keeps a store from being dropped, for whatever SQLite gives up.
+func TestStoreWhoseLogIsStuckIsNotDropped(t *testing.T) { // S25
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t)
+		a := tenant(t, b, "a")
+		exec(t, a, b.DB(), "CREATE TABLE polls (id INTEGER PRIMARY KEY); INSERT INTO polls VALUES (1)")
+		other, err := sqlite.Open(t.Context(), b.Dir(), sqlite.Config{}) // for which the log is kept
+		require.NoError(t, err)
+		defer other.Close()
+		require.Equal(t, 1, number(t, a, other.DB(), "SELECT count(*) FROM polls"))
+		rt := backend.Route{Store: backend.MustParseStore("a"), Owner: "id-of-a"}
+		release := hindered(t, "stuck", b.Path(rt.Store))
+		err = b.Drop(t.Context(), rt)
+		release()
+		require.ErrorIs(t, err, backend.ErrBusy)
+		require.Equal(t, 1, number(t, a, b.DB(), "SELECT count(*) FROM polls"))
+		require.NoError(t, b.Drop(t.Context(), rt))
+	})
 }
 
 // hindered has another process keep all others from the store at path until release is called.
