@@ -55,8 +55,7 @@ func (b *Backend) withDescriptors(ctx context.Context, fn func() error) error {
 			return err
 		}
 	}
-	// One at a time, and with room made first: those who are short would take from each other what is made free, and SQLite
-	// opens a file read-only that it could not open for writing, if there is a descriptor again by then.
+	// One at a time, and with room made first: those who are short would take from each other what is made free.
 	select {
 	case d.scarce <- struct{}{}:
 		defer func() { <-d.scarce }()

@@ -16,3 +16,6 @@ func descriptorLimit() int64 {
 	}
 	return int64(min(uint64(limit.Cur), math.MaxInt32)) //nolint:unconvert // it is signed on some systems
 }
+
+// descriptorsRunOut says that what cannot be opened may be for want of a descriptor.
+const descriptorsRunOut = true

@@ -188,21 +188,22 @@ func (b *Backend) drop(ctx context.Context, rt backend.Route) error {
 // then (sqlite3WalClose in wal.c, unixClose in os_unix.c): what they remove could be the next file's. Who is at it is waited for;
 // a file that cannot be read has nobody who is.
 func (b *Backend) occupy(ctx context.Context, path string) (release func(), err error) {
-	r, err := dial(ctx, uri(path, "rw")+"&_error_rc=1")
-	if err != nil {
-		return func() {}, ctx.Err()
-	}
+	var r raw
 	err = b.untilFree(ctx, b.cfg.BusyTimeout, func(context.Context) error {
-		_, err := r.ExecContext(ctx, "BEGIN; SELECT 1 FROM sqlite_schema", nil)
-		if err != nil {
-			_, _ = r.ExecContext(ctx, "ROLLBACK", nil)
-		}
+		r, err = b.openFile(ctx, path, 0, func(r raw) error {
+			_, err := r.ExecContext(ctx, "BEGIN; SELECT 1 FROM sqlite_schema", nil)
+			return err
+		})
 		return err
 	})
-	if over := ctx.Err(); over != nil || errors.Is(err, backend.ErrBusy) { // the contract's: a log that is stuck is not this package's
-		return nil, errors.Join(err, over, r.Close())
+	switch {
+	case err == nil:
+		return func() { _ = r.Close() }, nil
+	case ctx.Err() != nil || errors.Is(err, backend.ErrBusy): // the contract's: a log that is stuck is not this package's
+		return nil, errors.Join(err, ctx.Err())
+	default:
+		return func() {}, nil
 	}
-	return func() { _ = r.Close() }, nil
 }
 
 // Rename implements [backend.Backend]. When another process has the store open it is asked to let go, which takes a

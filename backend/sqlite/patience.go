@@ -29,8 +29,8 @@ import (
 // Whoever opens a store that somebody has for himself waits as PRAGMA busy_timeout says: SQLite's own handler, which the
 // driver replaces when the next call begins.
 //
-// So the sleeping is done here, by a VFS that is the system's own but for that, and ends with the context of the call: the
-// tries that are left are then made at once.
+// So the sleeping is done here, by a VFS that is the system's own but for that (and for how files are opened: see writable.go), and
+// ends with the context of the call: the tries that are left are then made at once.
 
 // patientVFS is the name of the VFS, callerParam that of the URI's parameter by which an opening of a file is known.
 const (
@@ -44,7 +44,8 @@ type caller struct {
 	ctx context.Context
 	cut bool // a sleep was ended, or not begun, for the context's sake
 
-	tls *libc.TLS // what the connection is known by there; nil: it has no file
+	tls  *libc.TLS // what the connection is known by there; nil: it has no file
+	path string    // of its main file
 }
 
 var (
@@ -82,7 +83,7 @@ var registerVFS = sync.OnceValue(func() error {
 // is in the program's read-only data.
 func pointerTo[F any](f F) uintptr { return *(*uintptr)(unsafe.Pointer(&f)) }
 
-// cString returns a copy of s for SQLite to keep.
+// cString returns a copy of s in C's memory.
 func cString(s string) uintptr {
 	p, err := libc.CString(s)
 	if err != nil {
@@ -93,19 +94,35 @@ func cString(s string) uintptr {
 
 type openFunc = func(tls *libc.TLS, vfs, name, file uintptr, flags int32, outFlags uintptr) int32
 
-// openFile is xOpen: it notes whose connection it is that opens its main file.
+// openFile is xOpen.
 func openFile(tls *libc.TLS, self, name, file uintptr, flags int32, outFlags uintptr) int32 {
-	if name != 0 && flags&sqlite3.SQLITE_OPEN_MAIN_DB != 0 {
-		if p := sqlite3.Xsqlite3_uri_parameter(tls, name, paramName()); p != 0 {
-			if c, ok := openings.LoadAndDelete(libc.GoString(p)); ok {
-				c := c.(*caller)
-				c.tls = tls
-				callers.Store(tls, c)
-			}
-		}
-	}
+	own := name != 0 && flags&sqlite3.SQLITE_OPEN_MAIN_DB != 0 && noteCaller(tls, name)
 	system := struct{ open uintptr }{systemVFS.FxOpen}
-	return (*(*openFunc)(unsafe.Pointer(&system)))(tls, self, name, file, flags, outFlags)
+	rc := (*(*openFunc)(unsafe.Pointer(&system)))(tls, self, name, file, flags, outFlags)
+	switch {
+	case rc != sqlite3.SQLITE_OK:
+	case onlyRead(tls, name, flags, outFlags):
+		closeFile(tls, file)
+		return sqlite3.SQLITE_CANTOPEN
+	case descriptorsRunOut && own && flags&sqlite3.SQLITE_OPEN_READWRITE != 0:
+		watchShm(tls, file)
+	}
+	return rc
+}
+
+// noteCaller notes whose connection it is that opens its main file.
+func noteCaller(tls *libc.TLS, name uintptr) bool {
+	p := sqlite3.Xsqlite3_uri_parameter(tls, name, paramName())
+	if p == 0 {
+		return false
+	}
+	v, ok := openings.LoadAndDelete(libc.GoString(p))
+	if ok {
+		c := v.(*caller)
+		c.tls, c.path = tls, libc.GoString(name)
+		callers.Store(tls, c)
+	}
+	return ok
 }
 
 // sleep is xSleep. It runs on the goroutine whose call it is.
