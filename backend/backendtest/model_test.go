@@ -541,17 +541,18 @@ func (m *model) script(ctx context.Context, s backend.Script, opt backend.Script
 			}
 		}()
 	}
+	limited := ctx // for the waits
 	if opt.LockTimeout > 0 && !m.faults[scriptsWait] {
-		short, cancel := context.WithTimeout(ctx, opt.LockTimeout)
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, opt.LockTimeout)
 		defer cancel()
-		ctx = short
 	}
-	sess, err := m.Session(ctx, s.Route, driver.AccessMaintenance)
+	sess, err := m.Session(limited, s.Route, driver.AccessMaintenance)
 	if err != nil {
 		return err
 	}
 	defer sess.Release()
-	tx, err := sess.BeginTx(ctx, sqldriver.TxOptions{})
+	tx, err := sess.BeginTx(limited, sqldriver.TxOptions{})
 	if err != nil {
 		return err
 	}
