@@ -79,7 +79,7 @@ func TestWaitsForTheLogEndWithTheirContext(t *testing.T) { // S73
 
 			release := hindered(t, "stuck", filepath.Join(dir, stuck.in))
 			first := stuck.calls[0]
-			short, cancel := context.WithTimeout(a, 50*time.Millisecond)
+			short, cancel := context.WithTimeout(a, time.Second)
 			defer cancel()
 			require.ErrorContains(t, first.do(short, fresh), "waiting for the log of the store") // for nobody who opens it
 			var patient errgroup.Group
