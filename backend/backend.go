@@ -155,6 +155,9 @@ type Locker interface {
 	// done. The lock ends with Unlock, with the process, or when it is lost; see [Lock]. It needs no session of its own
 	// on the server to outlive a transaction, so it works through a transaction-mode pooler.
 	Lock(ctx context.Context, key string) (Lock, error)
+	// TryLock is Lock for those who do not wait. It returns ErrBusy when another caller holds key, or is before this one, and
+	// for nothing else: that ctx was done before it was known is another error.
+	TryLock(ctx context.Context, key string) (Lock, error)
 }
 
 // Lock is a key that is held. On Postgres it can be lost without a word, when the connection that holds it is: whoever

@@ -20,7 +20,8 @@ var (
 	ErrTenantMismatch = errors.New("context names another tenant than the one this unit of work belongs to")
 	// ErrInvalidName: the text cannot be a store name; see [ParseStore].
 	ErrInvalidName = errors.New("invalid store name")
-	// ErrBusy: somebody else kept the store for longer than the backend waits. Nothing was done; try again later.
+	// ErrBusy: somebody else kept the store for longer than the backend waits, or has the key that [Locker] was asked for
+	// without waiting. Nothing was done; try again later.
 	ErrBusy = errors.New("store is busy")
 	// ErrLockLost: the lock that an operation stands on is not held any more (its connection was lost), so the operation
 	// did nothing. Whoever holds it now goes on.

@@ -54,6 +54,11 @@ func (c *countingBackend) Lock(ctx context.Context, key string) (backend.Lock, e
 	return c.Backend.(backend.Locker).Lock(ctx, key)
 }
 
+func (c *countingBackend) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	c.queries.Add(1)
+	return c.Backend.(backend.Locker).TryLock(ctx, key)
+}
+
 type countingConnector struct{ *countingBackend }
 
 func (c countingConnector) Connect(ctx context.Context) (sqldriver.Conn, error) {

@@ -127,6 +127,10 @@ func (s *scriptCounter) Lock(ctx context.Context, key string) (backend.Lock, err
 	return s.Backend.(backend.Locker).Lock(ctx, key)
 }
 
+func (s *scriptCounter) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	return s.Backend.(backend.Locker).TryLock(ctx, key)
+}
+
 func counted(t testing.TB, be *site) *scriptCounter {
 	t.Helper()
 	runner, ok := be.Backend.(backend.ScriptRunner)

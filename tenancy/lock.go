@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -14,9 +15,12 @@ import (
 // OnCreate: more would not be over sooner, and requests would feel them.
 const maxOperations = 8
 
-// busyAfter is how long a lock must be held against somebody who only wants to know, for them to take the operation as
-// being under way.
+// busyAfter is how long a lock must be refused to somebody who only wants to know, for them to take the operation as being
+// under way: one whose process died a moment ago, or is nearly over, is not.
 const busyAfter = 300 * time.Millisecond
+
+// toldWithin is how long they wait to be told. Who is not told knows nothing of others, and fails.
+const toldWithin = 10 * time.Second
 
 // held is a tenant's lock. It excludes others who make, rename or purge that tenant, in all processes. It dies with the
 // process, so whoever gets it and finds an operation knows that nobody is at work on that.
@@ -42,6 +46,13 @@ func (a *App) withStore(ctx context.Context, op string, s backend.Store, fn func
 }
 
 func (a *App) withLock(ctx context.Context, op, kind, name string, fn func(ctx context.Context, lock backend.Lock) error) error {
+	return a.underLock(ctx, op, kind, name, a.locker.Lock, fn)
+}
+
+// underLock calls fn with the lock that take gets.
+func (a *App) underLock(ctx context.Context, op, kind, name string, take func(ctx context.Context, key string) (backend.Lock, error),
+	fn func(ctx context.Context, lock backend.Lock) error,
+) error {
 	key := "tenement/" + kind + "/" + name
 	outer, _ := ctx.Value(heldKey{}).([]string)
 	if slices.Contains(outer, key) {
@@ -54,7 +65,7 @@ func (a *App) withLock(ctx context.Context, op, kind, name string, fn func(ctx c
 		}
 		defer a.operations.Release(1)
 	}
-	lock, err := a.locker.Lock(ctx, key)
+	lock, err := take(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -90,28 +101,44 @@ func (a *App) tryTenant(ctx context.Context, op string, id ID, fn func(ctx conte
 }
 
 func (a *App) tryLock(ctx context.Context, op, kind, name string, fn func(ctx context.Context, lock backend.Lock) error) (busy bool, err error) {
-	short, cancel := context.WithTimeoutCause(ctx, busyAfter, errBusy)
-	defer cancel()
-	got := false
-	err = a.withLock(short, op, kind, name, func(inside context.Context, lock backend.Lock) error {
-		got = true
-		// The deadline was for the lock, not for what is done with it.
-		return fn(detach{inside, ctx}, lock)
-	})
-	if !got && short.Err() != nil && ctx.Err() == nil {
+	err = a.underLock(ctx, op, kind, name, func(ctx context.Context, key string) (lock backend.Lock, err error) {
+		lock, err = a.lockIfFree(ctx, key)
+		busy = errors.Is(err, backend.ErrBusy)
+		return lock, err
+	}, fn)
+	if busy {
 		return true, nil
 	}
 	return false, err
 }
 
-var errBusy = fmt.Errorf("somebody else is at work on the tenant")
-
-// detach has the values of one context and the end of another.
-type detach struct {
-	context.Context
-	ends context.Context
+// lockIfFree takes a lock unless that is refused for longer than busyAfter: then it returns ErrBusy. What comes before the
+// first refusal, such as connecting, may take its time.
+func (a *App) lockIfFree(ctx context.Context, key string) (backend.Lock, error) {
+	asking, cancel := context.WithTimeout(ctx, toldWithin)
+	defer cancel()
+	const pause = 25 * time.Millisecond
+	var patience <-chan time.Time
+	for {
+		lock, err := a.locker.TryLock(asking, key)
+		switch {
+		case err == nil:
+			return lock, nil
+		case errors.Is(err, backend.ErrBusy):
+		case asking.Err() != nil && ctx.Err() == nil:
+			return nil, fmt.Errorf("whether somebody is at work is not known after %v: %w", toldWithin, err)
+		default:
+			return nil, err
+		}
+		if patience == nil {
+			patience = time.After(busyAfter)
+		}
+		select {
+		case <-patience:
+			return nil, err
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
-
-func (d detach) Deadline() (time.Time, bool) { return d.ends.Deadline() }
-func (d detach) Done() <-chan struct{}       { return d.ends.Done() }
-func (d detach) Err() error                  { return d.ends.Err() }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tenement-go/tenement/backend"
 	"github.com/tenement-go/tenement/internal/pgtest"
+	"github.com/tenement-go/tenement/internal/wireproxy"
 )
 
 // interrupted has an App of its own begin an operation and stop dead at a step, as if its process had died.
@@ -459,4 +460,98 @@ func TestOnCreateOutlivesItsLock(t *testing.T) {
 			require.Equal(t, []string{"Welcome?"}, questions(t, a, kept[1]))
 		})
 	})
+}
+
+// halfThor leaves the creation of thor half done, with nobody at work on it.
+func halfThor(t *testing.T, p place) {
+	t.Helper()
+	interrupted(t, p, "create: provisioned", func(a *App) error { _, err := a.Create(t.Context(), Spec{Slug: "thor"}); return err })
+}
+
+// requireFinished fails unless thor was made, and nothing is left to do.
+func requireFinished(t *testing.T, a *App) {
+	t.Helper()
+	ops, err := a.Operations(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, ops)
+	require.Equal(t, Active, bySlug(t, a, "thor").Status)
+	requireHealthy(t, a)
+}
+
+// Somebody is at work on an operation when the lock is refused, not when it takes long to be asked for.
+func TestFinishOperationsFromFarAway(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Shared(t).Database(t)
+	p := newPlace(t, url)
+	halfThor(t, p)
+	proxy, err := wireproxy.NewURL(url)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	far, err := backend.Open(t.Context(), proxy.URL(url))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, far.Close()) })
+	a := open(t, far)
+	proxy.SetLatency(busyAfter / 3) // a round trip, of which connecting takes several
+	require.NoError(t, a.FinishOperations(t.Context()))
+	proxy.SetLatency(0)
+	requireFinished(t, a)
+}
+
+// Nor when its own process has no room for it.
+func TestFinishOperationsWaitsForItsTurn(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		halfThor(t, p)
+		a := open(t, p.be)
+		require.NoError(t, a.operations.Acquire(t.Context(), maxOperations))
+		short, cancel := context.WithTimeout(t.Context(), 3*busyAfter)
+		defer cancel()
+		require.ErrorIs(t, a.FinishOperations(short), context.DeadlineExceeded)
+		a.operations.Release(maxOperations)
+		require.NoError(t, a.FinishOperations(t.Context()))
+		requireFinished(t, a)
+	})
+}
+
+// Who holds the lock is at work, for as long as he holds it.
+func TestFinishOperationsLeavesThoseThatAreWorkedOn(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		halfThor(t, p)
+		a, other := open(t, p.be), open(t, p.backend(t))
+		ops, err := a.Operations(t.Context())
+		require.NoError(t, err)
+		require.Len(t, ops, 1)
+		require.NoError(t, other.withTenant(t.Context(), "look", ops[0].Tenant, func(context.Context, *held) error {
+			require.NoError(t, a.FinishOperations(t.Context()))
+			left, err := a.Operations(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, ops, left)
+			return nil
+		}))
+		require.NoError(t, a.FinishOperations(t.Context()))
+		requireFinished(t, a)
+	})
+}
+
+// A server that does not answer says nothing of others.
+func TestFinishOperationsSaysThatItWasNotTold(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "sqlite:"+t.TempDir())
+	halfThor(t, p)
+	a := open(t, p.be)
+	locker := a.locker
+	a.locker = &silent{locker}
+	err := a.FinishOperations(t.Context())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, backend.ErrBusy)
+	a.locker = locker
+	require.NoError(t, a.FinishOperations(t.Context()))
+	requireFinished(t, a)
+}
+
+// silent is a server that does not say who has a lock.
+type silent struct{ backend.Locker }
+
+func (*silent) TryLock(ctx context.Context, _ string) (backend.Lock, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }

@@ -60,6 +60,16 @@ func (a *App) Refresh(ctx context.Context) error {
 	return err
 }
 
+// detach has the values of one context and the end of another.
+type detach struct {
+	context.Context
+	ends context.Context
+}
+
+func (d detach) Deadline() (time.Time, bool) { return d.ends.Deadline() }
+func (d detach) Done() <-chan struct{}       { return d.ends.Done() }
+func (d detach) Err() error                  { return d.ends.Err() }
+
 // hear is Refresh without telling the application, which may wait for the one who hears.
 func (a *App) hear(ctx context.Context) error {
 	if err := a.polling.Acquire(ctx, 1); err != nil {

@@ -313,6 +313,31 @@ var lockCases = []testCase{
 			e.lock("a").Unlock() // after it was given back
 		},
 	},
+	{
+		id: "lock", name: "is tried for",
+		rule: "TryLock returns ErrBusy while another caller, in this or another process, holds the key, and otherwise the lock; a context that is over is no refusal.",
+		run: func(e *env) {
+			other := able[backend.Locker](e, e.open(0))
+			held := e.lock("key")
+			for _, locker := range []backend.Locker{able[backend.Locker](e, e.be), other} {
+				_, err := locker.TryLock(e.ctx, "key")
+				require.ErrorIs(e, err, backend.ErrBusy)
+			}
+			over, cancel := context.WithCancel(e.ctx)
+			cancel()
+			_, err := other.TryLock(over, "key")
+			require.ErrorIs(e, err, context.Canceled)
+			require.NotErrorIs(e, err, backend.ErrBusy)
+			held.Unlock()
+			held, err = other.TryLock(e.ctx, "key")
+			require.NoError(e, err, "it was given back")
+			require.NoError(e, held.Check(e.ctx))
+			_, err = able[backend.Locker](e, e.be).TryLock(e.ctx, "key")
+			require.ErrorIs(e, err, backend.ErrBusy, "one that was tried for is held like any other")
+			held.Unlock()
+			e.lock("key").Unlock()
+		},
+	},
 }
 
 var fenceCases = []testCase{

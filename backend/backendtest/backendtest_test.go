@@ -119,6 +119,7 @@ var faultsFor = map[string][]fault{
 	"template/an error of build":                                                      {buildsHalf},
 	"lock/excludes":                                                                   {locksNothing},
 	"lock/one key at a time":                                                          {locksAll},
+	"lock/is tried for":                                                               {triesVaguely, locksNothing},
 	"lock/fences what is done under it":                                               {fencesNothing},
 	"lock/fences what is done in stores":                                              {fencesNothing, workUnfenced},
 	"sweep/removes what is left over and nothing else":                                {sweepsNothing},

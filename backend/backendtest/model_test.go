@@ -112,6 +112,7 @@ const (
 	buildsAlways  fault = "the template is built each time"
 	buildsHalf    fault = "a template whose build failed is used"
 	locksNothing  fault = "a lock excludes nobody"
+	triesVaguely  fault = "who tries for a lock is not told whether it is held"
 	fencesNothing fault = "a fence keeps nothing out"
 	workUnfenced  fault = "a fence keeps no statement out"
 	locksAll      fault = "there is one lock for all keys"
@@ -616,25 +617,54 @@ func (m *model) Backup(ctx context.Context, rt backend.Route, path string) error
 }
 
 func (m *model) Lock(ctx context.Context, key string) (backend.Lock, error) {
-	if m.faults[locksAll] {
-		key = ""
+	if m.faults[locksNothing] {
+		return &modelLock{faulty: true, free: func() {}}, nil
+	}
+	lock := m.lockOf(key)
+	select {
+	case lock <- struct{}{}:
+		return m.held(lock), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (m *model) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	if err := ctx.Err(); err != nil && !m.faults[triesVaguely] {
+		return nil, err
 	}
 	if m.faults[locksNothing] {
 		return &modelLock{faulty: true, free: func() {}}, nil
 	}
+	lock := m.lockOf(key)
+	select {
+	case lock <- struct{}{}:
+		return m.held(lock), nil
+	default:
+	}
+	if m.faults[triesVaguely] {
+		return nil, context.DeadlineExceeded
+	}
+	return nil, backend.ErrBusy
+}
+
+// lockOf returns the channel that holds a token while somebody has the key.
+func (m *model) lockOf(key string) chan struct{} {
+	if m.faults[locksAll] {
+		key = ""
+	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	lock := m.locks[key]
 	if lock == nil {
 		lock = make(chan struct{}, 1)
 		m.locks[key] = lock
 	}
-	m.mu.Unlock()
-	select {
-	case lock <- struct{}{}:
-		return &modelLock{faulty: m.faults[fencesNothing], free: func() { <-lock }}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return lock
+}
+
+func (m *model) held(lock chan struct{}) backend.Lock {
+	return &modelLock{faulty: m.faults[fencesNothing], free: func() { <-lock }}
 }
 
 type modelLock struct {

@@ -11,10 +11,19 @@ import (
 
 // Lock is home's; see [backend.Locker] and the package's documentation.
 func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
+	return b.lock(ctx, key, backend.Locker.Lock)
+}
+
+// TryLock is home's, as is Lock.
+func (b *Backend) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	return b.lock(ctx, key, backend.Locker.TryLock)
+}
+
+func (b *Backend) lock(ctx context.Context, key string, take func(backend.Locker, context.Context, string) (backend.Lock, error)) (backend.Lock, error) {
 	if b.closed.Load() {
 		return nil, &backend.Error{Op: "lock", Err: backend.ErrClosed}
 	}
-	held, err := b.home.be.(backend.Locker).Lock(ctx, key)
+	held, err := take(b.home.be.(backend.Locker), ctx, key)
 	if err != nil {
 		return nil, err
 	}

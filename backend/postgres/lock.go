@@ -27,17 +27,26 @@ func lockKey(key string) int64 {
 // Lock holds an advisory lock, on the one connection outside the pool that has all the locks of this process: their holders
 // can never use up the connections that they need for their work. Callers of this process are served in order of arrival;
 // other processes ask again every few milliseconds. See [backend.Locker].
-func (be *Backend) Lock(ctx context.Context, key string) (_ backend.Lock, err error) {
+func (be *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
+	return be.lock(ctx, key, true)
+}
+
+// TryLock asks the server once; see [backend.Locker].
+func (be *Backend) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	return be.lock(ctx, key, false)
+}
+
+func (be *Backend) lock(ctx context.Context, key string, wait bool) (_ backend.Lock, err error) {
 	fault := func(err error) error { return lockFault(key, err) }
 	if be.closed.Load() {
 		return nil, fault(backend.ErrClosed)
 	}
-	leave, err := be.locks.queues.Enter(ctx, key)
+	leave, err := be.locks.enter(ctx, key, wait)
 	if err != nil {
 		return nil, fault(err)
 	}
 	l := &lock{key: key, leave: leave}
-	if err := l.acquire(ctx, be); err != nil {
+	if err := l.acquire(ctx, be, wait); err != nil {
 		leave()
 		return nil, fault(err)
 	}
@@ -68,14 +77,17 @@ const proofSpace = "1953394288"
 // acquire asks for the lock again and again. It does not wait in the server's queue: whoever waits there has a snapshot
 // for as long, and CREATE INDEX CONCURRENTLY waits for all of those to end; with the index's builder in turn waited for,
 // that is a circle that the server does not see. Between two statements of a READ COMMITTED transaction there is no
-// snapshot; and between two tries of somebody who holds nothing there is no transaction either.
-func (l *lock) acquire(ctx context.Context, be *Backend) error {
+// snapshot; and between two tries of somebody who holds nothing there is no transaction either. Who does not wait takes the
+// server's first answer.
+func (l *lock) acquire(ctx context.Context, be *Backend, wait bool) error {
 	for pause := lockFirstPause; ; pause = min(2*pause, lockMaxPause) {
 		l.s, l.proof = be.locks.current(be), rand.Uint32()
 		got, err := l.s.say(ctx, askTry, l)
 		switch {
 		case err == nil && got:
 			return nil
+		case err == nil && !wait:
+			return backend.ErrBusy
 		case err == nil:
 		case ctx.Err() != nil && !errors.Is(err, ctx.Err()): // the session ended at the same moment
 			return fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -34,6 +34,21 @@ const lockIdle = 30 * time.Second
 // lockPatience bounds a message to a server that holds locks for us: one that does not answer takes them with it.
 const lockPatience = 30 * time.Second
 
+// enter takes the turn of this process at a key.
+func (l *locks) enter(ctx context.Context, key string, wait bool) (leave func(), err error) {
+	if wait {
+		return l.queues.Enter(ctx, key)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	leave, free := l.queues.TryEnter(key)
+	if !free {
+		return nil, backend.ErrBusy
+	}
+	return leave, nil
+}
+
 // current returns the session, and makes one where there is none. It connects when it is first asked for something.
 func (l *locks) current(be *Backend) *lockSession {
 	l.mu.Lock()

@@ -25,13 +25,22 @@ type locks struct {
 	retry  func(context.Context, func() error) error // when descriptors are short
 }
 
-// errLocked is what tryLockFile returns when another process (or another Backend of this one) has the lock.
-var errLocked = errors.New("locked by another process")
+// errLocked is what those get who do not wait, when another caller, in this or another process, has the lock.
+var errLocked = fmt.Errorf("%w: locked by another caller", ErrBusy)
 
 // Lock implements [backend.Locker]. Callers of this process are served in order of arrival; other processes ask again
 // every few milliseconds.
 func (b *Backend) Lock(ctx context.Context, key string) (backend.Lock, error) {
-	unlock, err := b.lock(ctx, "user/"+key)
+	return b.userLock(ctx, key, true)
+}
+
+// TryLock implements [backend.Locker].
+func (b *Backend) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	return b.userLock(ctx, key, false)
+}
+
+func (b *Backend) userLock(ctx context.Context, key string, wait bool) (backend.Lock, error) {
+	unlock, err := b.take(ctx, "user/"+key, wait)
 	if err != nil {
 		return nil, &backend.Error{Op: "lock", Err: err}
 	}
@@ -75,13 +84,22 @@ func fenced(ctx context.Context) error {
 }
 
 func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err error) {
+	return b.take(ctx, key, true)
+}
+
+// tryLock is lock without waiting: it returns errLocked when somebody has the key.
+func (b *Backend) tryLock(ctx context.Context, key string) (unlock func(), err error) {
+	return b.take(ctx, key, false)
+}
+
+func (b *Backend) take(ctx context.Context, key string, wait bool) (unlock func(), err error) {
 	if b.isClosed() {
 		return nil, backend.ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	unlock, err = b.locks.lock(ctx, key, true)
+	unlock, err = b.locks.lock(ctx, key, wait)
 	if err == nil {
 		if err = fenced(ctx); err != nil {
 			unlock()
@@ -91,14 +109,6 @@ func (b *Backend) lock(ctx context.Context, key string) (unlock func(), err erro
 		return nil, err
 	}
 	return unlock, nil
-}
-
-// tryLock is lock without waiting: it returns errLocked when somebody has the key.
-func (b *Backend) tryLock(ctx context.Context, key string) (unlock func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return b.locks.lock(ctx, key, false)
 }
 
 // lock is had in any case when nobody has the key: ctx is for the wait.
