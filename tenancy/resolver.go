@@ -112,6 +112,7 @@ func (a *App) load(ctx context.Context, tb *table, key string) (*Tenant, error) 
 	for attempt := 0; ; attempt++ {
 		gen := a.gen.Load()
 		t, err := a.ask(ctx, tb, key)
+		a.step("resolve: answered")
 		switch {
 		case err == nil:
 			if t = a.lives.learn(t); t == nil || !tb.has(t, key) {
@@ -123,7 +124,7 @@ func (a *App) load(ctx context.Context, tb *table, key string) (*Tenant, error) 
 			}
 			tb.found.Set(key, t)
 		case errors.Is(err, ErrNotFound):
-			tb.absent.Set(key, time.Now().Add(a.cfg.UnknownTTL))
+			a.leadsNowhere(tb, key, gen)
 		case errors.Is(err, context.Canceled) && a.closed.Load():
 			return nil, ErrClosed
 		default:
@@ -144,6 +145,17 @@ func (a *App) load(ctx context.Context, tb *table, key string) (*Tenant, error) 
 			return t, nil
 		}
 	}
+}
+
+// leadsNowhere remembers that key led to none in a generation, unless that is over. Whoever counts it up calls leadsTo after
+// that, which comes before this, or after it, at one key: so nobody finds here what a change that was acknowledged has made untrue.
+func (a *App) leadsNowhere(tb *table, key string, gen uint64) {
+	tb.absent.Compute(key, func(until time.Time, _ bool) (time.Time, otter.ComputeOp) {
+		if a.gen.Load() != gen {
+			return until, otter.CancelOp
+		}
+		return time.Now().Add(a.cfg.UnknownTTL), otter.WriteOp
+	})
 }
 
 // ask is one look at the registry. Names that lead nowhere may cost it only so much: past that, the names there are

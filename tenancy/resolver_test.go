@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -220,6 +221,34 @@ func TestPollerRuns(t *testing.T) {
 				return
 			}
 		}
+	})
+}
+
+// That a host is unknown is not remembered once the change that makes it known has been acknowledged, not for a moment.
+func TestStaleAbsenceIsNotRemembered(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor := create(t, a, "thor")
+		var acknowledged atomic.Bool
+		a.hosts.absent = otter.Must(&otter.Options[string, time.Time]{
+			MaximumSize: 10,
+			OnAtomicDeletion: func(e otter.DeletionEvent[string, time.Time]) {
+				assert.False(t, acknowledged.Load(), "%s was taken for unknown until now", e.Key)
+			},
+		})
+		a.step = func(name string) {
+			if name == "resolve: answered" && !acknowledged.Load() {
+				_, err := a.AddDomain(t.Context(), thor.ID, "thor.example")
+				assert.NoError(t, err)
+				acknowledged.Store(true)
+			}
+		}
+		got, err := a.Resolve(t.Context(), "thor.example")
+		require.NoError(t, err)
+		require.True(t, acknowledged.Load())
+		require.Equal(t, thor.ID, got.ID)
+		_, absent := a.hosts.absent.GetIfPresent("thor.example")
+		require.False(t, absent)
 	})
 }
 
