@@ -104,7 +104,7 @@ func (m *Migrator) tell(ctx context.Context, round []*turn, d *descent) error {
 			m.gate.forget(t.store)
 		}
 	}
-	return pause(ctx, hearing)
+	return pause(ctx, m.hearing)
 }
 
 // takeTurns does the work of a run in the stores of a round, one after the other.

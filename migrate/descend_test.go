@@ -94,15 +94,17 @@ func TestStoppedDownLeavesNothing(t *testing.T) {
 		other := migrator(t, openSite(t, be.url), descending(nil))
 		provision(t, m, stores)
 		stopped, stop := context.WithCancel(ctx)
+		early := migrator(t, be, descending(nil))
+		early.SetHearing(time.Hour) // it is stopped before that
 		go func() {
 			defer stop()
 			assert.Eventually(t, func() bool { return errors.Is(other.Ready(ctx, route(0)), migrate.ErrBehind) }, time.Minute, time.Millisecond)
 		}()
-		res, err := m.Down(stopped, "", 1, migrate.DownOptions{})
+		res, err := early.Down(stopped, "", 1, migrate.DownOptions{})
 		require.ErrorIs(t, err, context.Canceled)
 		assert.Equal(t, stores, res.Left)
 		for i := range stores {
-			assert.NoError(t, m.Ready(ctx, route(i)), "it is as it was")
+			assert.NoError(t, early.Ready(ctx, route(i)), "it is as it was")
 		}
 
 		_, err = m.Down(ctx, "", 1, migrate.DownOptions{Fleet: migrate.Fleet{Parallel: 1, StopAfter: 1}})
@@ -300,7 +302,8 @@ func TestDownThatCannotSaySo(t *testing.T) {
 	t.Parallel()
 	be := sqliteSite(t)
 	ctx := t.Context()
-	m := migrator(t, be, descending(func(context.Context) error { return nil }))
+	m := migrator(t, be, descending(nil))
+	m.SetHearing(time.Hour) // it is stopped before that
 	other := migrator(t, openSite(t, be.url), descending(nil))
 	provision(t, m, 2)
 	stopped, stop := context.WithCancel(ctx)

@@ -79,6 +79,7 @@ type Migrator struct {
 	slots          slots
 	runs           ownRuns
 	local          driver.Queues // where be is no Locker
+	hearing        time.Duration
 
 	// Where be has several places: the Migrators of each, which do it all.
 	placer backend.Placer
@@ -109,7 +110,7 @@ func New(be backend.Backend, cfg Config) (*Migrator, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Migrator{be: be, cfg: cfg, log: cfg.Logger, dialect: d, slots: newSlots(be)}
+	m := &Migrator{be: be, cfg: cfg, log: cfg.Logger, dialect: d, slots: newSlots(be), hearing: hearing}
 	m.gate.asking = semaphore.NewWeighted(1)
 	m.gate.life, m.gate.end = context.WithCancel(context.Background())
 	if m.shared, m.tenant, err = newSets(d, cfg.Shared, cfg.Tenant, cfg.System); err != nil {
