@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"go/format"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,12 +129,8 @@ func runPage(t *testing.T, program string, blocks []pages.Block, databaseURL str
 	root, err := os.Getwd()
 	require.NoError(t, err)
 	require.NoError(t, os.Symlink(root, filepath.Join(dir, "tenement"))) // the clone of who has one
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	port, err := pages.FreePort(t.Context())
 	require.NoError(t, err)
-	addr := listener.Addr().String()
-	_, port, err := net.SplitHostPort(addr)
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
 
 	var script strings.Builder
 	script.WriteString("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n")
@@ -176,7 +171,7 @@ func runPage(t *testing.T, program string, blocks []pages.Block, databaseURL str
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // so that it ends what it has started
 	cmd.WaitDelay = 20 * time.Second
 	cmd.Env = append(os.Environ(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"), "GOFLAGS=-mod=mod", "GOWORK=off",
-		"DATABASE_URL="+databaseURL, "ADDR="+addr)
+		"DATABASE_URL="+databaseURL, "ADDR=127.0.0.1:"+port)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	printed := steady(string(out))

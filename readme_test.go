@@ -8,7 +8,6 @@ import (
 	"go/token"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -74,10 +73,9 @@ func TestPackageDocumentation(t *testing.T) {
 }
 
 func servesNotes(t *testing.T, program, databaseURL string) {
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	port, err := pages.FreePort(t.Context())
 	require.NoError(t, err)
-	addr := listener.Addr().String()
-	require.NoError(t, listener.Close())
+	addr := "127.0.0.1:" + port
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
