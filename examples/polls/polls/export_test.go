@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // Inside of what the tests look at.
@@ -14,6 +15,9 @@ var (
 	DeviceCookie  = deviceCookie
 	Shares        = shares
 )
+
+// WaitInLine sets how long who hashes waits.
+func (s *Store) WaitInLine(patience time.Duration) { s.hasher.patience = patience }
 
 // HoldLine is somebody who hashes a password at length.
 func (s *Store) HoldLine(t *testing.T, ctx context.Context) (leave func()) {

@@ -184,6 +184,7 @@ func TestEachKeyHasALineOfItsOwn(t *testing.T) {
 	t.Parallel()
 	a := newApp(t, openSQLite(t), polls.Config{}, polls.WithHashLimit(1), polls.WithKey(tenantKey))
 	at := func(who string) context.Context { return context.WithValue(t.Context(), tenant{}, who) }
+	a.store.WaitInLine(time.Hour) // until they are told to go, however slow the machine is
 	leave := a.store.HoldLine(t, at("thor"))
 	waiting := make(chan error, 8)
 	ctx, cancel := context.WithCancel(at("thor"))

@@ -28,7 +28,7 @@ var DefaultPasswordCost = PasswordCost{MemoryKiB: 19 * 1024, Passes: 2, Lanes: 1
 const (
 	saltBytes = 16
 	keyBytes  = 32
-	// A place in the line for hashing is waited for this long: who waits longer has given up and would only add to the line.
+	// hashPatience is how long who hashes waits in line: who waits longer has given up and would only add to it.
 	hashPatience = 5 * time.Second
 	// unusablePassword is the hash of a user who cannot sign in.
 	unusablePassword = "!"
@@ -37,10 +37,11 @@ const (
 // hasher makes and checks PHC strings, `$argon2id$v=19$m=…,t=…,p=…$salt$key`: so many at a time and no more, and one at a
 // time for each key.
 type hasher struct {
-	cost  PasswordCost
-	slots chan struct{}
-	lines lines
-	key   func(ctx context.Context) string
+	cost     PasswordCost
+	patience time.Duration // for a place in line
+	slots    chan struct{}
+	lines    lines
+	key      func(ctx context.Context) string
 }
 
 // hash returns the PHC string of a password with a fresh salt, or ErrBusy.
@@ -69,7 +70,7 @@ func (h *hasher) matches(ctx context.Context, encoded, password string) (bool, e
 }
 
 func (h *hasher) derive(ctx context.Context, password string, salt []byte, cost PasswordCost, size uint32) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, hashPatience, ErrBusy)
+	ctx, cancel := context.WithTimeoutCause(ctx, h.patience, ErrBusy)
 	defer cancel()
 	// First the line of one's own, then a slot: whoever waits in a long line keeps nobody of another line waiting.
 	leave, err := h.lines.enter(ctx, h.key(ctx))

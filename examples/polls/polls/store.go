@@ -81,7 +81,7 @@ func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = no
 func NewStore(db *sql.DB, options ...Option) *Store {
 	s := &Store{
 		db:     db,
-		hasher: hasher{cost: DefaultPasswordCost, slots: make(chan struct{}, min(4, runtime.GOMAXPROCS(0)))},
+		hasher: hasher{cost: DefaultPasswordCost, patience: hashPatience, slots: make(chan struct{}, min(4, runtime.GOMAXPROCS(0)))},
 		now:    time.Now,
 		key:    func(_ context.Context, parts ...string) string { return strings.Join(parts, "\x00") },
 		plan:   func(context.Context) (string, error) { return "", nil },
