@@ -23,11 +23,12 @@ func (a *App) Freeze(ctx context.Context, id ID, reason string, fn func(ctx cont
 		return err
 	}
 	return a.withTenant(Leave(ctx), "freeze", id, func(ctx context.Context, h *held) error {
-		if _, err := a.goOn(ctx, h, false); err != nil {
-			return err
-		}
 		r := &run{a: a, lock: h}
-		was, err := a.beginFreeze(ctx, r, id, reason)
+		var was Tenant
+		err := a.begin(ctx, h, func() (err error) {
+			was, err = a.beginFreeze(ctx, r, id, reason)
+			return err
+		})
 		if err != nil {
 			return opError("freeze", string(id), err)
 		}

@@ -335,12 +335,41 @@ func (tx *registryTx) begin(ctx context.Context, id ID, kind OperationKind, slug
 		string(id), string(kind), op.Step, text, slug).Scan(&op.ID, &started)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return nil, errRetry
+		return nil, tx.notBegun(ctx, id)
 	case err != nil:
 		return nil, err
 	}
 	op.Started, err = time.Parse(timeFormat, started)
 	return op, err
+}
+
+// errOpen is what [registryTx.begin] returns, to [App.begin], where the tenant has an operation that is to be finished.
+var errOpen = fmt.Errorf("%w: an operation is not over", ErrChanged)
+
+// notBegun says why nothing was entered: errOpen, or errRetry where another tenant is to have the slug, which is found the
+// next time.
+func (tx *registryTx) notBegun(ctx context.Context, id ID) error {
+	switch op, err := operation(ctx, tx, id); {
+	case err != nil:
+		return err
+	case op != nil && !op.Stopped:
+		return errOpen
+	default:
+		return errRetry
+	}
+}
+
+// begin calls claim, which enters an operation, once none of the tenant's is open. One may come to light only then: whoever
+// began it died, and lost the lock, while the server was committing that.
+func (a *App) begin(ctx context.Context, h *held, claim func() error) error {
+	for {
+		if _, err := a.goOn(ctx, h, false); err != nil {
+			return err
+		}
+		if err := claim(); !errors.Is(err, errOpen) {
+			return err
+		}
+	}
 }
 
 // take makes an operation that is there this process's own: whoever was at work on it changes nothing any more.

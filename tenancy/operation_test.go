@@ -555,3 +555,57 @@ func (*silent) TryLock(ctx context.Context, _ string) (backend.Lock, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
+
+// A claim whose process died while the server committed it may come to light only once the next has looked whether there is any:
+// it is finished first all the same. SQLite commits nothing for the dead.
+func TestClaimOfTheDeadIsCommittedLate(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]func(ctx context.Context, a *App, thor Tenant) error{
+		"rename": func(ctx context.Context, a *App, thor Tenant) error {
+			_, err := a.Rename(ctx, thor.ID, "loki")
+			return err
+		},
+		"replace": func(ctx context.Context, a *App, thor Tenant) error {
+			_, err := a.Replace(ctx, thor.ID, renewed(a))
+			return err
+		},
+		"freeze": func(ctx context.Context, a *App, thor Tenant) error {
+			return a.Freeze(ctx, thor.ID, "", func(context.Context, Tenant) error { return nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, pgtest.Shared(t).Database(t))
+			a, dead := open(t, p.be), open(t, p.backend(t))
+			thor := create(t, a, "thor")
+			claimed, commits, over := make(chan struct{}), make(chan struct{}), make(chan error, 2)
+			go func() {
+				_, err := dead.reg.change(t.Context(), func(ctx context.Context, tx *registryTx) error {
+					_, err := tx.begin(ctx, thor.ID, OpRename, "donar", opArgs{Slug: "donar", Store: "donar"})
+					close(claimed)
+					<-commits
+					return err
+				})
+				over <- err
+			}()
+			<-claimed
+			go func() { over <- next(t.Context(), a, thor) }()
+			require.Eventually(t, func() bool {
+				var waiting int
+				require.NoError(t, p.be.Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity
+					WHERE wait_event_type = 'Lock' AND datname = current_database()`).Scan(&waiting))
+				return waiting == 1
+			}, time.Minute, time.Millisecond)
+			close(commits)
+			require.NoError(t, <-over)
+			require.NoError(t, <-over)
+			ops, err := a.Operations(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, ops)
+			now, err := a.ByID(t.Context(), thor.ID)
+			require.NoError(t, err)
+			require.Equal(t, map[string]string{"rename": "loki", "replace": "donar", "freeze": "donar"}[name], now.Slug)
+			requireHealthy(t, a)
+		})
+	}
+}

@@ -20,17 +20,16 @@ func (a *App) Rename(ctx context.Context, id ID, newSlug string) (Tenant, error)
 	var t *Tenant
 	subject := string(id)
 	err := a.withTenant(Leave(ctx), "rename", id, func(ctx context.Context, h *held) (err error) {
-		if _, err := a.goOn(ctx, h, false); err != nil {
-			return err
-		}
 		var r *run
-		err = a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-			r = &run{a: a, lock: h}
-			if t, err = one(ctx, tx, selectByID, string(id)); err != nil {
-				return nil, err
-			}
-			subject = t.Slug
-			return tx.beginRename(ctx, r, t, newSlug)
+		err = a.begin(ctx, h, func() error {
+			return a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+				r = &run{a: a, lock: h}
+				if t, err = one(ctx, tx, selectByID, string(id)); err != nil {
+					return nil, err
+				}
+				subject = t.Slug
+				return tx.beginRename(ctx, r, t, newSlug)
+			})
 		})
 		if err != nil || r.op == nil {
 			return err

@@ -41,17 +41,16 @@ func (a *App) replace(ctx context.Context, id ID, frozen string, fill func(ctx c
 	var aside AsideStore
 	subject := string(id)
 	err := a.withTenant(Leave(ctx), "replace", id, func(ctx context.Context, h *held) error {
-		if _, err := a.goOn(ctx, h, false); err != nil {
-			return err
-		}
 		r := &run{a: a, lock: h, replaceStore: fill}
-		err := a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-			t, err := one(ctx, tx, selectByID, string(id))
-			if err != nil {
-				return nil, err
-			}
-			subject = t.Slug
-			return tx.beginReplace(ctx, r, t, frozen)
+		err := a.begin(ctx, h, func() error {
+			return a.write(ctx, func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
+				t, err := one(ctx, tx, selectByID, string(id))
+				if err != nil {
+					return nil, err
+				}
+				subject = t.Slug
+				return tx.beginReplace(ctx, r, t, frozen)
+			})
 		})
 		if err != nil {
 			return err
