@@ -32,7 +32,7 @@ func TestLockSaysThatItsContextEnded(t *testing.T) {
 			s.ctx = endsWhenAsked{s.ctx, func() { s.end(cause) }}
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			err := (&lock{key: "a"}).acquire(ctx, be)
+			err := (&lock{key: "a"}).acquire(ctx, be, true)
 			require.ErrorIs(t, err, context.Canceled)
 			require.ErrorIs(t, err, cause)
 		})
