@@ -54,6 +54,7 @@ func (g *gooseRun) down(ctx context.Context, mig *migration) (done bool, failure
 // apply runs a migration in one direction. Waiting for a connection ends with ctx; from then on the migration is brought
 // to its end, which a cancelled context would cut off at any point.
 func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed error) (done bool, failure *StoreError) {
+	*g.at, g.table.recording = statementLog{}, false
 	var err error
 	if fn := g.outside(mig, up); fn != nil {
 		done, err = g.applyOutside(ctx, mig, up, fn)
@@ -82,9 +83,7 @@ func (g *gooseRun) apply(ctx context.Context, mig *migration, up bool, noNeed er
 		failure.Statement = g.at.statement
 		failure.Line = lineOf(g.src.files[mig.file], g.at.statement)
 	}
-	// An index that was to be made CONCURRENTLY stays behind, invalid.
-	first := mig.sql && len(mig.up) > 0 && failure.Statement == mig.up[0]
-	failure.halfDone = !mig.tx && (!first || len(mig.indexes) > 0)
+	failure.halfDone = g.stays(mig)
 	if up && !mig.tx {
 		g.explain(ctx, mig, failure)
 	}
@@ -230,6 +229,7 @@ func (m *migration) beginningText(text []byte, statement string) []byte {
 type statementLog struct {
 	version   int64
 	statement string
+	n         int // how many there were
 }
 
 var _ slog.Handler = (*statementLog)(nil)
@@ -251,6 +251,9 @@ func (l *statementLog) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	l.version, l.statement = version, statement // a record without a statement ends the one before
+	if statement != "" {
+		l.n++
+	}
 	return nil
 }
 

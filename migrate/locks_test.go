@@ -3,6 +3,7 @@ package migrate_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,103 @@ func TestLockedWithoutATransaction(t *testing.T) {
 	require.ErrorAs(t, err, &failure)
 	assert.Equal(t, "55P03", failure.SQLState, "the reason, and not what comes of trying again")
 	assert.Zero(t, retries)
+}
+
+// S67: what has no transaction and was done is not done again when what came after it was locked.
+func TestLockedBehindWhatWasDone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, lock string }{
+		"its version": {"INSERT INTO a (x) VALUES (2);", "goose_db_version"},
+		"a block":     {"-- +goose StatementBegin\nDO $$ BEGIN INSERT INTO a (x) VALUES (2); COMMIT; LOCK TABLE b; END $$;\n-- +goose StatementEnd", "b"},
+		"a procedure": {"CALL step();", "b"},
+		"its like":    {"SELECT twice();\nSELECT twice();", "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			be := openSite(t, withParam(t, pgtest.Shared(t).Database(t), "lock_timeout", "50ms"))
+			list := []string{
+				"1_a.sql", up("CREATE TABLE a (x INTEGER);\nCREATE TABLE b (x INTEGER);\n-- +goose StatementBegin\n" +
+					"CREATE PROCEDURE step() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO a (x) VALUES (2); COMMIT; LOCK TABLE b; END $$;\n" +
+					"CREATE FUNCTION twice() RETURNS void LANGUAGE plpgsql AS $$ BEGIN IF EXISTS (SELECT FROM a) THEN LOCK TABLE b; END IF; " +
+					"INSERT INTO a (x) VALUES (2); END $$;\n-- +goose StatementEnd"),
+				"2_b.sql", noTx + c.text + "\n",
+			}
+			provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 1)
+			db := be.Maintenance(route(0))
+			defer func() { require.NoError(t, db.Close()) }()
+			other, err := db.BeginTx(t.Context(), nil)
+			require.NoError(t, err)
+			defer func() { _ = other.Rollback() }()
+			_, err = other.ExecContext(t.Context(), "LOCK TABLE "+c.lock+" IN ROW EXCLUSIVE MODE")
+			require.NoError(t, err)
+			retries := 0
+			_, err = migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)})).
+				Up(t.Context(), migrate.UpOptions{Fleet: migrate.Fleet{OnEvent: func(e migrate.Event) {
+					if e.Kind == migrate.EventRetrying {
+						retries++
+						_ = other.Rollback()
+					}
+				}}})
+			assert.Equal(t, "2", query(t, be, route(0), "SELECT x FROM a"))
+			assert.Zero(t, retries)
+			var failure *migrate.StoreError
+			require.ErrorAs(t, err, &failure)
+			assert.Equal(t, "55P03", failure.SQLState)
+			assert.Contains(t, failure.Error(), `baseline source "app" at version 2`)
+		})
+	}
+}
+
+// S67: the first statement of what has no transaction is tried again, on the way down as on the way up.
+func TestLockedBeforeAnythingWasDone(t *testing.T) {
+	t.Parallel()
+	test := func(t *testing.T, be *site) {
+		list := []string{
+			"1_a.sql", up("CREATE TABLE a (x INTEGER);"),
+			"2_b.sql", noTx + "ALTER TABLE a ADD COLUMN y INTEGER;\n-- +goose Down\nALTER TABLE a DROP COLUMN y;\n",
+		}
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 1)
+		cfg := tenants(migrate.Source{Name: "app", FS: version(2, list...)})
+		cfg.LockTimeout = 50 * time.Millisecond
+		m := migrator(t, be, cfg)
+		others := openSite(t, be.url).DBFor(route(0))
+		defer func() { require.NoError(t, others.Close()) }()
+		insists := func(do func(migrate.Fleet) error) {
+			t.Helper()
+			other, err := others.BeginTx(t.Context(), nil)
+			require.NoError(t, err)
+			defer func() { _ = other.Rollback() }()
+			_, err = other.ExecContext(t.Context(), "INSERT INTO a (x) VALUES (7)")
+			require.NoError(t, err)
+			retries := 0
+			err = do(migrate.Fleet{OnEvent: func(e migrate.Event) {
+				if e.Kind == migrate.EventRetrying {
+					retries++
+					_ = other.Rollback()
+				}
+			}})
+			require.NoError(t, err)
+			assert.NotZero(t, retries)
+		}
+		insists(func(fleet migrate.Fleet) error {
+			_, err := m.Up(t.Context(), migrate.UpOptions{Fleet: fleet})
+			return err
+		})
+		assert.Equal(t, "0,1,2", versions(t, be, route(0), "goose_db_version"))
+		insists(func(fleet migrate.Fleet) error {
+			_, err := m.Down(t.Context(), "", 1, migrate.DownOptions{Fleet: fleet})
+			return err
+		})
+		assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"))
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, openSite(t, "sqlite:"+filepath.Join(t.TempDir(), "data")+"?busy_timeout=100ms"))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		test(t, openSite(t, withParam(t, pgtest.Shared(t).Database(t), "lock_timeout", "50ms")))
+	})
 }
 
 // Two processes open an empty database, and the lock under which the first makes its tables is lost: the second meets

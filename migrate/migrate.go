@@ -51,7 +51,8 @@ type Config struct {
 	LockTimeout time.Duration
 
 	// LockPatience is for how long a store whose tables are locked, or whose connection was lost, is tried again, at
-	// growing intervals, before it counts as failed. Defaults to 30 seconds.
+	// growing intervals, before it counts as failed. A migration without a transaction of which something may have stayed
+	// is not tried again. Defaults to 30 seconds.
 	LockPatience time.Duration
 
 	// Behind says what Ready does about a store that is behind. Defaults to Refuse.

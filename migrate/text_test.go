@@ -85,6 +85,29 @@ func TestReadSQLite(t *testing.T) {
 	}
 }
 
+// Of which statements nothing stays when they fail.
+func TestFailsWhole(t *testing.T) {
+	t.Parallel()
+	for statement, want := range map[string]bool{
+		"INSERT INTO a VALUES (';');":                   true,
+		"/* first */ VACUUM;":                           true,
+		"DELETE FROM a; DELETE FROM b;":                 false,
+		"-- first\ndo $$ BEGIN NULL; END $$;":           false,
+		"CALL step();":                                  false,
+		"CREATE INDEX CONCURRENTLY ON a (x);":           false,
+		"DROP INDEX CONCURRENTLY a_x;":                  true,
+		"ALTER TABLE a DETACH PARTITION b CONCURRENTLY": false,
+		"SELECT 'concurrently'":                         true,
+		"CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; DELETE FROM c; END;": true,
+	} {
+		d := sqltext.Postgres
+		if strings.Contains(statement, "TRIGGER") {
+			d = sqltext.SQLite
+		}
+		assert.Equal(t, want, failsWhole(d, statement), statement)
+	}
+}
+
 // What a direction of a file is refused for, by line, alone and behind a transaction of goose's.
 func TestCheck(t *testing.T) {
 	t.Parallel()

@@ -10,6 +10,7 @@ import (
 	"github.com/pressly/goose/v3/database"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // Migrations without a transaction of goose's: their version is recorded on its own, after the fact.
@@ -31,6 +32,36 @@ func (g *gooseRun) confirm(ctx context.Context, mig *migration, up bool) error {
 			"or a trigger or rule keeps the row away", errUnrecorded, g.src.table)
 	}
 	return nil
+}
+
+// stays reports whether something stays, or may, of a migration that failed. goose says what it is about to run, and not
+// what it has run.
+func (g *gooseRun) stays(mig *migration) bool {
+	switch {
+	case mig.tx:
+		return false
+	case !mig.sql, g.table.recording, g.at.n > 1:
+		return true
+	}
+	return g.at.n == 1 && !failsWhole(textDialect(g.table.dialect.name), g.at.statement)
+}
+
+// failsWhole reports whether nothing stays of a statement of goose's that fails: it is one of the server's, none that may commit
+// on the way, as a block and a procedure may, and none that leaves an invalid index behind, or half of a partition's detaching.
+func failsWhole(d sqltext.Dialect, text string) bool {
+	if len(sqltext.Statements(d, text)) != 1 {
+		return false
+	}
+	s := sqltext.New(d, text)
+	first := s.Next()
+	if s.Is(first, "do") || s.Is(first, "call") {
+		return false
+	}
+	concurrently := false
+	for t := first; t.Kind != sqltext.End; t = s.Next() {
+		concurrently = concurrently || s.Is(t, "concurrently")
+	}
+	return !concurrently || s.Is(first, "drop") // which is done again
 }
 
 // explain adds to a failure what somebody has to do about it who does not know what was done before: a process that is

@@ -14,12 +14,13 @@ import (
 
 // versionTable is goose's own store, with three differences: it never takes a version table of the shared store, which a
 // tenant's names also reach, for the tenant's; it refuses to record a version twice, and one whose indexes are invalid;
-// and it says when goose has its connection.
+// and it says when goose has its connection, and when it is through with a migration.
 type versionTable struct {
 	database.Store
-	dialect dialect
-	src     *series
-	begun   func() // goose has a connection, and is at work
+	dialect   dialect
+	src       *series
+	begun     func() // goose has a connection, and is at work
+	recording bool   // the migration's own part is over; its version is being written down
 }
 
 var _ database.StoreExtender = (*versionTable)(nil)
@@ -56,6 +57,7 @@ var errAlreadyRecorded = errors.New("version was recorded by another migrator in
 
 // Insert implements database.Store. It runs in the migration's transaction, if there is one.
 func (t *versionTable) Insert(ctx context.Context, db database.DBTxConn, req database.InsertRequest) error {
+	t.recording = req.Version != 0 // that comes with the table
 	if err := t.exclude(ctx, db); err != nil {
 		return err
 	}
@@ -94,6 +96,7 @@ func (t *versionTable) insertOnce(ctx context.Context, db database.DBTxConn, ver
 
 // Delete implements database.Store.
 func (t *versionTable) Delete(ctx context.Context, db database.DBTxConn, version int64) error {
+	t.recording = true
 	if err := t.exclude(ctx, db); err != nil {
 		return err
 	}
