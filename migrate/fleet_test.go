@@ -326,3 +326,22 @@ func TestDryRunChangesNothing(t *testing.T) {
 		assert.Equal(t, "0,1", versions(t, be, route(0), "goose_db_version"))
 	})
 }
+
+// A name that nothing has counts once against those after which a run stops, and is no canary.
+func TestMissingNameIsOneFailure(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(1, polls...)})), 4)
+		m := migrator(t, be, tenants(migrate.Source{Name: "polls", FS: version(3, polls...)}))
+		res, err := tenantsUp(t.Context(), m, migrate.Fleet{Stores: []backend.Store{store(9), store(0), store(1)}, StopAfter: 2})
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		assert.NotErrorIs(t, err, migrate.ErrStopped)
+		assert.Equal(t, 1, res.Failed)
+		assert.Equal(t, 2, res.Applied)
+		res, err = tenantsUp(t.Context(), m, migrate.Fleet{Stores: []backend.Store{store(9), store(2), store(3)}, Canary: 1})
+		require.ErrorIs(t, err, backend.ErrStoreMissing)
+		assert.NotErrorIs(t, err, migrate.ErrCanary)
+		assert.Equal(t, 1, res.Failed)
+		assert.Equal(t, 2, res.Applied)
+	})
+}

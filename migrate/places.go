@@ -92,15 +92,15 @@ func (m *Migrator) inPlaces(ctx context.Context, fleet Fleet, do func(m *Migrato
 	var faults []error
 	failed := false
 	for i, p := range concerned {
-		if cause := context.Cause(ctx); cause != nil && i > 0 {
+		if cause := enough(ctx, fleet.StopAfter, sum); cause != nil && i > 0 {
 			failed, faults = true, append(faults, cause)
 			break
 		}
 		own := fleet
 		own.Stores = named[p.place]
 		own.OnEvent = onwards(fleet.OnEvent, sum)
-		if fleet.StopAfter > 0 && sum != nil {
-			own.StopAfter = fleet.StopAfter - sum.Failed
+		if fleet.StopAfter > 0 {
+			own.StopAfter = fleet.StopAfter - sum.tenantsFailed()
 		}
 		res, err := do(p.m, own)
 		if err != nil {
@@ -124,6 +124,22 @@ func (m *Migrator) inPlaces(ctx context.Context, fleet Fleet, do func(m *Migrato
 		return nil, errors.Join(faults...)
 	}
 	return sum, &RunError{Result: sum, Err: errors.Join(faults...)}
+}
+
+// enough is why a run does not go on to another place; nil when it does.
+func enough(ctx context.Context, stopAfter int, sum *Result) error {
+	if stopAfter > 0 && sum.tenantsFailed() >= stopAfter {
+		return ErrStopped
+	}
+	return context.Cause(ctx)
+}
+
+// tenantsFailed is how many tenants' stores failed in the places so far. While a shared set is all that they came to, none did.
+func (r *Result) tenantsFailed() int {
+	if r == nil || r.Set != SetTenant {
+		return 0
+	}
+	return r.Failed
 }
 
 // byPlace divides stores by where they are.

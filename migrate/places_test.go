@@ -50,7 +50,25 @@ func TestStatusWithoutAPlace(t *testing.T) {
 // inTwoPlaces returns a backend of two places.
 func inTwoPlaces(t *testing.T) *site {
 	t.Helper()
-	return openSite(t, "placed:?home="+url.QueryEscape(pgtest.Shared(t).Database(t))+"&eu="+url.QueryEscape(pgtest.Shared(t).Database(t)))
+	return openPlaces(t, pgtest.Shared(t).Database(t), pgtest.Shared(t).Database(t))
+}
+
+func openPlaces(t *testing.T, home, eu string) *site {
+	t.Helper()
+	return openSite(t, "placed:?home="+url.QueryEscape(home)+"&eu="+url.QueryEscape(eu))
+}
+
+// eachInTwoPlaces is each for backends of two places.
+func eachInTwoPlaces(t *testing.T, fn func(t *testing.T, be *site)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		fn(t, openPlaces(t, "sqlite:"+t.TempDir(), "sqlite:"+t.TempDir()))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		fn(t, inTwoPlaces(t))
+	})
 }
 
 // A store that was moved before its place went down is ready, for a process that remembers it there.
@@ -140,6 +158,34 @@ func TestRunsEndInAllPlaces(t *testing.T) {
 	_, err = at(3).Up(t.Context(), migrate.UpOptions{Fleet: migrate.Fleet{StopAfter: 3}})
 	require.Error(t, err)
 	untouched("0,1,2,3")
+}
+
+// The shared set that failed in one place is none of the tenants after which a run is to stop in the next.
+func TestStopAfterBesideAFailedSharedSet(t *testing.T) {
+	t.Parallel()
+	eachInTwoPlaces(t, func(t *testing.T, be *site) {
+		config := func(n int) migrate.Config {
+			return migrate.Config{
+				Shared: []migrate.Source{{Name: "plans", FS: version(n, "1_p.sql", up("CREATE TABLE p (x INTEGER);"), "2_q.sql", up("CREATE TABLE q (x INTEGER);"))}},
+				Tenant: []migrate.Source{{Name: "app", FS: version(n, "1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", up("CREATE TABLE b (x INTEGER);"))}},
+			}
+		}
+		old := migrator(t, be, config(1))
+		_, err := old.Up(t.Context(), migrate.UpOptions{})
+		require.NoError(t, err)
+		for i := range 3 {
+			require.NoError(t, old.Provision(backend.WithPlace(t.Context(), "eu"), route(i)))
+			run(t, be, route(i), "CREATE TABLE b (x INTEGER)") // in the way
+		}
+		run(t, be, backend.Route{}, "CREATE TABLE q (x INTEGER)") // at home
+		res, err := migrator(t, be, config(2)).Up(t.Context(), migrate.UpOptions{Fleet: migrate.Fleet{StopAfter: 1, Parallel: 1}})
+		require.ErrorIs(t, err, migrate.ErrStopped)
+		assert.Equal(t, migrate.SetTenant, res.Set)
+		assert.Equal(t, 1, res.Failed)
+		assert.Equal(t, 2, res.Left)
+		require.NotNil(t, res.Shared)
+		assert.Equal(t, 1, res.Shared.Failed)
+	})
 }
 
 // What nothing undoes in one place keeps it from being undone in any.

@@ -124,7 +124,6 @@ func (f *fleet) overNamed(ctx context.Context, visit func(*entry) bool) error {
 	f.line(chunks(list))
 	f.start()
 	for _, failure := range failed {
-		f.queue.fail()
 		f.record(failure.Store, &outcome{failure: failure})
 	}
 	return nil
@@ -151,8 +150,9 @@ func (f *fleet) do(ctx context.Context) (*Result, error) {
 	var err error
 	if f.opt.Canary > 0 && f.opt.Canary < f.res.Total {
 		f.queue.allow(f.opt.Canary)
+		before := f.failed() // names that nothing has
 		err = f.phase(ctx)
-		if failed := f.failed(); err == nil && failed > 0 {
+		if failed := f.failed() - before; err == nil && failed > 0 {
 			err = fmt.Errorf("%w: %d of %d", ErrCanary, failed, f.opt.Canary)
 		}
 		f.queue.allow(-1)
