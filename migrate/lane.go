@@ -28,8 +28,9 @@ type lane interface {
 	refused(err error) bool
 	// done notes that a script was committed which took a store from what its row says to another fingerprint.
 	done(row entry, to string)
-	// settle makes durable what was done, and has the ledger know. Unless all is set it may be put off. It returns those
-	// rows of which the ledger knows better, or worse: their stores have to be looked at.
+	// settle makes durable what was done, and has the ledger know. Unless all is set, and nobody is at work any more, it may
+	// be put off. It returns those rows of which the ledger knows better, or worse: their stores have to be looked at. What
+	// an error kept from it is done by the next.
 	settle(ctx context.Context, all bool) (missed []entry, err error)
 	// workers is how many there are when nobody says.
 	workers() int
@@ -84,7 +85,11 @@ func (l *postgresLane) settle(ctx context.Context, all bool) ([]entry, error) {
 	if !all || !l.async.Swap(false) {
 		return nil, nil
 	}
-	return nil, flush(ctx, l.scripts)
+	err := flush(ctx, l.scripts)
+	if err != nil {
+		l.async.Store(true)
+	}
+	return nil, err
 }
 
 func (*postgresLane) workers() int { return 2 }
@@ -95,9 +100,12 @@ type sqliteLane struct {
 	scripts backend.ScriptRunner
 	ledger  *ledger
 
+	settling sync.Mutex // what somebody else has begun to flush is not durable yet
+
 	mu  sync.Mutex
 	due map[move][]entry
-	n   int
+	n   int // how many are due
+	few int // how many of them could not be settled the last time
 }
 
 // move is a change of the ledger.
@@ -112,37 +120,66 @@ func (*sqliteLane) birth(backend.Route, string) string { return "" }
 func (*sqliteLane) refused(error) bool { return false } // the ledger knows no better; goose asks the file
 
 func (l *sqliteLane) done(row entry, to string) {
+	l.owe(move{from: row.fingerprint, to: to}, row)
+}
+
+func (l *sqliteLane) owe(change move, rows ...entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.due == nil {
 		l.due = map[move][]entry{}
 	}
-	key := move{from: row.fingerprint, to: to}
-	l.due[key] = append(l.due[key], row)
-	l.n++
+	l.due[change] = append(l.due[change], rows...)
+	l.n += len(rows)
 }
 
 func (l *sqliteLane) settle(ctx context.Context, all bool) (missed []entry, err error) {
-	l.mu.Lock()
-	due := l.due
-	if l.n == 0 || !all && l.n < pageSize {
-		l.mu.Unlock()
+	if !l.settling.TryLock() {
 		return nil, nil
 	}
-	l.due, l.n = nil, 0
-	l.mu.Unlock()
+	defer l.settling.Unlock()
+	due := l.take(all)
+	if len(due) == 0 {
+		return nil, nil
+	}
 	// First the stores, then the ledger: a row that outlived a migration which a power failure undid would be a lie.
-	if err := flush(ctx, l.scripts); err != nil {
-		return nil, err
-	}
-	for key, rows := range due {
-		some, err := l.ledger.move(ctx, key, rows)
+	err = flush(ctx, l.scripts)
+	for change, rows := range due {
 		if err != nil {
-			return nil, err
+			break
 		}
-		missed = append(missed, some...)
+		var some []entry
+		if some, err = l.ledger.move(ctx, change, rows); err == nil {
+			missed = append(missed, some...)
+			delete(due, change)
+		}
 	}
-	return missed, nil
+	if err != nil {
+		l.putBack(due) // of these, those that were moved are missed the next time, and looked at
+	}
+	return missed, err
+}
+
+// take returns what is due, if it is worth the trouble or all is meant.
+func (l *sqliteLane) take(all bool) map[move][]entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !all && l.n < l.few+pageSize {
+		return nil
+	}
+	due := l.due
+	l.due, l.n, l.few = nil, 0, 0
+	return due
+}
+
+// putBack has due again what was taken. It is worth the trouble once there is a page more.
+func (l *sqliteLane) putBack(due map[move][]entry) {
+	for change, rows := range due {
+		l.owe(change, rows...)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.few = l.n
 }
 
 func (*sqliteLane) workers() int { return max(runtime.GOMAXPROCS(0), 2) }

@@ -3,7 +3,6 @@ package migrate_test
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -247,7 +246,7 @@ func TestLockedBeforeAnythingWasDone(t *testing.T) {
 	}
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		test(t, openSite(t, "sqlite:"+filepath.Join(t.TempDir(), "data")+"?busy_timeout=100ms"))
+		test(t, openSite(t, sqliteURL(t)+"?busy_timeout=100ms"))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()

@@ -53,9 +53,9 @@ func each(t *testing.T, fn func(t *testing.T, be *site)) {
 	}
 }
 
-func sqliteSite(t testing.TB) *site {
-	return openSite(t, "sqlite:"+filepath.Join(t.TempDir(), "data"))
-}
+func sqliteSite(t testing.TB) *site { return openSite(t, sqliteURL(t)) }
+
+func sqliteURL(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "data") }
 
 func postgresSite(t testing.TB) *site {
 	return openSite(t, pgtest.Shared(t).Database(t))

@@ -181,28 +181,46 @@ func (f *fleet) phase(ctx context.Context) error {
 		err = ErrStopped
 	}
 	// What was done is written down, and on disk, before anyone is told.
+	return errors.Join(err, f.settleAll(ctx))
+}
+
+// settleAll settles what was done, however long the run's patience lasts.
+func (f *fleet) settleAll(ctx context.Context) (err error) {
 	ctx, cancel := outlasting(ctx)
 	defer cancel()
-	free, noSlot := f.m.slot(ctx)
-	if noSlot != nil {
-		return errors.Join(err, noSlot)
+	defer func() {
+		if err != nil {
+			f.unsettled.Store(true)
+		}
+	}()
+	free, err := f.m.slot(ctx)
+	if err != nil {
+		return err
 	}
 	defer free()
-	return errors.Join(err, f.settle(ctx, true))
+	return f.m.persist(ctx, func() error { return f.settle(ctx, true) })
+}
+
+// settleSome settles what was done if there is much of it. What somebody keeps it from is settled later.
+func (f *fleet) settleSome(ctx context.Context) error {
+	err := f.settle(ctx, false)
+	if err == nil || !passing(err, f.m.dialect) {
+		return err
+	}
+	f.m.log.InfoContext(ctx, "the ledger is told later", "error", err)
+	return nil
 }
 
 // settle has the ledger know what was done. Callers hold a slot.
 func (f *fleet) settle(ctx context.Context, all bool) error {
 	missed, err := f.lane.settle(ctx, all)
-	if err != nil {
-		return err
-	}
 	for _, e := range missed {
-		if _, err := f.m.inStore(ctx, f.m.tenant, e.route(), f.m.look()); err != nil {
-			return err
+		if _, fault := f.m.insist(ctx, f.m.tenant, e.route(), f.m.look()); fault != nil {
+			f.unsettled.Store(true)
+			err = errors.Join(err, fault)
 		}
 	}
-	return nil
+	return err
 }
 
 func (f *fleet) worker(ctx context.Context) error {
@@ -311,7 +329,7 @@ func (f *fleet) send(ctx context.Context, tasks []task) (slow []task, err error)
 	if err != nil {
 		return nil, err
 	}
-	return append(slow, failed...), f.settle(ctx, false)
+	return append(slow, failed...), f.settleSome(ctx)
 }
 
 // sent deals with the outcome of scripts, and returns the stores that goose should look at.

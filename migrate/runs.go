@@ -15,9 +15,15 @@ import (
 // A run over the tenants has a row in the ledger and holds a lock of its name for as long as it lasts. A row whose lock is
 // free is that of a run whose process died.
 
-// lookOnly is the limit of a run that undoes something. Whoever finds that its process died does not go on with it, but
-// has the ledger know what became of the stores.
-var lookOnly = limit{to: -1}
+// The limits of runs with which nobody goes on whose process died: whoever finds one has the ledger know what became of the
+// stores.
+var (
+	lookOnly   = limit{to: -1} // something was undone, of which everybody was told before: the ledger says where
+	lookBehind = limit{to: -2} // something may have been applied in stores that the ledger calls behind
+)
+
+// looks reports whether a run is one with which nobody goes on.
+func (l limit) looks() bool { return l == lookOnly || l == lookBehind }
 
 // entered does a run that others finish, as far as a limit, should its process die.
 func (m *Migrator) entered(ctx context.Context, f *fleet, lim limit) (*Result, error) {
@@ -29,7 +35,7 @@ func (m *Migrator) entered(ctx context.Context, f *fleet, lim limit) (*Result, e
 	if f.unsettled.Load() {
 		ctx, cancel := outlasting(ctx)
 		defer cancel()
-		if _, unknown := m.findOut(ctx); unfinished(unknown) {
+		if _, unknown := m.findOut(ctx, lim); unfinished(unknown) {
 			return res, errors.Join(err, over(ctx, false)) // whoever settles runs will
 		}
 	}
@@ -43,7 +49,7 @@ func unfinished(err error) bool {
 }
 
 // begin enters a run that has something to do. over ends it, whatever came of it: who stopped a run meant it. Unless it is
-// forgotten, others finish it.
+// forgotten, others find out what became of its stores.
 func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(ctx context.Context, forget bool) error, err error) {
 	if f.res.Total == 0 {
 		return func(context.Context, bool) error { return nil }, nil
@@ -68,12 +74,15 @@ func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(ct
 	return func(ctx context.Context, forget bool) error {
 		defer lock.Unlock()
 		defer m.runs.remove(id)
-		if !forget {
-			return nil
-		}
 		ctx, cancel := outlasting(ctx)
 		defer cancel()
-		return m.persist(ctx, func() error { return m.ledger.endRun(ctx, id) })
+		switch {
+		case forget:
+			return m.persist(ctx, func() error { return m.ledger.endRun(ctx, id) })
+		case lim.looks():
+			return nil
+		}
+		return m.persist(ctx, func() error { return m.ledger.stopRun(ctx, id) })
 	}, nil
 }
 
@@ -113,6 +122,15 @@ func (l *ledger) endRun(ctx context.Context, id string) error {
 	return nil
 }
 
+// stopRun leaves of a run what nobody goes on with.
+func (l *ledger) stopRun(ctx context.Context, id string) error {
+	_, err := l.db.ExecContext(ctx, l.dialect.bind(`UPDATE tenement_ledger_runs SET source = ?, to_version = ? WHERE id = ?`), lookBehind.source, lookBehind.to, id)
+	if err != nil {
+		return fmt.Errorf("tenement: migrate: writing the ledger: %w", err)
+	}
+	return nil
+}
+
 // openRun is a run as the ledger has it.
 type openRun struct {
 	id string
@@ -143,22 +161,29 @@ func (l *ledger) openRuns(ctx context.Context, target string) ([]openRun, error)
 	return list, nil
 }
 
-// findOut asks the stores of which the ledger does not know what they have, or does not know for certain.
-func (m *Migrator) findOut(ctx context.Context) (*Result, error) {
+// findOut asks the stores of which the ledger does not know what they have, or does not know for certain, after a run of that
+// limit.
+func (m *Migrator) findOut(ctx context.Context, lim limit) (*Result, error) {
+	if m.scripts != nil { // what is not on disk yet is nothing for the ledger
+		if err := flush(ctx, m.scripts); err != nil {
+			return nil, err
+		}
+	}
 	groups, _, err := m.ledger.groups(ctx)
 	if err != nil {
 		return nil, err
 	}
-	total := 0
+	f := m.newFleet(options{}, m.look())
+	sel, total := selection{}, 0
 	for _, g := range groups {
-		if g.state == nil {
+		if g.state == nil || lim != lookOnly && f.planFor(g.fingerprint, g.state).behind() {
+			sel.fingerprints = append(sel.fingerprints, g.fingerprint)
 			total += g.stores
 		} else {
 			total += g.failed
 		}
 	}
-	f := m.newFleet(options{}, m.look())
-	f.over(selection{fingerprints: []string{""}}, total, nil)
+	f.over(sel, total, nil)
 	return f.do(backend.Apart(ctx))
 }
 
@@ -214,12 +239,12 @@ func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
 		}
 		m.log.InfoContext(ctx, "a run over the tenants was left undone; going on with it")
 		var res *Result
-		if r.limit == lookOnly {
-			res, err = m.findOut(ctx)
+		if r.looks() {
+			res, err = m.findOut(ctx, r.limit)
 		} else {
 			res, err = m.upTenants(ctx, options{limit: r.limit, adopted: true})
 		}
-		if ctx.Err() != nil || unfinished(err) && passing(err, m.dialect) {
+		if ctx.Err() != nil || unfinished(err) && (r.looks() || passing(err, m.dialect)) {
 			return res, err // whoever calls next goes on
 		}
 		return res, errors.Join(err, m.ledger.endRun(ctx, r.id))
