@@ -263,7 +263,7 @@ func (m *Migrator) lazyRun(rt backend.Route) *lazyRun {
 	g.lazy[rt.Store] = run
 	g.under.Go(func() {
 		// It serves every caller, so it does not end with the first one's request, but with the Migrator.
-		_, err := m.upTenants(g.life, options{Fleet: Fleet{Stores: []backend.Store{rt.Store}, Parallel: 1}})
+		_, err := m.upTenants(g.life, options{Fleet: Fleet{Stores: []backend.Store{rt.Store}, Parallel: 1}, unlisted: true})
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		run.err, run.next = err, time.Now().Add(lazyRetry)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -30,7 +31,7 @@ var killed = []string{
 }
 
 // asChild is the test binary run again: it migrates a fleet and says so, line by line. A role below zero undoes the newest
-// migration.
+// migration. If it is given a store, it migrates that, and kills itself when it hears that this is done.
 func asChild(role string) int {
 	ctx := context.Background()
 	be, err := backend.Open(ctx, os.Getenv("MIGRATE_TEST_URL"))
@@ -41,6 +42,16 @@ func asChild(role string) int {
 	n, _ := strconv.Atoi(role)
 	m, err := migrate.New(be, tenants(migrate.Source{Name: "app", FS: version(max(n, -n), killed...)}))
 	fleet := migrate.Fleet{OnEvent: func(e migrate.Event) { fmt.Println(e.Kind, e.Done) }}
+	if name := os.Getenv("MIGRATE_TEST_STORE"); name != "" {
+		fleet.Stores = []backend.Store{backend.MustParseStore(name)}
+		fleet.OnEvent = func(e migrate.Event) {
+			if e.Kind == migrate.EventApplied {
+				self, _ := os.FindProcess(os.Getpid())
+				_ = self.Kill()
+				select {}
+			}
+		}
+	}
 	switch {
 	case err != nil:
 	case n < 0:
@@ -61,10 +72,11 @@ type child struct {
 	lines *bufio.Scanner
 }
 
-func startChild(t testing.TB, be *site, last int) *child {
+func startChild(t testing.TB, be *site, last int, env ...string) *child {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), fmt.Sprint("MIGRATE_TEST_ROLE=", last), "MIGRATE_TEST_URL="+be.url)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -103,6 +115,31 @@ func TestKilledInTheMiddle(t *testing.T) {
 		st, err := m.Status(ctx)
 		require.NoError(t, err)
 		assert.Equal(t, migrate.TenantStatus{Total: stores, Current: stores}, st.Tenants)
+		verified, err := m.Verify(ctx, migrate.Fleet{})
+		require.NoError(t, err)
+		assert.Empty(t, verified.Drift)
+	})
+}
+
+// S65: a run by name that was killed is looked after, too, and no store is migrated that it was not given.
+func TestKilledByName(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, be *site) {
+		ctx := t.Context()
+		provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 3)
+		child := startChild(t, be, 3, "MIGRATE_TEST_STORE="+store(1).String())
+		require.Error(t, child.cmd.Wait(), "it has killed itself")
+		m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(3, killed...)}))
+		require.Eventually(t, func() bool { // its lock is free in a moment
+			_, err := m.Settle(ctx)
+			require.NoError(t, err)
+			return m.Ready(ctx, route(1)) == nil && query(t, be, backend.Route{}, "SELECT count(*) FROM tenement_ledger_runs") == "0"
+		}, 20*time.Second, time.Millisecond)
+		require.Equal(t, "0,1,2,3", versions(t, be, route(1), "goose_db_version"))
+		for _, i := range []int{0, 2} {
+			require.ErrorIs(t, m.Ready(ctx, route(i)), migrate.ErrBehind)
+			require.Equal(t, "0,1", versions(t, be, route(i), "goose_db_version"))
+		}
 		verified, err := m.Verify(ctx, migrate.Fleet{})
 		require.NoError(t, err)
 		assert.Empty(t, verified.Drift)

@@ -134,7 +134,7 @@ func (l *sqliteLane) owe(change move, rows ...entry) {
 }
 
 func (l *sqliteLane) settle(ctx context.Context, all bool) (missed []entry, err error) {
-	if !l.settling.TryLock() {
+	if !l.settling.TryLock() { // another worker is at it
 		return nil, nil
 	}
 	defer l.settling.Unlock()

@@ -19,8 +19,8 @@ import (
 type options struct {
 	Fleet
 	limit
-	adopted bool // it is another's that died, which has a row already
-	filled  bool // the stores named are the caller's to enter
+	unlisted bool // it needs no row: it goes on with a run that has one, or whoever asked for it asks again
+	filled   bool // the stores named are the caller's to enter
 }
 
 // fleet is one run over many stores. Plans and queue say what is to be done and when; the workers here do it.

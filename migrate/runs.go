@@ -27,6 +27,9 @@ func (l limit) looks() bool { return l == lookOnly || l == lookBehind }
 
 // entered does a run that others finish, as far as a limit, should its process die.
 func (m *Migrator) entered(ctx context.Context, f *fleet, lim limit) (*Result, error) {
+	if f.opt.unlisted {
+		return f.do(ctx)
+	}
 	over, err := m.begin(ctx, f, lim)
 	if err != nil {
 		return nil, err
@@ -191,7 +194,7 @@ func (m *Migrator) findOut(ctx context.Context, lim limit) (*Result, error) {
 const lockTry = 250 * time.Millisecond
 
 // Settle finishes what runs over the tenants left undone whose process died, when they were for the migrations that this
-// binary carries. A run that was stopped, by its context or its options, or that is under way elsewhere, is left alone.
+// binary carries. Of a run that was given its stores by name it finds out what was done, and does no more. A run that was stopped, by its context or its options, or that is under way elsewhere, is left alone.
 // It costs one query when there is nothing to do: call it now and then from a program that runs for long. It returns what
 // it did, nil when there was nothing, and the errors of [Migrator.Up].
 func (m *Migrator) Settle(ctx context.Context) (*Result, error) {
@@ -242,7 +245,7 @@ func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
 		if r.looks() {
 			res, err = m.findOut(ctx, r.limit)
 		} else {
-			res, err = m.upTenants(ctx, options{limit: r.limit, adopted: true})
+			res, err = m.upTenants(ctx, options{limit: r.limit, unlisted: true})
 		}
 		if ctx.Err() != nil || unfinished(err) && (r.looks() || passing(err, m.dialect)) {
 			return res, err // whoever calls next goes on

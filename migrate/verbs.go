@@ -19,7 +19,8 @@ import (
 // that is applied, and ErrUnknownSource when no set in the scope has the source, before anything is changed. A store that
 // fails does not stop the others, unless the options say so; the error is then a [*RunError]. A store that is gone by the
 // time its turn comes is skipped, and counted as missing. A run that was stopped or cancelled, or killed, is resumed by
-// calling Up again; one that was killed also by [Migrator.Settle]. Two runs at once share the work.
+// calling Up again; one that was killed also by [Migrator.Settle], unless it was limited to some stores: of these Settle finds
+// out what they have. Two runs at once share the work.
 //
 // When ctx ends, a migration that goose is at is brought to its end first, so that none is left half done; what was sent
 // as text is rolled back.
@@ -319,9 +320,6 @@ func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) 
 		}
 	}
 	f.over(sel, total, nil)
-	if opt.adopted {
-		return f.do(ctx)
-	}
 	return m.entered(ctx, f, opt.limit)
 }
 
@@ -344,7 +342,7 @@ func (m *Migrator) upNamed(ctx context.Context, f *fleet) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.do(ctx)
+	return m.entered(ctx, f, lookBehind)
 }
 
 // sharedApplied refuses to go on while the shared set is not applied.
