@@ -238,6 +238,34 @@ func TestPurgedWhileItIsWorkedOn(t *testing.T) {
 	assert.Equal(t, "t0000", ledgerRows(t, be))
 }
 
+// What a migrator notes late of a store is nothing for the row of another owner's of the name, which says the same.
+func TestNotedForAnotherOwner(t *testing.T) {
+	t.Parallel()
+	be := postgresSite(t)
+	ctx := t.Context()
+	list := []string{"1_a.sql", up("CREATE TABLE a (x INTEGER);"), "2_b.sql", noTx + "CREATE TABLE b (x INTEGER);\n"}
+	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, list...)})), 1)
+	other, err := be.Shared().BeginTx(ctx, nil)
+	require.NoError(t, err)
+	defer func() { _ = other.Rollback() }()
+	_, err = other.ExecContext(ctx, `UPDATE tenement_ledger SET owner = 'next' WHERE store = 't0000'`)
+	require.NoError(t, err)
+	over := make(chan error, 1)
+	go func() {
+		_, err := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)})).Up(ctx, migrate.UpOptions{})
+		over <- err
+	}()
+	require.Eventually(t, func() bool { // it is done, and waits for the row
+		return query(t, be, backend.Route{}, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND wait_event_type = 'Lock' AND query LIKE '%UPDATE tenement_ledger%'`) == "1"
+	}, time.Minute, 5*time.Millisecond)
+	require.NoError(t, be.Drop(ctx, route(0)))
+	require.NoError(t, be.Create(ctx, backend.Route{Store: store(0), Owner: "next"}))
+	require.NoError(t, other.Commit())
+	require.NoError(t, <-over)
+	assert.Equal(t, "next", query(t, be, backend.Route{}, `SELECT owner FROM tenement_ledger WHERE store = 't0000'`))
+}
+
 // S69: what another process undoes is noticed, and nothing is asked for it again and again.
 func TestDownElsewhereIsNoticed(t *testing.T) {
 	t.Parallel()

@@ -36,8 +36,8 @@ func (l *ledger) publish(ctx context.Context, s state) (fingerprint string, err 
 }
 
 // put writes one store's row: what is applied and, when failure is set, what failed. It is done only when the row still
-// says what it said before; false means that another migrator wrote it, or that it is gone.
-func (l *ledger) put(ctx context.Context, rt backend.Route, before string, s state, failure *StoreError) (done bool, err error) {
+// says what it said before, and of whom; false means that another migrator wrote it, or that it is gone.
+func (l *ledger) put(ctx context.Context, rt backend.Route, before *entry, s state, failure *StoreError) (done bool, err error) {
 	fingerprint, err := l.publish(ctx, s)
 	if err != nil {
 		return false, err
@@ -46,8 +46,8 @@ func (l *ledger) put(ctx context.Context, rt backend.Route, before string, s sta
 	res, err := l.db.ExecContext(ctx, l.dialect.bind(`
 		UPDATE tenement_ledger SET owner = CASE WHEN CAST(? AS TEXT) = '' THEN owner ELSE CAST(? AS TEXT) END, fingerprint = ?, updated_at = ?,
 			failed_source = ?, failed_version = ?, failed_state = ?, failed_error = ?
-		WHERE store = ? AND fingerprint = ?`),
-		rt.Owner, rt.Owner, fingerprint, time.Now().UnixMilli(), source, version, sqlState, text, rt.Store.String(), before)
+		WHERE store = ? AND owner = ? AND fingerprint = ?`),
+		rt.Owner, rt.Owner, fingerprint, time.Now().UnixMilli(), source, version, sqlState, text, rt.Store.String(), before.owner, before.fingerprint)
 	return affected(res, err)
 }
 

@@ -143,7 +143,7 @@ func (m *Migrator) writeDown(ctx context.Context, w *workplace, do work, known *
 		}
 		var done bool
 		if known != nil {
-			done, err = m.ledger.put(ctx, rt, known.fingerprint, out.have, out.failure)
+			done, err = m.ledger.put(ctx, rt, known, out.have, out.failure)
 		} else {
 			done, err = m.enter(ctx, rt, out)
 		}
