@@ -250,9 +250,10 @@ func TestNotedForAnotherOwner(t *testing.T) {
 	defer func() { _ = other.Rollback() }()
 	_, err = other.ExecContext(ctx, `UPDATE tenement_ledger SET owner = 'next' WHERE store = 't0000'`)
 	require.NoError(t, err)
+	m := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)}))
 	over := make(chan error, 1)
 	go func() {
-		_, err := migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(2, list...)})).Up(ctx, migrate.UpOptions{})
+		_, err := m.Up(ctx, migrate.UpOptions{})
 		over <- err
 	}()
 	require.Eventually(t, func() bool { // it is done, and waits for the row
