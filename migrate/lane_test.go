@@ -30,13 +30,17 @@ func (l logged) WithAttrs([]slog.Attr) slog.Handler { return l }
 
 func (l logged) WithGroup(string) slog.Handler { return l }
 
-// writeMeanwhile has a process that has store 1 open already write to it, from when the run has migrated it until end is called.
-func writeMeanwhile(t *testing.T, be *site) (onEvent func(migrate.Event), end func()) {
+// writeMeanwhile has another process, which has a store open already, write to it from when the run has migrated store 1 until
+// end is called.
+func writeMeanwhile(t *testing.T, be *site, rt backend.Route) (onEvent func(migrate.Event), end func()) {
 	t.Helper()
-	db := openSite(t, be.url).DBFor(route(1))
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	var rows int
-	require.NoError(t, db.QueryRowContext(t.Context(), "SELECT count(*) FROM a").Scan(&rows))
+	others := openSite(t, be.url)
+	db := others.Shared()
+	if !rt.IsZero() {
+		db = others.DBFor(rt)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+	}
+	column(t, db, "SELECT count(*) FROM sqlite_schema")
 	var tx *sql.Tx
 	return func(e migrate.Event) {
 			if e.Kind != migrate.EventApplied || e.Store != store(1) {
@@ -45,7 +49,7 @@ func writeMeanwhile(t *testing.T, be *site) (onEvent func(migrate.Event), end fu
 			var err error
 			tx, err = db.BeginTx(context.Background(), nil)
 			if assert.NoError(t, err) {
-				_, err = tx.ExecContext(context.Background(), "INSERT INTO a (x) VALUES (77)")
+				_, err = tx.ExecContext(context.Background(), "CREATE TABLE held (x INTEGER)")
 				assert.NoError(t, err)
 			}
 		}, func() {
@@ -55,9 +59,20 @@ func writeMeanwhile(t *testing.T, be *site) (onEvent func(migrate.Event), end fu
 		}
 }
 
-// A store that cannot be synced, since somebody writes to it, is waited for; those that were migrated beside it go on meanwhile.
+// A store that cannot be synced, since somebody writes to it, is waited for, and so is the ledger; those that come after it are
+// migrated meanwhile.
 func TestStoreThatIsWrittenToBeforeItIsSynced(t *testing.T) {
 	t.Parallel()
+	for name, rt := range map[string]backend.Route{"store": route(1), "ledger": {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			writtenToBeforeItIsSynced(t, rt)
+		})
+	}
+}
+
+func writtenToBeforeItIsSynced(t *testing.T, rt backend.Route) {
+	t.Helper()
 	const stores = 300 // more than the ledger is told of at a time
 	be := openSite(t, sqliteURL(t)+"?busy_timeout=50ms&synchronous=normal")
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), stores)
@@ -65,7 +80,7 @@ func TestStoreThatIsWrittenToBeforeItIsSynced(t *testing.T) {
 	for i := range names {
 		names[i] = store(i)
 	}
-	onEvent, end := writeMeanwhile(t, be)
+	onEvent, end := writeMeanwhile(t, be, rt)
 	cfg := tenants(migrate.Source{Name: "app", FS: version(3, killed...)})
 	cfg.Logger = slog.New(logged(func(message string) {
 		if message == "trying again" {
@@ -88,7 +103,7 @@ func TestStoreThatCannotBeSynced(t *testing.T) {
 	be := openSite(t, sqliteURL(t)+"?busy_timeout=50ms&synchronous=normal")
 	provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 4)
 	run(t, be, route(3), "CREATE TABLE b (x INTEGER)") // in the way
-	onEvent, end := writeMeanwhile(t, be)
+	onEvent, end := writeMeanwhile(t, be, route(1))
 	cfg := tenants(migrate.Source{Name: "app", FS: version(3, killed...)})
 	cfg.LockPatience = 200 * time.Millisecond
 	m := migrator(t, be, cfg)
