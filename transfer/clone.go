@@ -35,9 +35,9 @@ type CloneOptions struct {
 // (but with a role per tenant, where no role may read both). While it goes on the tenant cannot be renamed or purged.
 //
 // With masks no row leaves the tenant as it is. It returns an [*UnmaskedError] before anything is made when a column is not
-// classified, so that one that a migration adds later does not get out unnoticed, and [ErrMask] when the tables do not
-// take what the masks make of the rows. It returns [ErrMigrated] when the tenant is migrated meanwhile, and otherwise what
-// [tenancy.App.CreateBy] and [Import] do, and like there nothing is left when it fails.
+// classified, so that one that a migration adds later does not get out unnoticed, and [ErrMask] when the tables do not take
+// what the masks make of the rows. It returns [ErrMigrated] when the tenant is migrated meanwhile, or one of its tables
+// rewritten, and otherwise what [tenancy.App.CreateBy] and [Import] do, and like there nothing is left when it fails.
 func Clone(ctx context.Context, app *tenancy.App, id tenancy.ID, opt CloneOptions) (clone tenancy.Tenant, err error) {
 	err = app.Hold(ctx, id, func(ctx context.Context, t tenancy.Tenant) error {
 		c := &cloning{app: app, t: t, opt: opt}

@@ -46,6 +46,9 @@ func (c *cloning) onServer(ctx context.Context, to backend.Route) error {
 		if err := c.copyRows(ctx, tx, w, plans); err != nil {
 			return err
 		}
+		if err := c.unrewritten(ctx, tx, plans); err != nil {
+			return err
+		}
 		if err := c.setSequences(ctx, tx, w); err != nil {
 			return err
 		}
@@ -98,6 +101,15 @@ func (c *cloning) unmoved(ctx context.Context, tx *sql.Tx) error {
 		}
 	}
 	return nil
+}
+
+// unrewritten fails when one of the tables was not covered by the snapshot that they were copied by.
+func (c *cloning) unrewritten(ctx context.Context, tx *sql.Tx, plans []*tablePlan) error {
+	schema, names := c.t.Store.String(), make([]string, len(plans))
+	for i, p := range plans {
+		names[i] = p.from.Name
+	}
+	return unrewritten(ctx, tx, &schema, names)
 }
 
 func (c *cloning) from(name string) string {

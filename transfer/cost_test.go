@@ -54,7 +54,7 @@ func TestMoveTripsOnPostgres(t *testing.T) {
 }
 
 // A clone on Postgres takes so many round trips, and for each small table those that insert its rows. One is the ledger's row:
-// it must not be there before the rows are.
+// it must not be there before the rows are. Two see to it that no table was rewritten.
 func TestCloneTripsOnPostgres(t *testing.T) {
 	t.Parallel()
 	trips := func(tables int) int64 {
@@ -79,7 +79,7 @@ func TestCloneTripsOnPostgres(t *testing.T) {
 	}
 	few := trips(4)
 	more := trips(24)
-	require.LessOrEqual(t, few, int64(36))
+	require.LessOrEqual(t, few, int64(38))
 	require.LessOrEqual(t, (more-few)/20, int64(1))
 }
 

@@ -17,7 +17,8 @@
 //
 // The manifest says whose data it is (ID, slug, domains, metadata), which migrations made the tables (sources, versions,
 // checksums), and of each table the columns with their types, the number of rows and a hash of them that does not depend on
-// their order. The tables are read in one transaction, which sees nothing that is written meanwhile; sequences, which are
+// their order. The tables are read in one transaction, which sees nothing that is written meanwhile (where TRUNCATE or the
+// like comes in between, which a snapshot of Postgres does not cover, [ErrMigrated] is returned); sequences, which are
 // outside of transactions, and files are read as they are then. Row by row goes to the file: memory does not grow with the
 // tenant.
 //

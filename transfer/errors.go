@@ -21,8 +21,9 @@ var (
 	ErrDiffer = errors.New("they differ")
 	// ErrNoSQLite: the program does not link SQLite's driver, without which it can neither write nor read a tenant's file.
 	ErrNoSQLite = errors.New("tenement: transfer: a tenant's file is a SQLite database, and this program links no driver for it")
-	// ErrMigrated: the tenant was migrated while it was copied. Nothing was made; it can be copied again.
-	ErrMigrated = errors.New("the tenant was migrated while it was copied: copy it again")
+	// ErrMigrated: the tenant was migrated while it was read, or a table of it, in Postgres, got another file: by TRUNCATE, by
+	// ALTER TABLE, by VACUUM FULL, which a snapshot does not cover. Nothing was made; it can be begun again.
+	ErrMigrated = errors.New("the tenant was migrated while it was read: begin again")
 	// ErrMask: a constraint or a type refuses what masks make of rows: two are alike where there may be one, say. The
 	// database's own error is in the chain.
 	ErrMask = errors.New("the tables do not take what the masks make of the rows")

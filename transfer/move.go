@@ -129,9 +129,10 @@ func (e *MoveError) Unwrap() (list []error) {
 // store before that, by its stamp ([tenancy.ArrivalOwner]).
 //
 // What is written to the source once a tenant was copied is not in the target: stop the application first or, for a shorter
-// stop, move with Prepare, then stop it, and resume. A tenant that is renamed meanwhile is copied anew, and one that is purged
-// is not moved. Files are not moved: their directories are named after the tenants'
-// IDs, which stay. Tenants that are in the target already are left as they are there.
+// stop, move with Prepare, then stop it, and resume. A tenant that is renamed meanwhile is copied anew, and one that is
+// purged is not moved; one that is migrated while it is copied may fail, with ErrMigrated, until the move is resumed. Files
+// are not moved: their directories are named after the tenants' IDs, which stay. Tenants that are in the target already are
+// left as they are there.
 //
 // It may be repeated after whatever ended it, SIGKILL too, with Resume. One that fails does not keep the others from being
 // copied; a [*MoveError] lists those. It returns, before anything is made, ErrMoveUnfinished, ErrSamePlace, ErrSharedDiffer,

@@ -107,7 +107,7 @@ func (m *move) sharedSnapshot(ctx context.Context, app *tenancy.App, fn func(s *
 		if err != nil {
 			return err
 		}
-		return fn(s)
+		return s.readBy(ctx, fn)
 	})
 }
 

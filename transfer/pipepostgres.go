@@ -44,6 +44,7 @@ func pipe(ctx context.Context, from *postgresReader, to *postgresWriter, p *tabl
 	if p.binary() {
 		with = " (FORMAT binary)"
 	}
+	copyOut := "COPY (SELECT " + quoted(source, "") + " FROM " + from.from(p.from) + ") TO STDOUT" + with
 	pr, pw := io.Pipe()
 	var sent int64
 	var mine error
@@ -51,7 +52,7 @@ func pipe(ctx context.Context, from *postgresReader, to *postgresWriter, p *tabl
 	go func() {
 		defer close(done)
 		mine = withCopier(from.conn, func(c driver.Copier) (err error) {
-			sent, err = c.CopyOut(ctx, pw, "COPY (SELECT "+quoted(source, "")+" FROM "+only(p.from)+") TO STDOUT"+with)
+			sent, err = c.CopyOut(ctx, pw, copyOut)
 			return err
 		})
 		pw.CloseWithError(mine)
@@ -83,7 +84,7 @@ func (r *postgresReader) sums(ctx context.Context, t Table, columns []Column) (s
 		return "COALESCE(sum(('x' || " + which + "(h, 16))::bit(64)::bigint::numeric), 0)::text"
 	}
 	err = r.tx.QueryRowContext(ctx, "SELECT count(*), "+half("left")+", "+half("right")+" FROM (SELECT md5(ROW("+quoted(columns, "")+")::text) AS h FROM "+
-		only(t)+") r").Scan(&s.rows, &s.first, &s.last)
+		r.from(t)+") r").Scan(&s.rows, &s.first, &s.last)
 	return s, err
 }
 

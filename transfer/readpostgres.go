@@ -18,6 +18,7 @@ type postgresReader struct {
 	list   []Table
 	series []Sequence
 	masks  map[string]map[string]string
+	seen   []string // the tables that were read
 }
 
 var _ reader = (*postgresReader)(nil)
@@ -26,6 +27,10 @@ func (r *postgresReader) tables() []Table       { return r.list }
 func (r *postgresReader) sequences() []Sequence { return r.series }
 
 func (r *postgresReader) mask(masks map[string]map[string]string) { r.masks = masks }
+
+func (r *postgresReader) unrewritten(ctx context.Context) error {
+	return unrewritten(ctx, r.tx, nil, r.seen)
+}
 
 // openPostgres reads the schema of a store in the transaction that is open on conn.
 func openPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx, leave map[string]bool) (*postgresReader, error) {
@@ -51,9 +56,10 @@ func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) e
 		}
 		return sqltext.Quote(c.Name)
 	})
+	from := r.from(t)
 	lines := &copyLines{types: types(columns), row: make([]any, len(columns)), fn: fn}
 	err := withCopier(r.conn, func(c driver.Copier) error {
-		_, err := c.CopyOut(ctx, lines, "COPY (SELECT "+list+" FROM "+only(t)+") TO STDOUT")
+		_, err := c.CopyOut(ctx, lines, "COPY (SELECT "+list+" FROM "+from+") TO STDOUT")
 		return err
 	})
 	if lines.err != nil {
@@ -67,9 +73,10 @@ func (r *postgresReader) rows(ctx context.Context, t Table, fn func(row []any) e
 	return err
 }
 
-// only keeps a table's children by inheritance out, which are tables of their own. A partitioned table has nothing but
-// its partitions, which are not.
-func only(t Table) string {
+// from is a table as what is read, which is noted. Its children by inheritance are kept out, which are tables of their own. A
+// partitioned table has nothing but its partitions, which are not.
+func (r *postgresReader) from(t Table) string {
+	r.seen = append(r.seen, t.Name)
 	if t.partitioned {
 		return sqltext.Quote(t.Name)
 	}

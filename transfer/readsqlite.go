@@ -24,6 +24,9 @@ func (r *sqliteReader) sequences() []Sequence { return r.series }
 
 func (r *sqliteReader) mask(masks map[string]map[string]string) { r.masks = masks }
 
+// unrewritten implements [reader]: a read transaction covers all that there is.
+func (r *sqliteReader) unrewritten(context.Context) error { return nil }
+
 func (r *sqliteReader) rows(ctx context.Context, t Table, fn func(row []any) error) error {
 	columns := t.moved()
 	if len(columns) == 0 {

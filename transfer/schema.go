@@ -49,6 +49,9 @@ type reader interface {
 	rows(ctx context.Context, t Table, fn func(row []any) error) error
 	// mask has expressions stand for columns, by table and column.
 	mask(masks map[string]map[string]string)
+	// unrewritten returns ErrMigrated when the rows that were read cannot have been all that there were. It is called when
+	// all have been read.
+	unrewritten(ctx context.Context) error
 }
 
 // writer is where they go: the store of a tenant, or a file, in one transaction.

@@ -35,7 +35,7 @@ func leave(sources []migrate.AppliedSource, without []string) map[string]bool {
 func own(t tenancy.Tenant) backend.Route { return backend.Route{Store: t.Store, Owner: string(t.ID)} }
 
 // withSnapshot reads a store in one transaction, which sees nothing that others write meanwhile: on Postgres it
-// is REPEATABLE READ, READ ONLY, on SQLite a read transaction.
+// is REPEATABLE READ, READ ONLY, on SQLite a read transaction. It returns ErrMigrated when it was not covered by that.
 func withSnapshot(ctx context.Context, app *tenancy.App, rt backend.Route, without []string, fn func(s *snapshot) error) error {
 	ctx = tenancy.Leave(ctx)
 	opt := &sql.TxOptions{ReadOnly: true}
@@ -63,8 +63,16 @@ func withSnapshot(ctx context.Context, app *tenancy.App, rt backend.Route, witho
 		if err != nil {
 			return err
 		}
-		return fn(s)
+		return s.readBy(ctx, fn)
 	})
+}
+
+// readBy has fn read, and sees to it that what it has read was as of one moment.
+func (s *snapshot) readBy(ctx context.Context, fn func(s *snapshot) error) error {
+	if err := fn(s); err != nil {
+		return err
+	}
+	return s.unrewritten(ctx)
 }
 
 // within calls fn within a transaction, and commits it.

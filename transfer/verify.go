@@ -83,7 +83,8 @@ type VerifyOptions struct {
 // Verify compares two tenants, or a tenant with a file, table by table: the number of rows, and a hash of them that does not
 // depend on their order. Values are compared by what they mean: by the type in Postgres, where one of the two is there, so
 // that '2024-01-02T00:00:00Z' in SQLite is the same timestamptz as that instant. Each side is read as of one moment. What
-// differs is in the result, not an error; see [Comparison.Err]. A file that is not what was written is a [*FileError].
+// differs is in the result, not an error; see [Comparison.Err]. A file that is not what was written is a [*FileError], and a tenant
+// whose tables were rewritten while they were read is [ErrMigrated].
 func Verify(ctx context.Context, a, b Side, opt VerifyOptions) (*Comparison, error) {
 	var tables [2][]Table
 	c := &Comparison{}
