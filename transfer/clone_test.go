@@ -221,3 +221,28 @@ COMMENT ON INDEX "Up" IS 'it''s up'; COMMENT ON CONSTRAINT "one code" ON x IS 'a
 	_, err = a.Backend().Stat(t.Context(), backend.MustParseStore("broken"))
 	require.ErrorIs(t, err, backend.ErrStoreMissing)
 }
+
+// Rules do not make of the rows what they made of them once: the copy has them all, once, and the rules as they were.
+func TestCloneRunsNoRules(t *testing.T) {
+	t.Parallel()
+	a := newPlace(t, backend.Postgres, files("00001_x.sql", `CREATE TABLE audit (what text); CREATE TABLE semi (x int); CREATE TABLE gone (x int);
+CREATE TABLE off (x int); CREATE TABLE always (x int); CREATE TABLE parts (x int) PARTITION BY RANGE (x);
+CREATE TABLE part PARTITION OF parts DEFAULT;
+CREATE RULE r AS ON INSERT TO semi DO ALSO INSERT INTO audit VALUES (new.x::text);
+CREATE RULE "no more" AS ON INSERT TO gone DO INSTEAD NOTHING;
+CREATE RULE r AS ON INSERT TO off DO INSTEAD NOTHING; ALTER TABLE off DISABLE RULE r;
+CREATE RULE r AS ON INSERT TO always DO INSTEAD NOTHING; ALTER TABLE always ENABLE ALWAYS RULE r;
+CREATE RULE s AS ON INSERT TO always DO INSTEAD NOTHING; ALTER TABLE always ENABLE REPLICA RULE s;
+CREATE RULE r AS ON INSERT TO parts DO INSTEAD NOTHING;
+CREATE VIEW v AS SELECT x FROM semi; CREATE RULE r AS ON INSERT TO v DO INSTEAD INSERT INTO semi VALUES (new.x);`))
+	thor := a.create(t, "thor", `INSERT INTO semi VALUES (1), (2), (3)`, `INSERT INTO off VALUES (1)`, `INSERT INTO part VALUES (7)`,
+		`DO $$ BEGIN ALTER TABLE gone DISABLE RULE "no more"; INSERT INTO gone VALUES (1), (2); ALTER TABLE gone ENABLE RULE "no more"; END $$`,
+		`DO $$ BEGIN ALTER TABLE always DISABLE RULE r; INSERT INTO always VALUES (1); ALTER TABLE always ENABLE ALWAYS RULE r; END $$`)
+	clone, err := transfer.Clone(t.Context(), a.App, thor.ID, transfer.CloneOptions{Spec: tenancy.Spec{Slug: "copy"}})
+	require.NoError(t, err)
+	requireSame(t, transfer.InStore(a.App, thor.ID), transfer.InStore(a.App, clone.ID))
+	const rules = `SELECT r.ev_class::regclass || ' ' || r.rulename || ' ' || r.ev_enabled::text FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+		WHERE c.relnamespace = current_schema()::regnamespace ORDER BY 1`
+	assert.Len(t, a.query(t, thor, rules), 8)
+	assert.Equal(t, a.query(t, thor, rules), a.query(t, clone, rules))
+}

@@ -83,8 +83,8 @@
 // Series of numbers (serial, identity, AUTOINCREMENT) go on after the highest number that was ever given out. A table of SQLite
 // without AUTOINCREMENT has nowhere to keep that, and goes on after the highest that is there.
 //
-// Rows that the migrations inserted are replaced. Triggers do not fire, foreign keys hold when all is there, in cycles too;
-// no superuser is needed. See postgresWriter and sqliteWriter for how.
+// Rows that the migrations inserted are replaced. Triggers do not fire and rules do not run, foreign keys hold when all is
+// there, in cycles too; no superuser is needed. See postgresWriter and sqliteWriter for how.
 //
 // # Limits
 //

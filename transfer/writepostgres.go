@@ -16,12 +16,13 @@ import (
 // postgresWriter writes into a store of Postgres in one transaction, by COPY.
 //
 // It works with the rights of the tables' owner, who is no superuser. Triggers of users it disables (ALTER TABLE … DISABLE
-// TRIGGER USER: the owner may). Those of foreign keys only a superuser may disable, and session_replication_role is a
-// superuser's too: so foreign keys are dropped, and added again once all rows are there, which checks them, cycles among
-// them, by one query each. To make them deferrable for that time instead would keep the OIDs, and cost a trigger per row. Row
-// level security that is forced on the owner is lifted. All of it is in the one transaction, so nobody sees it, and it is
-// undone when that fails. Unique, exclusion and check constraints hold at each moment: in the order of no row can they
-// fail that held together where the rows come from.
+// TRIGGER USER: the owner may), and rules on INSERT, which COPY passes over and a clone's INSERT … SELECT would run.
+// Triggers of foreign keys only a superuser may disable, and session_replication_role is a superuser's too: so foreign keys
+// are dropped, and added again once all rows are there, which checks them, cycles among them, by one query each. To make
+// them deferrable for that time instead would keep the OIDs, and cost a trigger per row. Row level security that is forced
+// on the owner is lifted. All of it is in the one transaction, so nobody sees it, and it is undone when that fails. Unique,
+// exclusion and check constraints hold at each moment: in the order of no row can they fail that held together where the
+// rows come from.
 type postgresWriter struct {
 	conn    *sql.Conn
 	tx      *sql.Tx
@@ -36,6 +37,7 @@ var _ writer = (*postgresWriter)(nil)
 // the COPY of a small table, and most schemas have nothing of it.
 type present struct {
 	triggers  bool // of users or of foreign keys, on either side (relhastriggers), now or once
+	rules     bool // of tables, now or once
 	forced    bool // row level security that is forced on the owner
 	views     bool // materialized ones, with rows
 	sequences bool // of the tables, or of none
@@ -47,12 +49,13 @@ func (p *present) ask(ctx context.Context, q querier, list []Table) error {
 	for i, t := range list {
 		names[i] = sqltext.Quote(t.Name)
 	}
-	return q.QueryRowContext(ctx, `SELECT COALESCE(bool_or(c.relhastriggers), false), COALESCE(bool_or(c.relforcerowsecurity), false),
+	return q.QueryRowContext(ctx, `SELECT COALESCE(bool_or(c.relhastriggers), false), COALESCE(bool_or(c.relhasrules AND c.relkind IN ('r', 'p')), false),
+			COALESCE(bool_or(c.relforcerowsecurity), false),
 			COALESCE(bool_or(c.relkind = 'm' AND c.relispopulated), false),
 			COALESCE(bool_or(c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
 				AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND d.refobjid <> ALL ($1::text[]::regclass[]))), false),
 			current_setting('wal_level') = 'minimal'
-		FROM pg_catalog.pg_class c WHERE c.oid = ANY (`+relationsHere+`)`, names).Scan(&p.triggers, &p.forced, &p.views, &p.sequences, &p.minimal)
+		FROM pg_catalog.pg_class c WHERE c.oid = ANY (`+relationsHere+`)`, names).Scan(&p.triggers, &p.rules, &p.forced, &p.views, &p.sequences, &p.minimal)
 }
 
 // takeAway are queries for pairs of statements: what takes something out of the way, and what puts it back, and the table
@@ -74,6 +77,11 @@ var takeAway = []struct {
 			CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, t.tgname), c.relname
 	FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 	WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid = ANY (` + relationsHere + `) ORDER BY t.oid`},
+	{func(p present) bool { return p.rules }, `SELECT format('ALTER TABLE %s DISABLE RULE %I', r.ev_class::regclass, r.rulename),
+		format('ALTER TABLE %s %s RULE %I', r.ev_class::regclass,
+			CASE r.ev_enabled WHEN 'O' THEN 'ENABLE' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' END, r.rulename), c.relname
+	FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+	WHERE r.ev_type = '3' AND r.ev_enabled <> 'D' AND c.relkind IN ('r', 'p') AND r.ev_class = ANY (` + relationsHere + `) ORDER BY r.oid`},
 	{func(p present) bool { return p.forced }, `SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass), format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass), c.relname
 	FROM pg_catalog.pg_class c WHERE c.relforcerowsecurity AND c.oid = ANY (` + relationsHere + `) ORDER BY c.oid`},
 }
