@@ -94,6 +94,36 @@ func TestImport(t *testing.T) {
 	})
 }
 
+// A series of numbers goes on where it stands, also where it was put there and has given out none since.
+func TestNumbersGoOn(t *testing.T) {
+	restart := map[backend.Dialect][]string{
+		backend.SQLite:   {`INSERT INTO authors (name) VALUES ('Eve')`, `UPDATE sqlite_sequence SET seq = 0`, `INSERT INTO sqlite_sequence VALUES ('posts', 999)`},
+		backend.Postgres: {`INSERT INTO authors (name) VALUES ('Eve')`, `ALTER TABLE authors ALTER id RESTART`, `ALTER SEQUENCE posts_id_seq RESTART WITH 1000`},
+	}
+	pairs(t, func(t *testing.T, from, to backend.Dialect) {
+		a := newPlace(t, from, blog, withPlans)
+		thor := a.create(t, "thor", restart[from]...)
+		a.exec(t, thor, `DELETE FROM authors`)
+		requireNumbers := func(p place, tenant tenancy.Tenant) {
+			p.exec(t, tenant, `INSERT INTO authors (name) VALUES ('Ann')`, `INSERT INTO posts (author, title, made) VALUES (1, 'hello', '2024-03-02 00:00:00')`)
+			assert.Equal(t, []string{"1"}, p.query(t, tenant, `SELECT id FROM authors`))
+			assert.Equal(t, []string{"1000"}, p.query(t, tenant, `SELECT id FROM posts`))
+		}
+		path, _ := a.export(t, thor)
+		b := newPlace(t, to, blog)
+		requireNumbers(b, b.bring(t, path))
+		c := a.elsewhere(t, placeURL(t, to), to)
+		_, err := transfer.Move(t.Context(), a.App, c.App, transfer.MoveOptions{Prepare: true})
+		require.NoError(t, err)
+		res, err := transfer.Move(t.Context(), a.App, c.App, transfer.MoveOptions{Resume: true})
+		require.NoError(t, err)
+		require.Len(t, res.Tenants, 1)
+		assert.True(t, res.Tenants[0].Same, "what was prepared is as far")
+		requireNumbers(c, res.Tenants[0].Tenant)
+		requireNumbers(a, thor)
+	})
+}
+
 func names(tables []transfer.Table) (list []string) {
 	for _, t := range tables {
 		list = append(list, t.Name)

@@ -224,13 +224,14 @@ var errStopped = errors.New("the copy has ended")
 // stopped: the fault is the reader's, who has an error of its own.
 func stopped(err error) bool { return errors.Is(err, errStopped) || errors.Is(err, io.ErrClosedPipe) }
 
-// sequence has the sequence of that name, or the one that the column has, or the table's only one, go on.
+// sequence has the sequence of that name, or the one that the column has, or the table's only one, go on. A number below
+// the first, such as the 0 of an AUTOINCREMENT that has given out none, leaves it as it is.
 func (w *postgresWriter) sequence(ctx context.Context, s Sequence) error {
 	to, ok := w.sequenceFor(s)
 	if !ok {
 		return nil
 	}
-	_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, $2, $3)`, sqltext.Quote(to.Name), s.Last, s.Called)
+	_, err := w.tx.ExecContext(ctx, `SELECT setval($1::regclass, $2, $3) FROM pg_catalog.pg_sequence WHERE seqrelid = $1::regclass AND seqmin <= $2`, sqltext.Quote(to.Name), s.Last, s.Called)
 	return err
 }
 

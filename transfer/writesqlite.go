@@ -63,7 +63,10 @@ func (w *sqliteWriter) finish(ctx context.Context) error {
 // sequence sets where AUTOINCREMENT goes on. A table without it has nowhere to keep that: SQLite itself gives out the
 // highest number that is there, plus one.
 func (w *sqliteWriter) sequence(ctx context.Context, s Sequence) error {
-	if s.Table == "" || !s.Called {
+	if !s.Called {
+		s.Last-- // the next one is what SQLite does not keep
+	}
+	if s.Table == "" || s.Last < 1 {
 		return nil
 	}
 	var there bool
