@@ -96,6 +96,65 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+// What is not a table of values would be run by whoever reads it: a file that has it is not opened.
+func TestFileHasTablesOnly(t *testing.T) {
+	t.Parallel()
+	a := newPlace(t, backend.SQLite, blog, withFiles(t))
+	whole, _ := a.export(t, a.create(t, "thor", blogRows...))
+	content, err := os.ReadFile(whole)
+	require.NoError(t, err)
+	for name, statements := range map[string]string{
+		"a view for a table":        `ALTER TABLE log RENAME TO l; CREATE VIEW log AS SELECT * FROM l`,
+		"a view for the manifest":   `ALTER TABLE tenement_manifest RENAME TO m; CREATE VIEW tenement_manifest AS SELECT * FROM m`,
+		"a view beside them":        `CREATE VIEW v AS SELECT 1`,
+		"a view said to be a table": `CREATE VIEW v AS SELECT 1; PRAGMA writable_schema = ON; UPDATE sqlite_schema SET type = 'table' WHERE name = 'v'`,
+		"a generated column":        `ALTER TABLE log ADD COLUMN more AS (what || what)`,
+		"a hidden generated column": `ALTER TABLE log ADD COLUMN more AS (what); PRAGMA writable_schema = ON; UPDATE sqlite_schema SET name = 'x', tbl_name = 'x' WHERE name = 'log'`,
+		"a virtual table":           `CREATE VIRTUAL TABLE v USING rtree(id, low, high)`,
+		"a trigger":                 `CREATE TRIGGER v AFTER INSERT ON log BEGIN DELETE FROM log; END`,
+		"an index on an expression": `CREATE INDEX v ON log (upper(what))`,
+	} {
+		path := filepath.Join(t.TempDir(), "bad.db")
+		require.NoError(t, os.WriteFile(path, content, 0o600))
+		change(t, path, statements)
+		f, err := transfer.Open(t.Context(), path)
+		if !assert.ErrorIs(t, err, transfer.ErrDamaged, name) && err == nil {
+			require.NoError(t, f.Close())
+		}
+	}
+}
+
+// What a forged manifest says bounds what is read of a file, and is bounded itself.
+func TestForgedManifestIsBounded(t *testing.T) {
+	t.Parallel()
+	a := newPlace(t, backend.Postgres, files("00001_x.sql", `CREATE TABLE x (n numeric(8,2), c char(4), v varchar(5)[], ts timestamp(3));`))
+	path, _ := a.export(t, a.create(t, "thor", `INSERT INTO x VALUES (1.50, 'abcd', '{abc}', now()), (2.50, 'efgh', '{}', now())`))
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for was, is := range map[string]string{
+		`"scale":2`:     `"scale":2000000000`,
+		`"precision":8`: `"precision":1001`,
+		`"len":4`:       `"len":2000000000`,
+		`"len":5`:       `"len":-1`,
+		`"digits":4`:    `"digits":8`,
+	} {
+		forged := filepath.Join(t.TempDir(), "forged.db")
+		require.NoError(t, os.WriteFile(forged, content, 0o600))
+		require.True(t, forgeManifest(t, forged, was, is), was)
+		f, err := transfer.Open(t.Context(), forged)
+		if !assert.ErrorIs(t, err, transfer.ErrDamaged, is) && err == nil {
+			require.NoError(t, f.Close())
+		}
+	}
+	require.True(t, forgeManifest(t, path, `"rows":2`, `"rows":1`))
+	f, err := transfer.Open(t.Context(), path)
+	require.NoError(t, err)
+	err = f.Check(t.Context())
+	require.NoError(t, f.Close())
+	require.ErrorIs(t, err, transfer.ErrDamaged)
+	require.ErrorContains(t, err, "more rows than", "it is not read to its end")
+}
+
 func TestExportRefusesWhatIsThere(t *testing.T) {
 	t.Parallel()
 	a := newPlace(t, backend.SQLite, blog)

@@ -241,6 +241,9 @@ func (f *File) read(ctx context.Context) error {
 	case format > Format:
 		return &FileError{Err: ErrFormat, Detail: fmt.Sprintf("format %d; this program reads up to %d", format, Format)}
 	}
+	if err := f.tablesOnly(ctx); err != nil {
+		return err
+	}
 	var text, want string
 	err := f.db.QueryRowContext(ctx, "SELECT manifest, sha256 FROM tenement_manifest").Scan(&text, &want)
 	if err != nil {
@@ -254,6 +257,24 @@ func (f *File) read(ctx context.Context) error {
 	}
 	if err := f.Manifest.check(); err != nil {
 		return &FileError{Err: ErrDamaged, Detail: err.Error()}
+	}
+	return nil
+}
+
+// tablesOnly refuses a file with what would be worked out when it is read: views, virtual tables, generated columns. The text of
+// the schema is looked at first, since to be asked of a virtual table SQLite would have to open it.
+func (f *File) tablesOnly(ctx context.Context) error {
+	for _, query := range []string{
+		"SELECT name FROM sqlite_schema WHERE sql NOT LIKE 'CREATE TABLE %'",
+		"SELECT l.name || '.' || x.name FROM pragma_table_list l JOIN pragma_table_xinfo(l.name, l.schema) x WHERE l.schema = 'main' AND (l.type <> 'table' OR x.hidden <> 0)",
+	} {
+		var name string
+		switch err := f.db.QueryRowContext(ctx, query).Scan(&name); {
+		case err == nil:
+			return &FileError{Err: ErrDamaged, Detail: name + " is no table, or no column, of values"}
+		case !errors.Is(err, sql.ErrNoRows):
+			return err
+		}
 	}
 	return nil
 }

@@ -122,7 +122,16 @@ func (t Type) check() error {
 		}
 		return t.Elem.check()
 	}
+	if t.Scale < 0 || t.Scale > t.Precision || t.Precision > maxPrecision || t.Len < 0 || t.Len > maxLen || t.Digits < 0 || t.Digits > 6 {
+		return fmt.Errorf("it is %s, to %d digits of a second", t, t.decimals())
+	}
 	return nil
 }
+
+// No type of Postgres goes beyond these.
+const (
+	maxPrecision = 1000     // digits of a numeric that has a precision
+	maxLen       = 10485760 // characters of a text that has a length
+)
 
 func (m *Manifest) encode() ([]byte, error) { return json.Marshal(m) }

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"database/sql"
+	"fmt"
 
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
@@ -53,7 +54,10 @@ func (r *sqliteReader) rows(ctx context.Context, t Table, fn func(row []any) err
 	for i := range row {
 		dest[i] = &row[i]
 	}
-	for rows.Next() {
+	for n := int64(1); rows.Next(); n++ {
+		if r.stored && n > t.Rows {
+			return fmt.Errorf("%w: table %s has more rows than were written", ErrDamaged, t.Name)
+		}
 		if err := rows.Scan(dest...); err != nil {
 			return &readError{err}
 		}
