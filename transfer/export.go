@@ -26,10 +26,10 @@ type ExportOptions struct {
 
 // Export writes a tenant, in whatever state it is, to a new file at path: an ordinary SQLite database (see the package's
 // documentation). It is what the tenant's tables were at one moment, however much is written meanwhile; its files are read
-// afterwards, one after the other. Writers are not held up, and memory does not grow with the tenant. It returns
-// tenancy.ErrNotFound when there is no such tenant, a [*FileError] of fs.ErrExist when there is something at path,
-// backend.ErrStoreMissing, a [*SchemaError] for a virtual table, and [ErrMigrated] when a table was rewritten or emptied meanwhile in
-// a way that Postgres' snapshots do not cover. When it fails nothing is left at path.
+// afterwards, one after the other. Writers are not held up, and memory does not grow with the tenant, but for that of a few
+// of its largest rows. It returns tenancy.ErrNotFound when there is no such tenant, a [*FileError] of fs.ErrExist when
+// there is something at path, backend.ErrStoreMissing, a [*SchemaError] for a virtual table, and [ErrMigrated] when a table
+// was rewritten or emptied meanwhile in a way that Postgres' snapshots do not cover. When it fails nothing is left at path.
 func Export(ctx context.Context, app *tenancy.App, id tenancy.ID, path string, opt ExportOptions) (*Manifest, error) {
 	t, err := app.ByID(ctx, id)
 	if err != nil {

@@ -13,6 +13,9 @@ import (
 const (
 	maxVariables = 32766 // of a statement, SQLite's own limit
 	maxBatch     = 64    // rows
+	// maxBatchBytes is from how many bytes of texts and blobs on a batch has enough rows. Of rows that are so big each batch has
+	// another number, and to prepare a statement for it is little beside what is inserted.
+	maxBatchBytes = 1 << 20
 )
 
 // fill inserts rows while produce makes the next ones ready: what reads them and what writes them take about as long.
@@ -52,6 +55,7 @@ func (w *sqliteWriter) fill(ctx context.Context, table string, columns []Column,
 // batches are rows on their way from who reads them to who inserts them. Their memory goes round.
 type batches struct {
 	mine    []driver.NamedValue
+	bytes   int // of the texts and blobs in mine
 	full    chan []driver.NamedValue
 	empty   chan []driver.NamedValue
 	stopped chan struct{} // nobody takes them any more
@@ -84,8 +88,9 @@ func (b *batches) put(row []any) error {
 	b.mine = b.mine[:n+len(row)]
 	for i, v := range row {
 		b.mine[n+i].Value = v
+		b.bytes += bytesOf(v)
 	}
-	if len(b.mine)+len(row) <= cap(b.mine) {
+	if len(b.mine)+len(row) <= cap(b.mine) && b.bytes < maxBatchBytes {
 		return nil
 	}
 	return b.flush()
@@ -102,10 +107,22 @@ func (b *batches) flush() error {
 	}
 	select {
 	case b.mine = <-b.empty:
+		b.bytes = 0
 		return nil
 	case <-b.stopped:
 		return errStopped
 	}
+}
+
+// bytesOf is what a value takes, where that may be much.
+func bytesOf(v any) int {
+	switch v := v.(type) {
+	case string:
+		return len(v)
+	case []byte:
+		return len(v)
+	}
+	return 0
 }
 
 // sqliteInserter inserts several rows by one statement.
@@ -123,7 +140,7 @@ type sqliteInserter struct {
 func (in *sqliteInserter) insertAll(ctx context.Context, b *batches) error {
 	defer in.close()
 	for args := range b.full {
-		if n := len(args) / in.columns; n != in.rows { // the first, and the last
+		if n := len(args) / in.columns; n != in.rows { // the first, the last, and big ones
 			if err := in.prepare(ctx, n); err != nil {
 				return err
 			}
