@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -182,17 +181,7 @@ func (c *cloning) copyFiles(ctx context.Context) error {
 		return err
 	}
 	defer to.Close()
-	return fs.WalkDir(from.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case !entry.Type().IsRegular():
-			return nil
-		}
-		return copyFile(from, to, name)
-	})
+	return eachRegular(ctx, from, func(name string) error { return copyFile(from, to, name) })
 }
 
 func copyFile(from, to *os.Root, name string) error {

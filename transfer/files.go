@@ -69,6 +69,23 @@ type dirFS struct{ root *os.Root }
 // Open implements [fs.FS].
 func (d dirFS) Open(name string) (fs.File, error) { return d.root.Open(name) }
 
+// eachRegular calls fn for each file of a directory. What is neither a file nor a directory cannot be moved.
+func eachRegular(ctx context.Context, root *os.Root, fn func(name string) error) error {
+	return fs.WalkDir(dirFS{root}, ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case entry.IsDir():
+			return nil
+		case !entry.Type().IsRegular():
+			return fmt.Errorf("tenement: transfer: %s is neither a file nor a directory; leave the files out, or remove it", name)
+		}
+		return fn(name)
+	})
+}
+
 // walkFiles reads the files of a tenant, one after the other; piece is called for each part of the one that id is that of.
 func walkFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant, piece func(id, n int64, data []byte) error, done func(fileEntry) error) (files Files, err error) {
 	if !app.HasFiles() {
@@ -83,17 +100,7 @@ func walkFiles(ctx context.Context, app *tenancy.App, t tenancy.Tenant, piece fu
 	}
 	defer root.Close()
 	sum := newFilesHash()
-	err = fs.WalkDir(dirFS{root}, ".", func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case entry.IsDir():
-			return nil
-		case !entry.Type().IsRegular():
-			return fmt.Errorf("tenement: transfer: %s is neither a file nor a directory; leave the files out, or remove it", name)
-		}
+	err = eachRegular(ctx, root, func(name string) error {
 		files.Count++
 		e, err := readFile(root, name, files.Count, piece)
 		if err != nil {
