@@ -44,27 +44,14 @@ func (l *load) into(ctx context.Context, be backend.Backend, rt backend.Route) e
 }
 
 func (l *load) intoDB(ctx context.Context, d backend.Dialect, db *sql.DB) error {
-	return within(ctx, db, nil, func(conn *sql.Conn, tx *sql.Tx) error {
-		if d == backend.Postgres {
-			return l.intoPostgres(ctx, conn, tx)
-		}
-		list, err := sqliteSchema(ctx, tx, l.leave)
-		if err != nil {
-			return err
-		}
-		list, plans, err := l.plan(list)
-		if err != nil {
-			return err
-		}
-		w, err := openSQLiteWriter(ctx, conn, tx, list, l.shared)
-		if err != nil {
-			return err
-		}
-		if err := l.run(ctx, w, plans); err != nil {
-			return err
-		}
-		return l.verify(&sqliteReader{q: tx, schema: "main.", list: list}, plans)
-	})
+	in, put := within, l.intoSQLite
+	switch {
+	case d == backend.Postgres:
+		put = l.intoPostgres
+	case l.shared:
+		in = withinUnenforced
+	}
+	return in(ctx, db, nil, func(conn *sql.Conn, tx *sql.Tx) error { return put(ctx, conn, tx) })
 }
 
 func (l *load) verify(to reader, plans []*tablePlan) error {
@@ -72,6 +59,25 @@ func (l *load) verify(to reader, plans []*tablePlan) error {
 		return nil
 	}
 	return l.arrived(to, plans)
+}
+
+func (l *load) intoSQLite(ctx context.Context, conn *sql.Conn, tx *sql.Tx) error {
+	list, err := sqliteSchema(ctx, tx, l.leave)
+	if err != nil {
+		return err
+	}
+	list, plans, err := l.plan(list)
+	if err != nil {
+		return err
+	}
+	w, err := openSQLiteWriter(ctx, conn, tx, list)
+	if err != nil {
+		return err
+	}
+	if err := l.run(ctx, w, plans); err != nil {
+		return err
+	}
+	return l.verify(&sqliteReader{q: tx, schema: "main.", list: list}, plans)
 }
 
 func (l *load) intoPostgres(ctx context.Context, conn *sql.Conn, tx *sql.Tx) error {

@@ -68,3 +68,39 @@ CREATE TABLE large (id int PRIMARY KEY, plan text REFERENCES plans (name) DEFERR
 		assert.Error(t, err, "the key holds")
 	}
 }
+
+// Shared tables that refer to each other are replaced whatever a deletion would do, and one that is left out keeps its rows.
+func TestMoveIntoSharedTablesWithKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, from backend.Dialect) {
+		keys := func(c *tenancy.Config) {
+			c.Shared = []migrate.Source{{Name: "plans", FS: files("00001_plans.sql", `CREATE TABLE kinds (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE plans (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL REFERENCES kinds (id) ON DELETE RESTRICT);
+CREATE TABLE remarks (kind INTEGER REFERENCES kinds (id) ON DELETE CASCADE, plan INTEGER REFERENCES plans (id) ON DELETE SET NULL);
+INSERT INTO kinds VALUES (1, 'free'), (2, 'paid'); INSERT INTO plans VALUES (1, 1), (2, 2); INSERT INTO remarks VALUES (1, 1);`)}}
+		}
+		a := newPlace(t, from, blog, keys)
+		a.create(t, "thor", blogRows...)
+		a.shared(t, `INSERT INTO kinds VALUES (3, 'dear')`, `INSERT INTO plans VALUES (3, 3)`)
+		b := a.elsewhere(t, placeURL(t, backend.SQLite), backend.SQLite)
+		shared := func(query string) (found string) {
+			require.NoError(t, b.Shared().QueryRowContext(t.Context(), query).Scan(&found))
+			return found
+		}
+		opt := transfer.MoveOptions{Without: []string{"remarks"}, Resume: true}
+
+		// A row that would refer to nothing stops it.
+		b.shared(t, `INSERT INTO kinds VALUES (9, 'only here')`, `INSERT INTO remarks VALUES (9, 2)`)
+		_, err := transfer.Move(t.Context(), a.App, b.App, opt)
+		require.ErrorContains(t, err, "FOREIGN KEY constraint failed")
+		assert.Equal(t, "1,2,9", shared(`SELECT group_concat(id ORDER BY id) FROM kinds`))
+
+		b.shared(t, `DELETE FROM remarks WHERE kind = 9`)
+		_, err = transfer.Move(t.Context(), a.App, b.App, opt)
+		require.NoError(t, err)
+		assert.Equal(t, "1,2,3", shared(`SELECT group_concat(id ORDER BY id) FROM kinds`))
+		assert.Equal(t, "1,2,3", shared(`SELECT group_concat(kind ORDER BY id) FROM plans`))
+		assert.Equal(t, "1 1", shared(`SELECT kind || ' ' || plan FROM remarks`))
+		_, err = b.Shared().ExecContext(t.Context(), `DELETE FROM kinds`)
+		assert.ErrorContains(t, err, "FOREIGN KEY", "they are enforced again")
+	})
+}

@@ -82,6 +82,11 @@ func within(ctx context.Context, db *sql.DB, opt *sql.TxOptions, fn func(conn *s
 		return err
 	}
 	defer conn.Close()
+	return withinOn(ctx, conn, opt, fn)
+}
+
+// withinOn is within on a connection that the caller has.
+func withinOn(ctx context.Context, conn *sql.Conn, opt *sql.TxOptions, fn func(conn *sql.Conn, tx *sql.Tx) error) error {
 	tx, err := conn.BeginTx(ctx, opt)
 	if err != nil {
 		return err

@@ -3,13 +3,15 @@ package transfer
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
 
 	"github.com/tenement-go/tenement/internal/sqltext"
 )
 
 // sqliteWriter writes into a store of SQLite, or into a file, in one transaction. In a store it keeps foreign keys and
-// triggers out of the way: a Maintenance handle's transaction enforces no keys, and has them checked before it commits;
-// triggers are dropped, and made again from their text, which SQLite keeps.
+// triggers out of the way: a Maintenance handle's transaction enforces no keys, and has them checked before it commits, as
+// withinUnenforced does for the shared store; triggers are dropped, and made again from their text, which SQLite keeps.
 type sqliteWriter struct {
 	conn     *sql.Conn // on which tx is
 	tx       *sql.Tx
@@ -18,15 +20,41 @@ type sqliteWriter struct {
 
 var _ writer = (*sqliteWriter)(nil)
 
-// openSQLiteWriter empties the tables of a store, and takes its triggers away. In the shared store, which is no Maintenance
-// handle's, foreign keys are put off to the commit.
-func openSQLiteWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table, shared bool) (*sqliteWriter, error) {
-	w := &sqliteWriter{conn: conn, tx: tx}
-	if shared {
-		if _, err := tx.ExecContext(ctx, `PRAGMA defer_foreign_keys = ON`); err != nil {
-			return nil, err
-		}
+// withinUnenforced is [within] for the shared store, of which there is no Maintenance handle: foreign keys are not enforced, and
+// are checked before the commit. To put them off to the commit would leave them their actions: a table that is left out and
+// refers to one that is emptied would lose its rows.
+func withinUnenforced(ctx context.Context, db *sql.DB, opt *sql.TxOptions, fn func(conn *sql.Conn, tx *sql.Tx) error) error {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
 	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, `PRAGMA foreign_keys = OFF`); err != nil { // until the connection is given back
+		return err
+	}
+	return withinOn(ctx, conn, opt, func(conn *sql.Conn, tx *sql.Tx) error {
+		if err := fn(conn, tx); err != nil {
+			return err
+		}
+		return checkForeignKeys(ctx, tx)
+	})
+}
+
+// checkForeignKeys returns an error when a row refers to one that is not there.
+func checkForeignKeys(ctx context.Context, q querier) error {
+	var table, parent string
+	switch err := q.QueryRowContext(ctx, `SELECT "table", parent FROM pragma_foreign_key_check`).Scan(&table, &parent); {
+	case err == nil:
+		return fmt.Errorf("FOREIGN KEY constraint failed: a row of table %s refers to one of table %s that is not there", table, parent)
+	case !errors.Is(err, sql.ErrNoRows):
+		return err
+	}
+	return nil
+}
+
+// openSQLiteWriter empties the tables of a store, and takes its triggers away.
+func openSQLiteWriter(ctx context.Context, conn *sql.Conn, tx *sql.Tx, list []Table) (*sqliteWriter, error) {
+	w := &sqliteWriter{conn: conn, tx: tx}
 	var names []string
 	err := each(ctx, tx, `SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY rowid`, nil, func(scan func(...any) error) error {
 		var name, text string
