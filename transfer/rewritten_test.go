@@ -24,8 +24,7 @@ var rewritableRows = []string{
 	`INSERT INTO a VALUES (1)`, `INSERT INTO b VALUES (1, 'one'), (2, 'two')`, `INSERT INTO c VALUES (1), (2)`,
 }
 
-// rewrites are what somebody does to a table of which an older snapshot sees nothing, or something else, afterwards: they are
-// transactions as far as the catalogs go only.
+// rewrites are what somebody does to a table of which an older snapshot sees nothing afterwards, or something else.
 var rewrites = map[string]string{
 	"rewritten":                  `ALTER TABLE b ALTER COLUMN n TYPE bigint`,
 	"truncated":                  `TRUNCATE b`,
@@ -113,7 +112,7 @@ func TestRewrittenWhileItIsCloned(t *testing.T) {
 	}
 }
 
-// Tenants and shared tables that were rewritten while they were moved are not in service in the target, and are moved anew.
+// A tenant of which a table was rewritten while it was moved is not in service in the target, and is moved anew.
 func TestRewrittenWhileItIsMoved(t *testing.T) {
 	t.Parallel()
 	for _, to := range []backend.Dialect{backend.SQLite, backend.Postgres} {
