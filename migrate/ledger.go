@@ -134,9 +134,18 @@ func (l *ledger) named(ctx context.Context, stores []backend.Store) ([]entry, er
 	for i, s := range stores {
 		args[i] = s.String()
 	}
-	return l.entries(ctx, `s.applied FROM tenement_ledger l LEFT JOIN tenement_ledger_states s ON s.fingerprint = l.fingerprint
-		WHERE l.store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`, args...)
+	return l.entries(ctx, rowsWithStates+`WHERE l.store IN (?`+strings.Repeat(", ?", len(stores)-1)+`)`, args...)
 }
+
+// owned is named for the stores of some owners.
+func (l *ledger) owned(ctx context.Context, owners []string) ([]entry, error) {
+	if len(owners) == 0 {
+		return nil, nil
+	}
+	return l.entries(ctx, rowsWithStates+`WHERE l.owner IN (?`+strings.Repeat(", ?", len(owners)-1)+`)`, anys(owners)...)
+}
+
+const rowsWithStates = `s.applied FROM tenement_ledger l LEFT JOIN tenement_ledger_states s ON s.fingerprint = l.fingerprint `
 
 // owners returns whose stores of those names there are. It is one query where stamps can be asked for beside the ledger.
 func (m *Migrator) owners(ctx context.Context, stores []backend.Store) (map[backend.Store]string, error) {

@@ -51,6 +51,13 @@ func (q *queue) allow(n int) {
 	q.mu.Unlock()
 }
 
+// goOn adds stores to a queue that is at its end.
+func (q *queue) goOn(pages pager) {
+	q.mu.Lock()
+	q.pages, q.quota = pages, -1
+	q.mu.Unlock()
+}
+
 // fail counts a store that failed.
 func (q *queue) fail() {
 	q.mu.Lock()
@@ -220,6 +227,21 @@ func (p pager) then(next pager) pager {
 			over = true
 		}
 		return next(ctx, limit)
+	}
+}
+
+// only is a pager over what keep returns of the pages of another.
+func (p pager) only(keep func(context.Context, []entry) ([]entry, error)) pager {
+	return func(ctx context.Context, limit int) ([]entry, error) {
+		for {
+			page, err := p(ctx, limit)
+			if err != nil || len(page) == 0 {
+				return nil, err
+			}
+			if page, err = keep(ctx, page); err != nil || len(page) > 0 {
+				return page, err
+			}
+		}
 	}
 }
 

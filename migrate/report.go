@@ -76,6 +76,18 @@ func (r *report) record(store backend.Store, out *outcome) {
 	}
 }
 
+// takeBack counts a store no longer that was counted as done, and did not fail.
+func (r *report) takeBack(was visit) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.res.Migrations -= len(was.touched)
+	if len(was.touched) == 0 {
+		r.res.Skipped--
+	} else {
+		r.res.Applied--
+	}
+}
+
 // addMigrations counts what was applied in a store that is not done with.
 func (r *report) addMigrations(n int) {
 	r.mu.Lock()

@@ -86,7 +86,7 @@ type Result struct {
 	Total      int           `json:"total"`             // stores that had something to do when the run began
 	Applied    int           `json:"applied"`           // stores that this run brought to where it was told to
 	Skipped    int           `json:"skipped"`           // stores that turned out to be there already: another migrator, or goose
-	Missing    int           `json:"missing,omitempty"` // stores of the ledger that were gone when their turn came
+	Missing    int           `json:"missing,omitempty"` // stores of the ledger that were gone when their turn came, and have no other name
 	Failed     int           `json:"failed"`            // stores that failed
 	Left       int           `json:"left"`              // stores that the run did not come to
 	Current    int           `json:"current"`           // stores that had nothing to do when the run began
@@ -150,7 +150,7 @@ const (
 	EventFailed                    // a store failed; Err says why
 	EventRetrying                  // a store's tables were locked; it is put aside and tried again
 	EventDone                      // the run is over
-	EventMissing                   // a store that the ledger has was gone when its turn came, and was left alone
+	EventMissing                   // a store that the ledger has is gone; an Up says so at its end
 )
 
 // String returns the kind in lower case.

@@ -33,6 +33,7 @@ type fleet struct {
 	queue *queue
 	lane  lane
 
+	visits    *visits     // of a run that looks back; nil of another
 	unsettled atomic.Bool // the ledger does not know of all stores what became of them
 
 	mu    sync.Mutex
@@ -75,6 +76,16 @@ func (f *fleet) known(fingerprint string) *scripted {
 
 // over makes the run one over the rows of the ledger that are selected, and then over others.
 func (f *fleet) over(sel selection, total int, others []entry) {
+	pages := f.rows(sel, total)
+	if len(others) > 0 {
+		pages = pages.then(chunks(others))
+	}
+	f.res.Total = total + len(others)
+	f.line(pages)
+}
+
+// rows is a pager over the rows of the ledger that are selected, of which there are so many.
+func (f *fleet) rows(sel selection, total int) pager {
 	l := &legs{
 		list: func(ctx context.Context, after, upto string, limit int) (page []entry, err error) {
 			err = f.m.persist(ctx, func() (err error) {
@@ -90,12 +101,7 @@ func (f *fleet) over(sel selection, total int, others []entry) {
 			return f.m.ledger.nth(ctx, sel, rand.N(total))
 		},
 	}
-	pages := pager(l.page)
-	if len(others) > 0 {
-		pages = pages.then(chunks(others))
-	}
-	f.res.Total = total + len(others)
-	f.line(pages)
+	return l.page
 }
 
 // line has the stores stand in line.
@@ -160,6 +166,10 @@ func (f *fleet) do(ctx context.Context) (*Result, error) {
 	if err == nil {
 		err = f.phase(ctx)
 	}
+	if err == nil {
+		err = f.goOver(ctx)
+	}
+	f.countMissing()
 	return f.res, f.finish(err)
 }
 
@@ -342,7 +352,7 @@ func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []ta
 		case err == nil:
 			f.m.gate.forget(t.store)
 			f.lane.done(t.entry, p.print)
-			f.record(t.store, &outcome{touched: p.todo})
+			f.visited(t.entry, &outcome{touched: p.todo})
 		case context.Cause(ctx) != nil: // the run is over; whatever became of this one, the next run finds out
 		case errors.Is(err, backend.ErrStoreMissing):
 			if err := f.came(ctx, t, &outcome{missing: true}, nil); err != nil {
@@ -385,13 +395,13 @@ func (f *fleet) lookAgain(ctx context.Context, tasks []task) (behind []task, err
 		e, there := now[t.store]
 		switch {
 		case !there:
-			f.record(t.store, &outcome{missing: true}) // it was purged
+			f.visited(t.entry, &outcome{missing: true}) // it was purged, or renamed
 		case f.m.tenant.plan(e.state, f.opt.limit).behind():
 			t.entry = e
 			behind = append(behind, t)
 		default:
 			f.m.gate.forget(t.store)
-			f.record(t.store, &outcome{})
+			f.visited(e, &outcome{})
 		}
 	}
 	return behind, nil
@@ -430,7 +440,7 @@ func (f *fleet) came(ctx context.Context, t task, out *outcome, err error) error
 			return nil
 		}
 	}
-	f.record(t.store, out)
+	f.visited(t.entry, out)
 	return nil
 }
 

@@ -17,10 +17,11 @@ import (
 //
 // It returns ErrSharedBehind while the shared set is not applied, ErrOutOfOrder when it would apply a migration below one
 // that is applied, and ErrUnknownSource when no set in the scope has the source, before anything is changed. A store that
-// fails does not stop the others, unless the options say so; the error is then a [*RunError]. A store that is gone by the
-// time its turn comes is skipped, and counted as missing. A run that was stopped or cancelled, or killed, is resumed by
-// calling Up again; one that was killed also by [Migrator.Settle], unless it was limited to some stores: of these Settle finds
-// out what they have. Two runs at once share the work.
+// fails does not stop the others, unless the options say so; the error is then a [*RunError]. A store that is renamed
+// meanwhile is migrated all the same; one that is gone is counted as missing. What a database server that crashes, and is back
+// in time, takes back of the run is done again. A run that was stopped or cancelled, or killed, is resumed by calling Up again;
+// one that was killed also by [Migrator.Settle], unless it was limited to some stores: of these Settle finds out what they have.
+// Two runs at once share the work.
 //
 // When ctx ends, a migration that goose is at is brought to its end first, so that none is left half done; what was sent
 // as text is rolled back.
@@ -294,7 +295,7 @@ func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) 
 		return nil, err
 	}
 	f := m.newFleet(opt, m.apply(opt.limit))
-	f.text = true
+	f.text, f.visits = true, &visits{of: map[backend.Route]visit{}}
 	if len(opt.Stores) > 0 {
 		return m.upNamed(ctx, f)
 	}
@@ -305,20 +306,14 @@ func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) 
 	if err := m.sharedApplied(shared.stateOf()); err != nil {
 		return nil, err
 	}
-	sel, total := selection{}, 0
 	for _, g := range groups {
-		p := f.planFor(g.fingerprint, g.state)
-		if p.late != nil && !m.cfg.AllowOutOfOrder {
+		if p := f.planFor(g.fingerprint, g.state); p.late != nil && !m.cfg.AllowOutOfOrder {
 			return nil, fmt.Errorf("tenement: migrate: %d stores: %w", g.stores, outOfOrder(p.late))
 		}
-		if p.behind() {
-			sel.fingerprints = append(sel.fingerprints, g.fingerprint)
-			total += g.stores
-		} else { // those that failed all the same are looked at again
-			total += g.failed
-			f.res.Current += g.stores - g.failed
-		}
+		f.res.Current += g.stores
 	}
+	sel, total := f.behind(groups)
+	f.res.Current -= total
 	f.over(sel, total, nil)
 	return m.entered(ctx, f, opt.limit)
 }

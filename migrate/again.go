@@ -1,0 +1,208 @@
+package migrate
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tenement-go/tenement/backend"
+)
+
+// An Up asks the ledger once more when it is through. A store that had another name by the time of its turn,
+// or got one before the ledger heard what was done in it, and one of which a server that crashed has taken back what it had
+// not on disk yet, are behind then, and are gone over again.
+
+// maxRounds is how often stores are gone over again, should there be something new each time.
+const maxRounds = 10
+
+// visits is what a run has made of the stores that it has been at. It is safe for concurrent use.
+type visits struct {
+	mu   sync.Mutex
+	of   map[backend.Route]visit // by what stays the same whatever a store is called
+	news bool                    // something was done, or found to be missing, since the ledger was last asked
+}
+
+// visit is what a run has made of one store.
+type visit struct {
+	route   backend.Route
+	updated int64        // when the ledger's row was written, as it was read before
+	touched []*migration // applied
+	missing bool
+	failed  bool
+}
+
+// identity is what stays of a row when its store is renamed: its owner; of one without, all that there is.
+func (e *entry) identity() backend.Route {
+	if e.owner != "" {
+		return backend.Route{Owner: e.owner}
+	}
+	return e.route()
+}
+
+// before returns what was made of a store so far.
+func (v *visits) before(e entry) (visit, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	was, been := v.of[e.identity()]
+	return was, been
+}
+
+// note notes what became of a store, and has the outcome list what was applied there before, too.
+func (v *visits) note(e entry, out *outcome) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	was := v.of[e.identity()]
+	again := out.missing && was.missing && was.route == e.route() && was.updated == e.updated
+	v.news = v.news || len(out.touched) > 0 || out.missing && !again
+	for _, mig := range was.touched {
+		if !slices.Contains(out.touched, mig) {
+			out.touched = append(slices.Clip(out.touched), mig)
+		}
+	}
+	v.of[e.identity()] = visit{route: e.route(), updated: e.updated, touched: out.touched, missing: out.missing, failed: out.failure != nil}
+}
+
+// anyNews reports whether there is a reason to ask the ledger again.
+func (v *visits) anyNews() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	news := v.news
+	v.news = false
+	return news
+}
+
+// list returns all of them, by name.
+func (v *visits) list() []visit {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.SortedFunc(maps.Values(v.of), func(a, b visit) int { return compareStores(a.route.Store, b.route.Store) })
+}
+
+// behind returns the rows that a run over these groups goes through, those that failed included, and how many there are.
+func (f *fleet) behind(groups []group) (sel selection, total int) {
+	for _, g := range groups {
+		if f.planFor(g.fingerprint, g.state).behind() {
+			sel.fingerprints = append(sel.fingerprints, g.fingerprint)
+			total += g.stores
+		} else {
+			total += g.failed
+		}
+	}
+	return sel, total
+}
+
+// goOver goes over the stores that are behind although the run came to its end, until there are none or it gets nowhere.
+func (f *fleet) goOver(ctx context.Context) error {
+	for range maxRounds {
+		if f.visits == nil || !f.visits.anyNews() {
+			return nil
+		}
+		var rows pager
+		err := f.m.persist(ctx, func() (err error) {
+			rows, err = f.remaining(ctx)
+			return err
+		})
+		if err != nil || rows == nil {
+			return err
+		}
+		f.queue.goOn(rows.only(f.again))
+		if err := f.phase(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remaining returns the rows that are behind by what the ledger says now, or nil. Those that failed may be among them.
+func (f *fleet) remaining(ctx context.Context) (pager, error) {
+	if len(f.opt.Stores) > 0 {
+		return f.remainingNamed(ctx)
+	}
+	groups, _, err := f.m.ledger.groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sel, total := f.behind(groups)
+	if total <= f.failed() {
+		return nil, nil
+	}
+	return f.rows(sel, 0), nil
+}
+
+// remainingNamed is remaining of a run over stores that were named: of these alone, whatever they are called by now.
+func (f *fleet) remainingNamed(ctx context.Context) (pager, error) {
+	var behind []entry
+	for chunk := range slices.Chunk(f.visits.list(), pageSize) {
+		names, elsewhere := make([]backend.Store, len(chunk)), map[string]bool{}
+		for i, was := range chunk {
+			names[i], elsewhere[was.route.Owner] = was.route.Store, true
+		}
+		rows, err := f.m.ledger.named(ctx, names)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range rows {
+			delete(elsewhere, e.owner)
+		}
+		delete(elsewhere, "")
+		renamed, err := f.m.ledger.owned(ctx, slices.Collect(maps.Keys(elsewhere)))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range append(rows, renamed...) {
+			if f.planFor(e.fingerprint, e.state).behind() {
+				behind = append(behind, e)
+			}
+		}
+	}
+	if len(behind) == 0 {
+		return nil, nil
+	}
+	return chunks(behind), nil
+}
+
+// again returns those of some rows that are to be gone over again, and counts them no longer. What failed has failed; and
+// what was written about a store since the run was there is somebody else's word: a Down's, for instance.
+func (f *fleet) again(ctx context.Context, rows []entry) (again []entry, err error) {
+	lost := false
+	for _, e := range rows {
+		was, been := f.visits.before(e)
+		switch {
+		case was.failed, been && !was.missing && was.route.Store == e.store && was.updated != e.updated:
+			continue
+		case been && !was.missing:
+			lost = lost || was.route.Store == e.store
+			f.m.gate.forget(e.store)
+			f.takeBack(was)
+		}
+		again = append(again, e)
+	}
+	if lost { // processes may know them as ready
+		err = f.m.persist(ctx, func() error { return f.m.ledger.lost(ctx) })
+	}
+	return again, err
+}
+
+// visited counts a store that is done with. Whether one is missing shows at the end: it may have another name.
+func (f *fleet) visited(e entry, out *outcome) {
+	if f.visits != nil {
+		f.visits.note(e, out)
+		if out.missing {
+			return
+		}
+	}
+	f.record(e.store, out)
+}
+
+// countMissing counts the stores that are missing in the end.
+func (f *fleet) countMissing() {
+	if f.visits == nil {
+		return
+	}
+	for _, was := range f.visits.list() {
+		if was.missing {
+			f.record(was.route.Store, &outcome{missing: true, touched: was.touched})
+		}
+	}
+}
