@@ -16,11 +16,12 @@ import (
 // maxRounds is how often stores are gone over again, should there be something new each time.
 const maxRounds = 10
 
-// visits is what a run has made of the stores that it has been at. It is safe for concurrent use.
+// visits is what a run has made of the stores that it has been at, some hundred bytes of each. It is safe for concurrent use.
 type visits struct {
-	mu   sync.Mutex
-	of   map[backend.Route]visit // by what stays the same whatever a store is called
-	news bool                    // something was done, or found to be missing, since the ledger was last asked
+	mu      sync.Mutex
+	of      map[backend.Route]visit // by what stays when a store is renamed
+	several map[string]bool         // owners that have several stores
+	news    bool                    // something was done, or found to be missing, since the ledger was last asked
 }
 
 // visit is what a run has made of one store.
@@ -30,29 +31,46 @@ type visit struct {
 	touched []*migration // applied
 	missing bool
 	failed  bool
+	counted bool // as applied or skipped
 }
 
-// identity is what stays of a row when its store is renamed: its owner; of one without, all that there is.
-func (e *entry) identity() backend.Route {
-	if e.owner != "" {
-		return backend.Route{Owner: e.owner}
+func newVisits() *visits {
+	return &visits{of: map[backend.Route]visit{}, several: map[string]bool{}}
+}
+
+// key is what stays of a row when its store is renamed: its owner, unless that has several. Callers hold mu.
+func (v *visits) key(e entry) backend.Route {
+	if e.owner == "" || v.several[e.owner] {
+		return e.route()
 	}
-	return e.route()
+	return backend.Route{Owner: e.owner}
 }
 
-// before returns what was made of a store so far.
-func (v *visits) before(e entry) (visit, bool) {
+// last returns what was made of a store so far.
+func (v *visits) last(e entry) (was visit, been bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	was, been := v.of[e.identity()]
+	was, been = v.of[v.key(e)]
 	return was, been
+}
+
+// tellApart notes that an owner has several stores.
+func (v *visits) tellApart(owner string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.several[owner] = true
+	if was, been := v.of[backend.Route{Owner: owner}]; been {
+		delete(v.of, backend.Route{Owner: owner})
+		v.of[was.route] = was
+	}
 }
 
 // note notes what became of a store, and has the outcome list what was applied there before, too.
 func (v *visits) note(e entry, out *outcome) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	was := v.of[e.identity()]
+	key := v.key(e)
+	was := v.of[key]
 	again := out.missing && was.missing && was.route == e.route() && was.updated == e.updated
 	v.news = v.news || len(out.touched) > 0 || out.missing && !again
 	for _, mig := range was.touched {
@@ -60,7 +78,24 @@ func (v *visits) note(e entry, out *outcome) {
 			out.touched = append(slices.Clip(out.touched), mig)
 		}
 	}
-	v.of[e.identity()] = visit{route: e.route(), updated: e.updated, touched: out.touched, missing: out.missing, failed: out.failure != nil}
+	failed := out.failure != nil
+	v.of[key] = visit{
+		route: e.route(), updated: e.updated, touched: out.touched,
+		missing: out.missing, failed: failed, counted: !out.missing && !failed,
+	}
+}
+
+// uncount returns the visit to a store and whether it is counted, which it is no longer.
+func (v *visits) uncount(e entry) (was visit, counted bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	key := v.key(e)
+	was = v.of[key]
+	if counted = was.counted; counted {
+		was.counted = false
+		v.of[key] = was
+	}
+	return was, counted
 }
 
 // anyNews reports whether there is a reason to ask the ledger again.
@@ -167,14 +202,16 @@ func (f *fleet) remainingNamed(ctx context.Context) (pager, error) {
 func (f *fleet) again(ctx context.Context, rows []entry) (again []entry, err error) {
 	lost := false
 	for _, e := range rows {
-		was, been := f.visits.before(e)
+		was, been, err := f.before(ctx, e)
 		switch {
-		case was.failed, been && !was.missing && was.route.Store == e.store && was.updated != e.updated:
+		case err != nil:
+			return nil, err
+		case was.failed, been && !was.missing && was.route == e.route() && was.updated != e.updated:
 			continue
 		case been && !was.missing:
-			lost = lost || was.route.Store == e.store
+			lost = lost || was.route == e.route()
 			f.m.gate.forget(e.store)
-			f.takeBack(was)
+			f.uncount(e)
 		}
 		again = append(again, e)
 	}
@@ -184,15 +221,48 @@ func (f *fleet) again(ctx context.Context, rows []entry) (again []entry, err err
 	return again, err
 }
 
-// visited counts a store that is done with. Whether one is missing shows at the end: it may have another name.
-func (f *fleet) visited(e entry, out *outcome) {
+// before returns what the run has made of a row's store so far, whatever that was called then.
+func (f *fleet) before(ctx context.Context, e entry) (was visit, been bool, err error) {
+	was, been = f.visits.last(e)
+	if !been || was.route == e.route() {
+		return was, been, nil
+	}
+	var row *entry
+	err = f.m.persist(ctx, func() (err error) {
+		row, err = f.m.ledger.entry(ctx, was.route.Store.String())
+		return err
+	})
+	if err != nil {
+		return visit{}, false, err
+	}
+	if row != nil && row.owner == e.owner { // it was another one
+		f.visits.tellApart(e.owner)
+		was, been = f.visits.last(e)
+	}
+	return was, been, nil
+}
+
+// uncount has a store that was counted as done be so no longer.
+func (f *fleet) uncount(e entry) {
+	if was, counted := f.visits.uncount(e); counted {
+		f.takeBack(was)
+	}
+}
+
+// visited counts a store that is done with, once. Whether one is missing shows at the end: it may have another name.
+func (f *fleet) visited(ctx context.Context, e entry, out *outcome) error {
 	if f.visits != nil {
+		if _, _, err := f.before(ctx, e); err != nil {
+			return err
+		}
+		f.uncount(e)
 		f.visits.note(e, out)
 		if out.missing {
-			return
+			return nil
 		}
 	}
 	f.record(e.store, out)
+	return nil
 }
 
 // countMissing counts the stores that are missing in the end.

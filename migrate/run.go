@@ -344,15 +344,20 @@ func (f *fleet) send(ctx context.Context, tasks []task) (slow []task, err error)
 
 // sent deals with the outcome of scripts, and returns the stores that goose should look at.
 func (f *fleet) sent(ctx context.Context, tasks []task, errs []error) (slow []task, err error) {
+	for i, err := range errs {
+		if t := tasks[i]; err == nil {
+			f.m.gate.forget(t.store)
+			f.lane.done(t.entry, f.known(t.fingerprint).print)
+		}
+	}
 	var again []task // of which the guard may have said that another migrator was there
 	for i, err := range errs {
 		t := tasks[i]
-		p := f.known(t.fingerprint)
 		switch {
 		case err == nil:
-			f.m.gate.forget(t.store)
-			f.lane.done(t.entry, p.print)
-			f.visited(t.entry, &outcome{touched: p.todo})
+			if err := f.visited(ctx, t.entry, &outcome{touched: f.known(t.fingerprint).todo}); err != nil {
+				return nil, err
+			}
 		case context.Cause(ctx) != nil: // the run is over; whatever became of this one, the next run finds out
 		case errors.Is(err, backend.ErrStoreMissing):
 			if err := f.came(ctx, t, &outcome{missing: true}, nil); err != nil {
@@ -395,13 +400,16 @@ func (f *fleet) lookAgain(ctx context.Context, tasks []task) (behind []task, err
 		e, there := now[t.store]
 		switch {
 		case !there:
-			f.visited(t.entry, &outcome{missing: true}) // it was purged, or renamed
+			err = f.visited(ctx, t.entry, &outcome{missing: true}) // it was purged, or renamed
 		case f.m.tenant.plan(e.state, f.opt.limit).behind():
 			t.entry = e
 			behind = append(behind, t)
 		default:
 			f.m.gate.forget(t.store)
-			f.visited(e, &outcome{})
+			err = f.visited(ctx, e, &outcome{})
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return behind, nil
@@ -440,8 +448,7 @@ func (f *fleet) came(ctx context.Context, t task, out *outcome, err error) error
 			return nil
 		}
 	}
-	f.visited(t.entry, out)
-	return nil
+	return f.visited(ctx, t.entry, out)
 }
 
 // record counts a store that is done with, one that failed against the budget too.

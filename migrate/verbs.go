@@ -295,7 +295,7 @@ func (m *Migrator) upTenants(ctx context.Context, opt options) (*Result, error) 
 		return nil, err
 	}
 	f := m.newFleet(opt, m.apply(opt.limit))
-	f.text, f.visits = true, &visits{of: map[backend.Route]visit{}}
+	f.text, f.visits = true, newVisits()
 	if len(opt.Stores) > 0 {
 		return m.upNamed(ctx, f)
 	}
