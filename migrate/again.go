@@ -9,9 +9,9 @@ import (
 	"github.com/tenement-go/tenement/backend"
 )
 
-// An Up asks the ledger once more when it is through. A store that had another name by the time of its turn,
-// or got one before the ledger heard what was done in it, and one of which a server that crashed has taken back what it had
-// not on disk yet, are behind then, and are gone over again.
+// An Up asks the ledger once more when it is through. A store that had another name by the time of its turn, or got one before
+// the ledger heard what was done in it, and one of which a server that crashed has taken back what it had not on disk yet, are
+// behind then, and are gone over again.
 
 // maxRounds is how often stores are gone over again, should there be something new each time.
 const maxRounds = 10
