@@ -148,6 +148,19 @@ var readOnlyCases = []testCase{
 						require.Equal(e, want, got, name)
 					}
 				}
+				// Rows that are read on are no leave to write, nor in the way of being refused.
+				rows, err := held.QueryContext(e.in(a), "SELECT mark FROM notes")
+				require.NoError(e, err)
+				require.True(e, rows.Next())
+				_, err = held.ExecContext(e.in(readOnly(a)), insertNote, "x")
+				require.Error(e, err, name)
+				_, err = held.QueryContext(e.in(readOnly(a)), insertNote+" RETURNING mark", "x") //nolint:rowserrcheck,sqlclosecheck // it fails
+				require.Error(e, err, name)
+				require.NoError(e, rows.Close())
+				_, err = held.ExecContext(e.in(a), insertNote, "more")
+				require.NoError(e, err, name)
+				want = append(want, "more")
+				e.holds(a, want...)
 				require.NoError(e, stmt.Close())
 				require.NoError(e, held.Close())
 				_, err = db.ExecContext(e.in(a), "DELETE FROM notes WHERE mark = 'more'")

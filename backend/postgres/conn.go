@@ -178,10 +178,10 @@ func (s *session) Ping(ctx context.Context) error {
 	return nil
 }
 
-// ping asks the server whether it is there.
+// ping asks the server whether it is there. An error of its own is an answer too: what is run next is told what it is.
 func (c *conn) ping(ctx context.Context) error {
 	err := c.pc.Ping(ctx)
-	if err == nil {
+	if pe := (*pgconn.PgError)(nil); err == nil || errors.As(err, &pe) {
 		c.spoke = time.Now()
 	}
 	return err

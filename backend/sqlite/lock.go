@@ -41,6 +41,9 @@ func (b *Backend) TryLock(ctx context.Context, key string) (backend.Lock, error)
 
 func (b *Backend) userLock(ctx context.Context, key string, wait bool) (backend.Lock, error) {
 	unlock, err := b.take(ctx, "user/"+key, wait)
+	if errors.Is(err, backend.ErrBusy) && !errors.Is(err, errLocked) {
+		err = fmt.Errorf("locks cannot be looked at: %s", err.Error()) // for want of a descriptor: it says nothing of who has the key
+	}
 	if err != nil {
 		return nil, &backend.Error{Op: "lock", Err: err}
 	}

@@ -70,16 +70,24 @@ func (b *Backend) Session(ctx context.Context, rt backend.Route, access driver.A
 	return s, nil
 }
 
-// SetReadOnly implements [driver.Session].
-func (s *session) SetReadOnly(on bool) { s.readOnly = on }
+// SetReadOnly implements [driver.Session]. Within a transaction that a text has begun, where this pragma fails (it does nothing
+// else), it is as it was.
+func (s *session) SetReadOnly(on bool) {
+	if on != s.readOnly && s.do("PRAGMA temp.synchronous = 1") == nil {
+		s.readOnly = on
+	}
+}
 
 // begin readies the session for a unit of work: it has the newest version, and if it is to write, the turn.
 func (s *session) begin(ctx context.Context, writes bool) error {
 	if err := s.there(); err != nil {
 		return err
 	}
-	if s.writes || s.inTx {
-		return nil // in the middle of one
+	if s.inTx {
+		return nil
+	}
+	if err := s.hold(); err != nil || s.writes {
+		return err
 	}
 	if writes {
 		select {
@@ -97,6 +105,14 @@ func (s *session) begin(ctx context.Context, writes bool) error {
 		s.leave()
 	}
 	return err
+}
+
+// hold keeps the connection from writing, or does so no longer.
+func (s *session) hold() error {
+	if s.readOnly {
+		return s.do("PRAGMA query_only = ON")
+	}
+	return s.do("PRAGMA query_only = OFF")
 }
 
 // refresh copies the newest version, unless there are rows open, which are of an older one.
@@ -130,10 +146,7 @@ func (s *session) refresh(writes bool) error {
 		}
 		s.public = public
 	}
-	if s.readOnly {
-		return s.do("PRAGMA query_only = ON")
-	}
-	return s.do("PRAGMA query_only = OFF") // the last one may have been read-only
+	return nil
 }
 
 func copyAll(b *sqlite.Backup) error {
