@@ -58,6 +58,11 @@ func (v *visits) last(e entry) (was visit, been bool) {
 func (v *visits) tellApart(owner string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.divide(owner)
+}
+
+// divide is tellApart. Callers hold mu.
+func (v *visits) divide(owner string) {
 	v.several[owner] = true
 	if was, been := v.of[backend.Route{Owner: owner}]; been {
 		delete(v.of, backend.Route{Owner: owner})
@@ -65,12 +70,18 @@ func (v *visits) tellApart(owner string) {
 	}
 }
 
-// note notes what became of a store, and has the outcome list what was applied there before, too.
-func (v *visits) note(e entry, out *outcome) {
+// note notes what became of a store, has the outcome list what was applied there before, too, and returns that visit and whether
+// it was counted, which it is no longer. before is what the store was called then, as far as is known.
+func (v *visits) note(e entry, before backend.Route, out *outcome) (was visit, counted bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	key := v.key(e)
-	was := v.of[key]
+	was, been := v.of[key]
+	if been && was.route != e.route() && was.route != before { // another store of the owner, at the same moment
+		v.divide(e.owner)
+		key = v.key(e)
+		was = v.of[key]
+	}
 	again := out.missing && was.missing && was.route == e.route() && was.updated == e.updated
 	v.news = v.news || len(out.touched) > 0 || out.missing && !again
 	for _, mig := range was.touched {
@@ -83,6 +94,7 @@ func (v *visits) note(e entry, out *outcome) {
 		route: e.route(), updated: e.updated, touched: out.touched,
 		missing: out.missing, failed: failed, counted: !out.missing && !failed,
 	}
+	return was, was.counted
 }
 
 // uncount returns the visit to a store and whether it is counted, which it is no longer.
@@ -252,11 +264,13 @@ func (f *fleet) uncount(e entry) {
 // visited counts a store that is done with, once. Whether one is missing shows at the end: it may have another name.
 func (f *fleet) visited(ctx context.Context, e entry, out *outcome) error {
 	if f.visits != nil {
-		if _, _, err := f.before(ctx, e); err != nil {
+		was, _, err := f.before(ctx, e)
+		if err != nil {
 			return err
 		}
-		f.uncount(e)
-		f.visits.note(e, out)
+		if was, counted := f.visits.note(e, was.route, out); counted {
+			f.takeBack(was)
+		}
 		if out.missing {
 			return nil
 		}

@@ -3,7 +3,9 @@ package migrate_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,4 +126,74 @@ func TestStoreThatCannotBeSynced(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 3, st.Tenants.Current)
 	assert.Equal(t, "0", query(t, be, backend.Route{}, "SELECT count(*) FROM tenement_ledger_runs"))
+}
+
+// unsyncable is a SQLite backend on a disk that fails for a while.
+type unsyncable struct {
+	backend.Backend
+	fails atomic.Int64 // how often it still does
+}
+
+var errDisk = errors.New("input/output error")
+
+func (u *unsyncable) RunScripts(ctx context.Context, scripts []backend.Script, opt backend.ScriptOptions) []error {
+	return u.Backend.(backend.ScriptRunner).RunScripts(ctx, scripts, opt)
+}
+
+func (u *unsyncable) Flush(ctx context.Context) error {
+	if u.fails.Add(-1) >= 0 {
+		return errDisk
+	}
+	return u.Backend.(backend.ScriptRunner).Flush(ctx)
+}
+
+func (u *unsyncable) Lock(ctx context.Context, key string) (backend.Lock, error) {
+	return u.Backend.(backend.Locker).Lock(ctx, key)
+}
+
+func (u *unsyncable) TryLock(ctx context.Context, key string) (backend.Lock, error) {
+	return u.Backend.(backend.Locker).TryLock(ctx, key)
+}
+
+// A run that cannot be finished is not in the way of those that were begun after it, and is kept for as long as the ledger does not
+// know what became of its stores.
+func TestSettleGoesOn(t *testing.T) {
+	t.Parallel()
+	const always = 1 << 30
+	for name, c := range map[string]struct{ first, second int64 }{
+		"past one that is only looked after": {1, 0},
+		"with one that it had to leave":      {always, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			be := openSite(t, sqliteURL(t))
+			provision(t, migrator(t, be, tenants(migrate.Source{Name: "app", FS: version(1, killed...)})), 3)
+			disk := &unsyncable{Backend: be.Backend}
+			disk.fails.Store(always)
+			m := migrator(t, disk, tenants(migrate.Source{Name: "app", FS: version(3, killed...)}))
+			_, err := tenantsUp(t.Context(), m, migrate.Fleet{Stores: []backend.Store{store(0)}})
+			require.ErrorIs(t, err, errDisk)
+			run(t, be, backend.Route{}, `INSERT INTO tenement_ledger_runs (id, target, source, to_version, started_at)
+				SELECT 'of a process that died', target, '', 0, started_at + 1 FROM tenement_ledger_runs`)
+			for _, fails := range []int64{c.first, c.second} {
+				disk.fails.Store(fails)
+				_, err = m.Settle(t.Context())
+				if fails > 0 {
+					require.ErrorIs(t, err, errDisk)
+				} else {
+					require.NoError(t, err)
+				}
+				if fails < always {
+					for i := range 3 {
+						require.NoError(t, m.Ready(t.Context(), route(i)))
+					}
+				}
+			}
+			for res := new(migrate.Result); res != nil; {
+				res, err = m.Settle(t.Context())
+				require.NoError(t, err)
+			}
+			require.Equal(t, "0", query(t, be, backend.Route{}, "SELECT count(*) FROM tenement_ledger_runs"))
+		})
+	}
 }

@@ -28,21 +28,38 @@ func (l limit) looks() bool { return l == lookOnly || l == lookBehind }
 // entered does a run that others finish, as far as a limit, should its process die.
 func (m *Migrator) entered(ctx context.Context, f *fleet, lim limit) (*Result, error) {
 	if f.opt.unlisted {
-		return f.do(ctx)
+		return m.unlisted(ctx, f)
 	}
 	over, err := m.begin(ctx, f, lim)
 	if err != nil {
 		return nil, err
 	}
 	res, err := f.do(ctx)
-	if f.unsettled.Load() {
-		ctx, cancel := outlasting(ctx)
-		defer cancel()
-		if _, unknown := m.findOut(ctx, lim); unfinished(unknown) {
-			return res, errors.Join(err, over(ctx, false)) // whoever settles runs will
-		}
+	known := m.known(ctx, f, lim)
+	return res, errors.Join(err, over(ctx, known))
+}
+
+// unlisted does a run that others do not finish for its own sake. The error is, or wraps, errUnsettled when the ledger does not
+// know of all stores what became of them.
+func (m *Migrator) unlisted(ctx context.Context, f *fleet) (*Result, error) {
+	res, err := f.do(ctx)
+	if !m.known(ctx, f, f.opt.limit) {
+		err = errors.Join(err, errUnsettled)
 	}
-	return res, errors.Join(err, over(ctx, true))
+	return res, err
+}
+
+var errUnsettled = errors.New("the ledger could not be told what became of all stores")
+
+// known reports whether the ledger knows what became of all stores of a run, and has it know if that can be.
+func (m *Migrator) known(ctx context.Context, f *fleet, lim limit) bool {
+	if !f.unsettled.Load() {
+		return true
+	}
+	ctx, cancel := outlasting(ctx)
+	defer cancel()
+	_, err := m.findOut(ctx, lim)
+	return !unfinished(err)
 }
 
 // unfinished reports whether a run ended for another reason than that all of its stores were visited.
@@ -52,7 +69,7 @@ func unfinished(err error) bool {
 }
 
 // begin enters a run that has something to do. over ends it, whatever came of it: who stopped a run meant it. Unless it is
-// forgotten, others find out what became of its stores.
+// forgotten, whoever settles runs finds out what became of its stores.
 func (m *Migrator) begin(ctx context.Context, f *fleet, lim limit) (over func(ctx context.Context, forget bool) error, err error) {
 	if f.res.Total == 0 {
 		return func(context.Context, bool) error { return nil }, nil
@@ -190,9 +207,6 @@ func (m *Migrator) findOut(ctx context.Context, lim limit) (*Result, error) {
 	return f.do(backend.Apart(ctx))
 }
 
-// lockTry is how long Settle waits for the lock of a run that may be under way.
-const lockTry = 250 * time.Millisecond
-
 // Settle finishes what runs over the tenants left undone whose process died, when they were for the migrations that this
 // binary carries. Of a run that was given its stores by name it finds out what was done, and does no more. A run that was stopped, by its context or its options, or that is under way elsewhere, is left alone.
 // It costs one query when there is nothing to do: call it now and then from a program that runs for long. It returns what
@@ -209,24 +223,27 @@ func (m *Migrator) Settle(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	var faults []error // one that cannot be finished is not in the way of the others
 	for _, r := range open {
 		if m.runs.has(r.id) {
 			continue
 		}
-		if res, err := m.adopt(ctx, r); res != nil || err != nil {
-			return res, err
+		res, err := m.adopt(ctx, r)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		if res != nil && err == nil || ctx.Err() != nil {
+			return res, errors.Join(faults...)
 		}
 	}
-	return nil, nil
+	return nil, errors.Join(faults...)
 }
 
 // adopt finishes a run if nobody is at it.
 func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
-	try, cancel := context.WithTimeout(ctx, lockTry)
-	lock, err := m.lock(try, runKey(r.id))
-	cancel()
+	lock, err := m.tryLock(ctx, runKey(r.id))
 	switch {
-	case err != nil && ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrBusy)):
+	case errors.Is(err, backend.ErrBusy):
 		return nil, nil // it is under way
 	case err != nil:
 		return nil, err
@@ -247,8 +264,11 @@ func (m *Migrator) adopt(ctx context.Context, r openRun) (*Result, error) {
 		} else {
 			res, err = m.upTenants(ctx, options{limit: r.limit, unlisted: true})
 		}
-		if ctx.Err() != nil || unfinished(err) && (r.looks() || passing(err, m.dialect)) {
+		switch {
+		case ctx.Err() != nil, unfinished(err) && (r.looks() || passing(err, m.dialect)):
 			return res, err // whoever calls next goes on
+		case errors.Is(err, errUnsettled):
+			return res, errors.Join(err, m.ledger.stopRun(ctx, r.id))
 		}
 		return res, errors.Join(err, m.ledger.endRun(ctx, r.id))
 	}

@@ -48,6 +48,18 @@ func (m *Migrator) lock(ctx context.Context, key string) (backend.Lock, error) {
 	return localLock{leave}, nil
 }
 
+// tryLock is lock without waiting: it returns an error that wraps backend.ErrBusy when somebody has the key.
+func (m *Migrator) tryLock(ctx context.Context, key string) (backend.Lock, error) {
+	if m.locks != nil {
+		return m.locks.TryLock(ctx, "tenement/migrate/"+key)
+	}
+	leave, ok := m.local.TryEnter(key)
+	if !ok {
+		return nil, backend.ErrBusy
+	}
+	return localLock{leave}, nil
+}
+
 // localLock is for a backend that cannot exclude other processes.
 type localLock struct{ leave func() }
 
