@@ -153,13 +153,8 @@ func (g *Gate) admit(r *http.Request) stay {
 	s := stay{ctx: ctx}
 	q := g.query(r)
 	c := g.strategy.read(q)
-	var t *tenancy.Tenant
-	var err error
 	switch c.kind {
-	case bySlug:
-		t, err = g.resolveSlug(ctx, c.value)
-	case byHost:
-		t, err = g.dir.Resolve(ctx, q.raw)
+	case bySlug, byHost:
 	case malformed:
 		s.decision = Decision{Outcome: Malformed, Code: http.StatusBadRequest, Err: c.err}
 		return s
@@ -171,17 +166,40 @@ func (g *Gate) admit(r *http.Request) stay {
 		return s
 	}
 
-	found := t
-	if err == nil {
-		s.ctx, t, s.leave, err = g.dir.Enter(ctx, found, tenancy.Policy{})
+	for range maxLookups {
+		found, err := g.find(ctx, c, q)
+		if err != nil {
+			s.decision = g.refusal(found, err)
+			return s
+		}
+		inside, t, leave, err := g.dir.Enter(ctx, found, tenancy.Policy{})
+		if err != nil {
+			s.decision = g.refusal(found, err)
+			return s
+		}
+		if t == found {
+			s.ctx, s.leave = inside, leave
+			s.decision = Decision{Outcome: Admitted, Tenant: t, Prefix: r.URL.Path[:c.prefix]}
+			return s
+		}
+		// A change of it was heard of since: what led to it may lead to another by now.
+		leave()
 	}
-	if err != nil {
-		s.ctx, s.leave = ctx, nil
-		s.decision = g.refusal(found, err)
-		return s
-	}
-	s.decision = Decision{Outcome: Admitted, Tenant: t, Prefix: r.URL.Path[:c.prefix]}
+	s.decision = g.refusal(nil, errRestless)
 	return s
+}
+
+// maxLookups is how often one request is looked up at most.
+const maxLookups = 4
+
+var errRestless = fmt.Errorf("httpx: the tenant changed whenever it was looked up: %w", tenancy.ErrUnavailable)
+
+// find returns the tenant that a claim leads to.
+func (g *Gate) find(ctx context.Context, c claim, q query) (*tenancy.Tenant, error) {
+	if c.kind == bySlug {
+		return g.resolveSlug(ctx, c.value)
+	}
+	return g.dir.Resolve(ctx, q.raw)
 }
 
 // query makes the host out, when it has a say. One that cannot be made out is the fault of the request only for those

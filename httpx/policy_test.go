@@ -95,6 +95,64 @@ func (reg *registry) Enter(ctx context.Context, who tenancy.Referrer, _ tenancy.
 	return context.WithValue(ctx, tenantKey{}, t), t, func() {}, nil
 }
 
+// changing is a registry that hears of a change between a look-up and the entry, and lets in whom it then knows by that ID.
+type changing struct {
+	*registry
+	change func()
+	left   int // how many were let in and left again
+}
+
+func (reg *changing) Enter(ctx context.Context, who tenancy.Referrer, p tenancy.Policy) (context.Context, *tenancy.Tenant, context.CancelFunc, error) {
+	reg.change()
+	for _, t := range reg.tenants {
+		if t.ID == who.Ref().ID {
+			who = t
+		}
+	}
+	ctx, t, _, err := reg.registry.Enter(ctx, who, p)
+	return ctx, t, func() { reg.left++ }, err
+}
+
+// What is heard of between the look-up and the entry may be that the address leads to another tenant by now.
+func TestAddressMovesMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, move := range map[string]func(thor, potter *tenancy.Tenant){
+		"host": func(thor, potter *tenancy.Tenant) { thor.Domains, potter.Domains = potter.Domains, thor.Domains },
+		"slug": func(thor, potter *tenancy.Tenant) { thor.Slug, potter.Slug = potter.Slug, thor.Slug },
+		"":     func(_, _ *tenancy.Tenant) {},
+	} {
+		strategy, want := ByHost(), tenancy.ID("id-potter")
+		switch name {
+		case "slug":
+			strategy = BySubdomain("polls.local")
+		case "":
+			want = "id-thor"
+		}
+		reg := &changing{registry: newRegistry()}
+		swap := func() {
+			thor, potter := *reg.tenants["thor"], *reg.tenants["potter"]
+			move(&thor, &potter)
+			reg.tenants[thor.Slug], reg.tenants[potter.Slug] = &thor, &potter
+		}
+		reg.change = func() {
+			reg.change = func() {}
+			swap()
+		}
+		g, err := newGate(reg, WithStrategy(strategy))
+		require.NoError(t, err)
+		d := g.Check(request("thor.polls.local", "/"))
+		require.Equal(t, Admitted, d.Outcome, name)
+		assert.Equal(t, want, d.Tenant.ID, name)
+		assert.Equal(t, 2, reg.left, "every entry is left: %s", name)
+
+		reg.change = swap
+		d = g.Check(request("thor.polls.local", "/"))
+		assert.Equal(t, Unavailable, d.Outcome, name)
+		assert.ErrorIs(t, d.Err, tenancy.ErrUnavailable, name)
+		assert.Equal(t, 2+maxLookups, reg.left, name)
+	}
+}
+
 func gate(t *testing.T, opts ...Option) *Gate {
 	t.Helper()
 	g, err := newGate(newRegistry(), opts...)

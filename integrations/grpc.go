@@ -44,18 +44,35 @@ type tenantStream struct {
 
 func (s tenantStream) Context() context.Context { return s.ctx }
 
-func enter(ctx context.Context, app *tenancy.App) (context.Context, context.CancelFunc, error) {
+// directory is what is asked of the *tenancy.App.
+type directory interface {
+	Resolve(ctx context.Context, host string) (*tenancy.Tenant, error)
+	Enter(ctx context.Context, who tenancy.Referrer, p tenancy.Policy) (context.Context, *tenancy.Tenant, context.CancelFunc, error)
+}
+
+var _ directory = (*tenancy.App)(nil)
+
+// maxLookups is how often one call is looked up at most.
+const maxLookups = 4
+
+func enter(ctx context.Context, app directory) (context.Context, context.CancelFunc, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	host := append(md.Get(":authority"), "")[0]
-	t, err := app.Resolve(ctx, host)
-	if err != nil {
-		return ctx, nil, grpcError(err)
+	for range maxLookups {
+		found, err := app.Resolve(ctx, host)
+		if err != nil {
+			return ctx, nil, grpcError(err)
+		}
+		inside, t, leave, err := app.Enter(ctx, found, tenancy.Policy{})
+		if err != nil {
+			return ctx, nil, grpcError(err)
+		}
+		if t == found {
+			return inside, leave, nil
+		}
+		leave() // a change of it was heard of since: the host may lead to another by now
 	}
-	ctx, _, leave, err := app.Enter(ctx, t, tenancy.Policy{})
-	if err != nil {
-		return ctx, nil, grpcError(err)
-	}
-	return ctx, leave, nil
+	return ctx, nil, grpcError(tenancy.ErrUnavailable)
 }
 
 // grpcError says no more than the caller may know.

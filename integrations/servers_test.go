@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -112,6 +114,36 @@ func TestGRPC(t *testing.T) {
 		}
 		err := dial("odin.library.local").Invoke(t.Context(), "/library.Shelves/Titles", wrapperspb.String("Ursula"), out)
 		assert.Equal(t, codes.NotFound, status.Code(err), "%v", err)
+	})
+}
+
+// moving hears that the host leads to another tenant between a look-up and the entry.
+type moving struct {
+	*tenancy.App
+	move func()
+}
+
+func (m *moving) Enter(ctx context.Context, who tenancy.Referrer, p tenancy.Policy) (context.Context, *tenancy.Tenant, context.CancelFunc, error) {
+	m.move()
+	return m.App.Enter(ctx, who, p)
+}
+
+func TestGRPCHostMovesMeanwhile(t *testing.T) {
+	onBoth(t, func(t *testing.T, app *tenancy.App) {
+		fill(t, app)
+		potter, err := app.BySlug(t.Context(), "potter")
+		require.NoError(t, err)
+		moved := sync.OnceFunc(func() {
+			_, err := app.MoveDomain(t.Context(), "thor.library.local", potter.ID)
+			assert.NoError(t, err)
+		})
+		call := metadata.NewIncomingContext(t.Context(), metadata.Pairs(":authority", "thor.library.local"))
+		ctx, leave, err := enter(call, &moving{app, moved})
+		require.NoError(t, err)
+		defer leave()
+		in, ok := tenancy.From(ctx)
+		require.True(t, ok)
+		assert.Equal(t, potter.ID, in.ID)
 	})
 }
 

@@ -40,7 +40,7 @@ func (a *App) Enter(ctx context.Context, who Referrer, p Policy) (inside context
 		return ctx, nil, func() {}, err
 	}
 	if err = a.catchUp(ctx); err != nil {
-		return ctx, nil, func() {}, err
+		return ctx, nil, func() {}, fmt.Errorf("tenement: enter: %w", err)
 	}
 	if t, err = a.meant(ctx, who); err != nil {
 		return ctx, nil, func() {}, err

@@ -24,6 +24,10 @@ func (a *App) noteDeaf() {
 	a.heard.Store(&hearing{at: time.Now(), good: a.StalenessBound() + a.cfg.LookupTimeout, deaf: true})
 }
 
+// old reports whether more is to be heard before anything is answered by what is known. It is asked for each request, so it
+// goes by the monotonic clock alone, which takes half the time; who is let in is asked about both, see [App.current].
+func (h *hearing) old() bool { return time.Since(h.at) > h.good }
+
 // current reports whether somebody may be let in by what is known.
 func (a *App) current() bool {
 	h, now := a.heard.Load(), time.Now()
@@ -51,7 +55,7 @@ func (a *App) catchUp(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("tenement: enter: %w: %w", ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 // Resolve returns the tenant that host leads to, whatever its status (see [App.Enter]). host is normalised first. It
 // returns ErrMalformedHost, ErrUnknownHost, or ErrUnavailable when the registry cannot be asked about a host that is
 // not in the cache. A host in the cache costs no allocation and takes no lock. The tenant must not be written to.
+//
+// Where Enter returns another *Tenant than it was given, it has heard of a change since, and host may lead to another by now:
+// who lets in by host looks it up again then, as package httpx does.
 func (a *App) Resolve(ctx context.Context, host string) (*Tenant, error) {
 	name, err := a.NormalizeHost(host)
 	if err != nil {
@@ -67,6 +70,11 @@ func newTable(name, query string, size int, unknown error, has func(*Tenant, str
 func (a *App) resolve(ctx context.Context, tb *table, key string) (*Tenant, error) {
 	if a.closed.Load() { // what is in memory gets old from then on
 		return nil, ErrClosed
+	}
+	if a.heard.Load().old() {
+		if err := a.catchUp(ctx); err != nil {
+			return nil, fmt.Errorf("tenement: resolve %s %q: %w", tb.name, key, err)
+		}
 	}
 	t, ok := tb.found.GetIfPresent(key)
 	if ok && t.live.cur.Load() == t {

@@ -30,8 +30,8 @@ import (
 //
 // What one App changes, its own Resolve and contexts see at once. Others see it within the bound on staleness:
 // [Config.PollInterval] and what it takes to read the changes, provided that they reach the registry; one whose process was
-// stopped for longer asks before it lets anybody in. A tenant that was purged is never mistaken for a later one of the same
-// name, however stale the reader: the store is asked for the tenant's ID.
+// stopped for longer asks before it says where an address leads, or lets anybody in. A tenant that was purged is never
+// mistaken for a later one of the same name, however stale the reader: the store is asked for the tenant's ID.
 type App struct {
 	be         backend.Backend
 	cfg        Config

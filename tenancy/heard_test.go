@@ -1,0 +1,74 @@
+package tenancy
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// stop has the App be one whose process was stopped for longer than others wait for it to hear of a change.
+func stop(a *App) {
+	a.heard.Store(&hearing{at: time.Now().Add(-a.StalenessBound() - time.Second), good: a.StalenessBound()})
+}
+
+// A process that was stopped for longer than others wait for it hears of what it missed before it says who is meant: what led to
+// one tenant may lead to another by now, and to one where there was none.
+func TestWhoWasStoppedResolvesAnew(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		b := open(t, p.backend(t))
+		const host = "thor.example"
+		thor, odin := create(t, a, "thor", host), create(t, a, "odin")
+		byHost := func(host string) (ID, error) {
+			who, err := b.Resolve(t.Context(), host)
+			if err != nil {
+				return "", err
+			}
+			_, in, leave, err := b.Enter(t.Context(), who, Policy{})
+			defer leave()
+			return in.ID, err
+		}
+		bySlug := func(slug string) ID {
+			who, err := b.ResolveSlug(t.Context(), slug)
+			require.NoError(t, err)
+			_, in, leave, err := b.Enter(t.Context(), who, Policy{})
+			require.NoError(t, err)
+			leave()
+			return in.ID
+		}
+
+		in, err := byHost(host)
+		require.NoError(t, err)
+		require.Equal(t, thor.ID, in)
+		require.Equal(t, thor.ID, bySlug("thor"))
+		_, err = byHost("new.example")
+		require.ErrorIs(t, err, ErrUnknownHost)
+		require.ErrorIs(t, b.HostPolicy(t.Context(), "new.example"), ErrUnknownHost)
+
+		_, err = a.MoveDomain(t.Context(), host, odin.ID)
+		require.NoError(t, err)
+		in, err = byHost(host)
+		require.NoError(t, err)
+		require.Equal(t, thor.ID, in, "within the bound it need not know")
+		stop(b)
+		in, err = byHost(host)
+		require.NoError(t, err)
+		require.Equal(t, odin.ID, in)
+
+		_, err = a.Rename(t.Context(), thor.ID, "donar")
+		require.NoError(t, err)
+		another := create(t, a, "thor")
+		stop(b)
+		require.Equal(t, another.ID, bySlug("thor"))
+		require.Equal(t, thor.ID, bySlug("donar"))
+
+		_, err = a.AddDomain(t.Context(), odin.ID, "new.example")
+		require.NoError(t, err)
+		stop(b)
+		require.NoError(t, b.HostPolicy(t.Context(), "new.example"))
+		in, err = byHost("new.example")
+		require.NoError(t, err)
+		require.Equal(t, odin.ID, in)
+	})
+}
