@@ -120,8 +120,9 @@ type Hooks struct {
 	OnCreate func(ctx context.Context, t Tenant, seed Seed) error
 
 	// OnChange is told of every change of a tenant after it was made, by this process (before the call that made it
-	// returns) or, within the bound on staleness, by another (from the poller, one at a time, which should not be held
-	// up). It may be told of a change twice. The context is in no tenant. It may enter tenants and change them.
+	// returns) or, within the bound on staleness, by another (one at a time, in their order: while it takes long, those
+	// that follow wait in memory). It may be told of a change twice. The context is in no tenant. It may enter tenants and
+	// change them.
 	OnChange func(ctx context.Context, e Event)
 
 	// ApproveDomain decides whether host, a normalised name, may lead to t: when the tenant is created with it and

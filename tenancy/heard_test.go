@@ -1,9 +1,11 @@
 package tenancy
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -70,5 +72,52 @@ func TestWhoWasStoppedResolvesAnew(t *testing.T) {
 		in, err = byHost("new.example")
 		require.NoError(t, err)
 		require.Equal(t, odin.ID, in)
+	})
+}
+
+// While OnChange is being told of one change, however long it takes, the App hears of the others: those who are in a tenant are
+// kept from writing to it, and sent out of it, within the bound.
+func TestOnChangeHoldsUpNobody(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		thor, odin := create(t, a, "thor"), create(t, a, "odin")
+		told, goOn := make(chan EventKind), make(chan struct{})
+		b := open(t, p.backend(t), func(c *Config) {
+			c.PollInterval = 50 * time.Millisecond
+			c.Hooks.OnChange = func(ctx context.Context, e Event) {
+				select {
+				case told <- e.Kind:
+				case <-ctx.Done(): // the test is over
+				}
+				select {
+				case <-goOn:
+				case <-ctx.Done():
+				}
+			}
+		})
+		ctx, _, leave, err := b.Enter(t.Context(), thor.ID, Policy{})
+		require.NoError(t, err)
+		defer leave()
+		ask(t, b, ctx, "Hammer?")
+
+		_, err = a.SetReadOnly(t.Context(), odin.ID, "it is copied")
+		require.NoError(t, err)
+		require.Equal(t, EventReadOnly, <-told)
+		require.NoError(t, a.Freeze(t.Context(), thor.ID, "it is copied", func(context.Context, Tenant) error {
+			_, err := b.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ('Thunder?')")
+			assert.ErrorIs(t, err, ErrReadOnly)
+			return nil
+		}))
+		_, err = a.Suspend(t.Context(), thor.ID, "unpaid")
+		require.NoError(t, err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+			require.Fail(t, "nobody told who is in the tenant")
+		}
+		close(goOn)
+		for _, kind := range []EventKind{EventReadOnly, EventActivated, EventSuspended} {
+			require.Equal(t, kind, <-told, "in their order")
+		}
 	})
 }

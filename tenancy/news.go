@@ -25,6 +25,13 @@ func (n *news) each(tell func(Event)) {
 	}
 }
 
+// due reports whether there is something that nobody is telling.
+func (n *news) due() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.waiting) > 0 && !n.telling
+}
+
 func (n *news) begin() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -32,7 +32,7 @@ func (a *App) pollLoop() {
 		case <-tick.C:
 		}
 		ctx, cancel := context.WithTimeout(a.ctx, max(a.cfg.PollInterval, a.cfg.LookupTimeout))
-		err := errors.Join(a.Refresh(ctx), a.renewDue(ctx))
+		err := errors.Join(a.hear(ctx), a.renewDue(ctx))
 		cancel()
 		if err != nil {
 			a.noteDeaf()
@@ -44,6 +44,9 @@ func (a *App) pollLoop() {
 			a.log.Warn("tenement: the registry cannot be asked for changes; tenants in the cache are served as they were", "error", err)
 		}
 		failed = err != nil
+		if a.news.due() { // not by the one who hears: it may take long, and those who change a tenant wait no longer than the bound
+			a.background(func() { a.tellNews(a.ctx) })
+		}
 		a.known.forget(false)
 		a.settle()
 		a.spares.wake(a)
@@ -55,9 +58,14 @@ func (a *App) pollLoop() {
 // these come after them.
 func (a *App) Refresh(ctx context.Context) error {
 	err := a.hear(ctx)
-	// Each is told once: it must not be with a context that is over. Whose locks the caller holds is known by the values.
-	a.news.each(func(e Event) { a.tell(detach{Leave(ctx), a.ctx}, e) })
+	a.tellNews(ctx)
 	return err
+}
+
+// tellNews tells the application of what was heard. Each is told once: it must not be with a context that is over. Whose locks the
+// caller holds is known by the values.
+func (a *App) tellNews(ctx context.Context) {
+	a.news.each(func(e Event) { a.tell(detach{Leave(ctx), a.ctx}, e) })
 }
 
 // detach has the values of one context and the end of another.
