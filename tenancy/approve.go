@@ -165,7 +165,7 @@ func (a *App) approvePending(ctx context.Context, r *run) error {
 	}
 	for _, host := range r.op.args.Domains {
 		i := slices.IndexFunc(pending, func(d PendingDomain) bool { return d.Host == host })
-		if i < 0 {
+		if i < 0 || !a.spells(host) { // it was claimed by other rules
 			continue
 		}
 		if cause := a.approve(ctx, *r.t, pending[i]); cause == nil {

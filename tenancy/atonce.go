@@ -100,7 +100,9 @@ func (a *App) claimAtOnce(ctx context.Context, h *held, p plan, args opArgs) (*r
 		SELECT t.id, `+strings.Join([]string{s.arg(string(op.Kind)), s.arg(op.Step), s.arg(text), a.reg.now()}, ", ")+` FROM t RETURNING id, started_at`)
 	s.count(ctx, entered+` AND EXISTS (SELECT FROM o)`, newTouch(t.ID, p.event, t.Slug, ""), s.arg(string(t.ID)))
 	var created, updated, started string
-	done, err := s.run(ctx, `SELECT r.revision, t.created_at, t.updated_at, o.id, o.started_at FROM r, t, o, (SELECT `+relaxed+`) relaxed`,
+	// All of it or nothing: what is entered without a revision ends in a division by zero.
+	done, err := s.run(ctx, `SELECT (SELECT revision FROM r) * (1 / (SELECT count(*) FROM r)), t.created_at, t.updated_at, o.id, o.started_at
+		FROM t, o, (SELECT `+relaxed+`) relaxed`,
 		&created, &updated, &op.ID, &started)
 	if err != nil || !done {
 		return nil, err

@@ -18,6 +18,7 @@ type registryTx struct {
 	*sql.Tx
 	reg     *registry
 	touched []touch
+	hosts   bool // it registers hosts, which goes by the rules that are in force
 }
 
 // touch is a change of a tenant.
@@ -114,7 +115,10 @@ func (r *registry) tryChange(ctx context.Context, fn func(ctx context.Context, t
 func (tx *registryTx) enter(ctx context.Context) error {
 	n := len(tx.touched)
 	last, err := tx.count(ctx)
-	if err != nil {
+	switch {
+	case tx.hosts && errors.Is(err, sql.ErrNoRows):
+		return otherHostRules()
+	case err != nil:
 		return err
 	}
 	for i := range tx.touched {
@@ -126,30 +130,33 @@ func (tx *registryTx) enter(ctx context.Context) error {
 // count counts the revision up and writes what was touched beside it. It returns the last revision. On Postgres that is one
 // statement; SQLite, which is asked without a round trip, has none that does both.
 func (tx *registryTx) count(ctx context.Context) (last int64, err error) {
-	const (
-		up   = `UPDATE tenement_revision SET revision = revision + $1, nonce = $2 WHERE id = 1 RETURNING revision`
-		into = `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at) `
-	)
 	n := len(tx.touched)
-	args := []any{n, tx.touched[n-1].nonce}
-	values := func(origin string, revision func(i int) int64) string {
+	up, args := `UPDATE tenement_revision SET revision = revision + $1, nonce = $2 WHERE id = 1`, []any{n, tx.touched[n-1].nonce}
+	if tx.hosts {
+		args = append(args, tx.reg.hostRules)
+		up += ` AND host_rules = $3`
+	}
+	up += ` RETURNING revision`
+	list := func(origin, from string, last int64) string {
 		rows := make([]string, n)
 		for i, t := range tx.touched {
-			rows[i] = "(" + origin + placeholders(len(args)+1, 6) + ", " + tx.reg.now() + ")"
-			args = append(args, revision(i), string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
+			rows[i] = "(CAST(" + placeholders(len(args)+1, 1) + " AS BIGINT), " + placeholders(len(args)+2, 5) + ")"
+			args = append(args, last+int64(i+1-n), string(t.id), string(t.kind), t.nonce, t.actor, t.detail)
 		}
-		return "VALUES " + strings.Join(rows, ",")
+		// The time is that after the wait for the revision's row.
+		return `INSERT INTO tenement_changes (revision, tenant_id, kind, nonce, actor, detail, at)
+			SELECT ` + origin + `column1, column2, column3, column4, column5, column6, ` + tx.reg.now() + ` FROM ` + from + `(VALUES ` + strings.Join(rows, ",") + `) v`
 	}
 	if tx.reg.d == backend.Postgres {
-		list := values(`(SELECT revision FROM r) + `, func(i int) int64 { return int64(i + 1 - n) })
-		err = tx.QueryRowContext(ctx, `WITH r AS (`+up+`) `+into+list+` RETURNING (SELECT revision FROM r)`, args...).Scan(&last)
+		into := list(`r.revision + `, `r, `, 0)
+		err = tx.QueryRowContext(ctx, `WITH r AS (`+up+`) `+into+` RETURNING (SELECT revision FROM r)`, args...).Scan(&last)
 		return last, err
 	}
 	if err := tx.QueryRowContext(ctx, up, args...).Scan(&last); err != nil {
 		return 0, err
 	}
 	args = args[:0]
-	_, err = tx.ExecContext(ctx, into+values("", func(i int) int64 { return last + int64(i+1-n) }), args...)
+	_, err = tx.ExecContext(ctx, list("", "", last), args...)
 	return last, err
 }
 
@@ -247,6 +254,7 @@ func (tx *registryTx) domainConflict(ctx context.Context, self ID, hosts []strin
 // setDomains adds hosts to the tenant's domains; primary, unless it is empty, is the primary one. A host that another
 // tenant took meanwhile is a *ConflictError.
 func (tx *registryTx) setDomains(ctx context.Context, id ID, hosts []string, primary string) error {
+	tx.hosts = tx.hosts || len(hosts) > 0
 	for part := range slices.Chunk(hosts, maxIn) {
 		values := make([]string, len(part))
 		args := []any{string(id)}

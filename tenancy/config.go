@@ -55,7 +55,8 @@ type Config struct {
 	LookupTimeout time.Duration
 
 	// IgnoreWWW makes "www.a.example" the same host as "a.example", when registered and when looked up. Switching it
-	// on over tenants that have both of them makes [Open] fail with a [*HostRulesError].
+	// on over tenants that have both of them makes [Open] fail with a [*HostRulesError]. While some processes have it on
+	// and others do not, those that were opened last say how hosts are spelled: the others register none.
 	IgnoreWWW bool
 
 	// FilesDir is the directory in which each tenant gets one of its own for its files; see [App.Dir]. Empty means

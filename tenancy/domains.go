@@ -49,6 +49,7 @@ func (a *App) addDomain(ctx context.Context, id ID, name string) (Tenant, error)
 
 // insertDomain makes host the tenant's, which may have been pending.
 func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string, primary bool) error {
+	tx.hosts = true
 	res, err := tx.ExecContext(ctx, `INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES ($1, $2, $3) ON CONFLICT (host) DO NOTHING`,
 		host, string(t.ID), primary)
 	if err != nil {

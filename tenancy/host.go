@@ -210,7 +210,8 @@ func stripWWW(host string) string {
 
 // HostRulesError says that hosts in the registry are not spelled as they would be registered now, because the rules for
 // normalising them changed ([Config.IgnoreWWW], a new version). [Open] returns it and serves nobody: a host that is
-// looked up by another spelling than it has would be free for another tenant to take.
+// looked up by another spelling than it has would be free for another tenant to take. Where other processes go by other
+// rules since, what would register a host returns it, without Hosts, and registers nothing.
 type HostRulesError struct {
 	Hosts []string // as the registry has them, at most ten
 	Rule  string   // what to do
@@ -218,44 +219,47 @@ type HostRulesError struct {
 
 // Error names the hosts.
 func (e *HostRulesError) Error() string {
+	if len(e.Hosts) == 0 {
+		return "tenement: hosts are spelled by other rules by now than they were when this App was opened; " + e.Rule
+	}
 	return fmt.Sprintf("tenement: open: hosts of tenants are spelled by other rules than are in force: %s; %s",
 		strings.Join(e.Hosts, ", "), e.Rule)
 }
 
-// hostRules identifies the rules by which hosts are spelled.
-func (a *App) hostRules() string {
-	return fmt.Sprintf("1 www=%t idna=%s", a.cfg.IgnoreWWW, idna.UnicodeVersion)
+// otherHostRules is the refusal to register a host by rules that are not in force any more.
+func otherHostRules() error {
+	return &HostRulesError{Rule: "start this process anew, with the version and the Config.IgnoreWWW of the others"}
 }
 
-// checkHostRules makes sure that the registry's hosts are spelled as they are looked up.
+// hostRules identifies the rules by which hosts are spelled.
+func (c Config) hostRules() string {
+	return fmt.Sprintf("1 www=%t idna=%s", c.IgnoreWWW, idna.UnicodeVersion)
+}
+
+// checkHostRules makes sure that the registry's hosts are spelled as they are looked up, and has nobody register one by other
+// rules from then on.
 func (a *App) checkHostRules(ctx context.Context) error {
 	fault := func(err error) error { return fmt.Errorf("tenement: open: check the registry's hosts: %w", err) }
 	var known string
 	if err := a.reg.db.QueryRowContext(ctx, `SELECT host_rules FROM tenement_revision WHERE id = 1`).Scan(&known); err != nil {
 		return fault(err)
 	}
-	if known == a.hostRules() {
+	if known == a.reg.hostRules {
 		return nil
 	}
-	rows, err := a.reg.db.QueryContext(ctx, `SELECT host FROM tenement_domains ORDER BY host`)
+	tx, err := a.reg.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fault(err)
 	}
-	defer rows.Close()
-	var wrong []string
-	for rows.Next() {
-		var host string
-		if err := rows.Scan(&host); err != nil {
-			return fault(err)
-		}
-		if name, err := a.domain(host); err != nil || name != host {
-			wrong = append(wrong, host)
-		}
-	}
-	if err := rows.Err(); err != nil {
+	defer tx.Rollback() //nolint:errcheck // it was committed, or failed for a reason that is returned
+	// First: who registers a host writes this row too, and so has done it before the hosts are read, or does it by these rules.
+	if _, err := tx.ExecContext(ctx, `UPDATE tenement_revision SET host_rules = $1 WHERE id = 1`, a.reg.hostRules); err != nil {
 		return fault(err)
 	}
-	rows.Close()
+	wrong, err := a.misspelled(ctx, tx)
+	if err != nil {
+		return fault(err)
+	}
 	if len(wrong) > 0 {
 		rule := "remove them with a version that knows them, and add them again"
 		if a.cfg.IgnoreWWW {
@@ -263,8 +267,33 @@ func (a *App) checkHostRules(ctx context.Context) error {
 		}
 		return &HostRulesError{Hosts: wrong[:min(len(wrong), 10)], Rule: rule}
 	}
-	if _, err := a.reg.db.ExecContext(ctx, `UPDATE tenement_revision SET host_rules = $1 WHERE id = 1`, a.hostRules()); err != nil {
+	if err := tx.Commit(); err != nil {
 		return fault(err)
 	}
 	return nil
+}
+
+// misspelled lists the hosts that would be registered by another spelling.
+func (a *App) misspelled(ctx context.Context, q querier) (wrong []string, err error) {
+	rows, err := q.QueryContext(ctx, `SELECT host FROM tenement_domains ORDER BY host`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var host string
+		if err := rows.Scan(&host); err != nil {
+			return nil, err
+		}
+		if !a.spells(host) {
+			wrong = append(wrong, host)
+		}
+	}
+	return wrong, rows.Err()
+}
+
+// spells reports whether host is spelled as it is looked up.
+func (a *App) spells(host string) bool {
+	name, err := a.domain(host)
+	return err == nil && name == host
 }

@@ -33,8 +33,9 @@ func registrySource() migrate.Source {
 // registry reads and writes the registry's tables in the shared store. The SQL is the same on both backends, but for what
 // is here.
 type registry struct {
-	db *sql.DB
-	d  backend.Dialect
+	db        *sql.DB
+	d         backend.Dialect
+	hostRules string // by which this process spells hosts
 	// queries is called before each question of the resolver. Tests count in it.
 	queries func()
 }

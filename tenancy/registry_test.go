@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
+	"github.com/tenement-go/tenement/internal/pgtest"
 	"github.com/tenement-go/tenement/migrate"
 )
 
@@ -348,7 +349,88 @@ func TestHostRulesChange(t *testing.T) {
 		found, err := b.Resolve(t.Context(), "www.thor.example")
 		require.NoError(t, err)
 		require.Equal(t, thor.ID, found.ID)
+
+		// Who was open before goes by other rules, and registers no host any more.
+		odin := create(t, a, "odin")
+		spelled := func(err error) {
+			t.Helper()
+			require.ErrorAs(t, err, &rules)
+			require.Empty(t, rules.Hosts)
+			require.ErrorContains(t, err, "IgnoreWWW")
+		}
+		_, err = a.AddDomain(t.Context(), odin.ID, "www.thor.example")
+		spelled(err)
+		_, err = a.ApproveDomain(t.Context(), odin.ID, "www.thor.example")
+		spelled(err)
+		_, err = a.Create(t.Context(), Spec{Slug: "loki", Domains: []string{"loki.example", "www.loki.example"}})
+		spelled(err)
+		require.Empty(t, id(t, b, "loki"), "nothing of it stays")
+		_, err = a.Suspend(t.Context(), odin.ID, "unpaid")
+		require.NoError(t, err, "what has nothing to do with hosts is done")
+		_, err = a.RemoveDomain(t.Context(), thor.ID, "thor.test")
+		require.NoError(t, err)
+		_, err = b.AddDomain(t.Context(), odin.ID, "www.odin.example")
+		require.NoError(t, err)
+		found, err = b.Resolve(t.Context(), "odin.example")
+		require.NoError(t, err)
+		require.Equal(t, odin.ID, found.ID)
+		requireHealthy(t, b)
 	})
+}
+
+// A spare is not given to a tenant whose hosts are spelled by other rules than the registry's.
+func TestHostRulesChangeWithSpares(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		spare := func(c *Config) { c.Spares = 2 }
+		a := open(t, p.be, spare)
+		require.NoError(t, a.FillSpares(t.Context()))
+		b := open(t, p.backend(t), spare, func(c *Config) { c.IgnoreWWW = true })
+		_, err := a.Create(t.Context(), Spec{Slug: "loki", Domains: []string{"www.loki.example"}})
+		var rules *HostRulesError
+		require.ErrorAs(t, err, &rules)
+		require.Empty(t, id(t, b, "loki"))
+		spares, err := b.Spares(t.Context())
+		require.NoError(t, err)
+		require.Len(t, spares, 2)
+		create(t, b, "loki", "www.loki.example")
+	})
+}
+
+// A host that is being registered while another process opens with other rules is one that they are checked against.
+func TestHostRulesChangeMeanwhile(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, pgtest.Shared(t).Database(t))
+	a := open(t, p.be)
+	thor := create(t, a, "thor")
+	tx, err := p.backend(t).Shared().BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer tx.Rollback() //nolint:errcheck // it was committed
+	_, err = tx.ExecContext(t.Context(), `INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES ('www.thor.example', $1, TRUE)`, string(thor.ID))
+	require.NoError(t, err)
+	_, err = tx.ExecContext(t.Context(), `UPDATE tenement_revision SET revision = revision WHERE id = 1`)
+	require.NoError(t, err)
+
+	be := p.backend(t)
+	opened := make(chan error)
+	go func() {
+		cfg := config()
+		cfg.IgnoreWWW = true
+		b, err := Open(t.Context(), be, cfg)
+		if err == nil {
+			err = errors.Join(errors.New("it opened"), b.Close())
+		}
+		opened <- err
+	}()
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := p.be.Shared().QueryRowContext(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits)
+		return err == nil && waits
+	}, time.Minute, time.Millisecond)
+	require.NoError(t, tx.Commit())
+	var rules *HostRulesError
+	require.ErrorAs(t, <-opened, &rules)
+	require.Equal(t, []string{"www.thor.example"}, rules.Hosts)
 }
 
 // S83: a command deletes and purges what a server is serving.

@@ -216,7 +216,7 @@ func (r *run) stampSpare(ctx context.Context) (pristine bool, err error) {
 }
 
 // domains adds the part that enters the domains (d) of the tenant that the part t enters. It returns the condition under which
-// that was done.
+// that was done, and by the rules for hosts that are in force.
 func (s *atOnce) domains(hosts []string) (entered string) {
 	if len(hosts) == 0 {
 		return `EXISTS (SELECT FROM t)`
@@ -227,5 +227,5 @@ func (s *atOnce) domains(hosts []string) (entered string) {
 	}
 	s.with("d", `INSERT INTO tenement_domains (host, tenant_id, is_primary)
 		SELECT v.host, t.id, v.is_primary FROM t, (VALUES `+strings.Join(values, ", ")+`) v (host, is_primary) RETURNING host`)
-	return `(SELECT count(*) FROM d) = ` + strconv.Itoa(len(hosts))
+	return `(SELECT count(*) FROM d) = ` + strconv.Itoa(len(hosts)) + ` AND host_rules = ` + s.arg(s.reg.hostRules)
 }

@@ -88,7 +88,7 @@ func Open(ctx context.Context, be backend.Backend, cfg Config) (_ *App, err erro
 	if p, ok := be.(backend.Placer); ok && cfg.Spares > 0 && len(p.Places()) > 1 {
 		return nil, fmt.Errorf("tenement: open: Spares over several places: %w; leave it 0", errors.ErrUnsupported)
 	}
-	reg := registry{db: be.Shared(), d: be.Dialect(), queries: func() {}}
+	reg := registry{db: be.Shared(), d: be.Dialect(), hostRules: cfg.hostRules(), queries: func() {}}
 	migrator, err := migrate.New(be, migrate.Config{
 		Shared: cfg.Shared, Tenant: cfg.Tenant, System: []migrate.Source{registrySource()},
 		Behind: cfg.Behind, BehindWait: cfg.BehindWait, LockTimeout: cfg.LockTimeout, AllowOutOfOrder: cfg.AllowOutOfOrder,
