@@ -124,6 +124,16 @@ func (tx *registryTx) deletePending(ctx context.Context, id ID, host string) (bo
 	return n > 0, err
 }
 
+// withdraw deletes what is pending under the first of the hosts that is.
+func (tx *registryTx) withdraw(ctx context.Context, id ID, hosts []string) (withdrawn bool, err error) {
+	for _, host := range hosts {
+		if withdrawn, err = tx.deletePending(ctx, id, host); withdrawn || err != nil {
+			break
+		}
+	}
+	return withdrawn, err
+}
+
 // askFor has the hook decide about a host that is not the tenant's. It returns a *DomainPendingError when it refuses.
 func (a *App) askFor(ctx context.Context, id ID, host string) error {
 	var d PendingDomain

@@ -54,7 +54,8 @@ type Config struct {
 	// LookupTimeout bounds one question to the registry on behalf of a request. Defaults to 5 seconds.
 	LookupTimeout time.Duration
 
-	// IgnoreWWW makes "www.a.example" the same host as "a.example", when registered and when looked up. Switching it
+	// IgnoreWWW makes "www.a.example" the same host as "a.example", when registered and when looked up;
+	// "www.www.a.example" is none that can be registered. Switching it
 	// on over tenants that have both of them makes [Open] fail with a [*HostRulesError]. While some processes have it on
 	// and others do not, those that were opened last say how hosts are spelled: the others register none.
 	IgnoreWWW bool

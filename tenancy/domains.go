@@ -6,13 +6,40 @@ import (
 	"fmt"
 )
 
-// domain is the spelling of host under which it is registered.
+// domain is the spelling of host under which it is registered. It stays the same when it is spelled so once more.
 func (a *App) domain(host string) (string, error) {
 	name, err := parseDomain(host)
-	if err == nil && a.cfg.IgnoreWWW {
-		name = stripWWW(name)
+	if err != nil || !a.cfg.IgnoreWWW {
+		return name, err
 	}
-	return name, err
+	if name = stripWWW(name); stripWWW(name) != name {
+		return "", &FieldError{Field: "domain", Value: host, Rule: "it must begin with www. no more than once, which is ignored"}
+	}
+	return name, nil
+}
+
+// spellings are those under which host may be in the registry: as it is, which other rules may have put there, and as it would be
+// registered now.
+func (a *App) spellings(host string) ([]string, error) {
+	now, err := a.domain(host)
+	asIs, malformed := NormalizeHost(host)
+	switch {
+	case malformed != nil:
+		return nil, err
+	case err != nil || asIs == now:
+		return []string{asIs}, nil
+	}
+	return []string{asIs, now}, nil
+}
+
+// spelled is the first of the spellings under which the tenant has the host, and the last one when it does not.
+func (t *Tenant) spelled(names []string) string {
+	for _, name := range names {
+		if t.hasDomain(name) {
+			return name
+		}
+	}
+	return names[len(names)-1]
 }
 
 // AddDomain makes host lead to a tenant. The first domain of a tenant is its primary one. It does nothing when host is
@@ -70,12 +97,13 @@ func (tx *registryTx) insertDomain(ctx context.Context, t *Tenant, host string, 
 // RemoveDomain makes host lead nowhere, or withdraws what is pending. When it was the primary one, the first of those left
 // in order of host becomes primary. It returns ErrUnknownHost when host is not the tenant's.
 func (a *App) RemoveDomain(ctx context.Context, id ID, host string) (Tenant, error) {
-	name, err := a.domain(host)
+	names, err := a.spellings(host)
 	if err != nil {
 		return Tenant{}, err
 	}
 	return a.edit(ctx, "remove domain from", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
-		withdrawn, err := tx.deletePending(ctx, id, name)
+		name := t.spelled(names)
+		withdrawn, err := tx.withdraw(ctx, id, names)
 		if err != nil {
 			return err
 		}
@@ -112,11 +140,12 @@ func (tx *registryTx) promote(ctx context.Context, t *Tenant, lost string) error
 // SetPrimaryDomain makes one of a tenant's domains the one that its URLs are built with. It returns ErrUnknownHost when
 // host is not the tenant's.
 func (a *App) SetPrimaryDomain(ctx context.Context, id ID, host string) (Tenant, error) {
-	name, err := a.domain(host)
+	names, err := a.spellings(host)
 	if err != nil {
 		return Tenant{}, err
 	}
 	return a.edit(ctx, "set primary domain of", id, func(ctx context.Context, tx *registryTx, t *Tenant) error {
+		name := t.spelled(names)
 		switch {
 		case !t.hasDomain(name):
 			return &noHostError{"it has no domain", name}
@@ -139,19 +168,20 @@ func (a *App) SetPrimaryDomain(ctx context.Context, id ID, host string) (Tenant,
 // of the two. It returns the tenant that has it now, and does nothing when that has it already. It returns
 // ErrUnknownHost when no tenant has it.
 func (a *App) MoveDomain(ctx context.Context, host string, toID ID) (Tenant, error) {
-	name, err := a.domain(host)
+	names, err := a.spellings(host)
 	if err != nil {
 		return Tenant{}, err
 	}
 	var after *Tenant
 	err = a.write(Leave(ctx), func(ctx context.Context, tx *registryTx) ([]*Tenant, error) {
-		from, err := one(ctx, tx, selectByHost, name)
+		from, err := tx.holder(ctx, names)
 		if errors.Is(err, ErrNotFound) {
-			return nil, &noHostError{"no tenant has the domain", name}
+			return nil, &noHostError{"no tenant has the domain", host}
 		}
 		if err != nil {
 			return nil, err
 		}
+		name := from.spelled(names)
 		to, err := one(ctx, tx, selectByID, string(toID))
 		if err != nil {
 			return nil, err
@@ -191,6 +221,16 @@ func (a *App) MoveDomain(ctx context.Context, host string, toID ID) (Tenant, err
 		return Tenant{}, opError("move domain to", string(toID), err)
 	}
 	return *after, nil
+}
+
+// holder returns the tenant that has one of the hosts, the first that anybody has, or ErrNotFound.
+func (tx *registryTx) holder(ctx context.Context, hosts []string) (t *Tenant, err error) {
+	for _, host := range hosts {
+		if t, err = one(ctx, tx, selectByHost, host); !errors.Is(err, ErrNotFound) {
+			return t, err
+		}
+	}
+	return nil, ErrNotFound
 }
 
 // noHostError is ErrUnknownHost with the host: others may be meant by one command, and it may lead to another tenant.

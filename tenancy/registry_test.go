@@ -378,6 +378,74 @@ func TestHostRulesChange(t *testing.T) {
 	})
 }
 
+// With IgnoreWWW no host is registered by a spelling that leads elsewhere when it is read again, and those that an earlier version
+// registered can be named as the registry has them.
+func TestHostsAsListed(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		ignoring := func(c *Config) {
+			c.IgnoreWWW = true
+			c.Hooks.ApproveDomain = func(context.Context, Tenant, PendingDomain) error { return nil }
+		}
+		a := open(t, p.be, ignoring)
+		thor, odin := create(t, a, "thor", "www.thor.example"), create(t, a, "odin", "odin.example", "www.www.test")
+		_, err := a.AddDomain(t.Context(), thor.ID, "www.www.evil.example")
+		require.ErrorIs(t, err, ErrInvalid)
+		_, err = a.Create(t.Context(), Spec{Slug: "loki", Domains: []string{"www.www.evil.example"}})
+		require.ErrorIs(t, err, ErrInvalid)
+
+		_, err = a.Shared().ExecContext(t.Context(), `UPDATE tenement_revision SET host_rules = ''`)
+		require.NoError(t, err)
+		b := open(t, p.backend(t), ignoring)
+		all := 0
+		for _, id := range []ID{thor.ID, odin.ID} {
+			was, err := b.ByID(t.Context(), id)
+			require.NoError(t, err)
+			for _, d := range was.Domains {
+				all++
+				_, err := b.RemoveDomain(t.Context(), id, d.Host)
+				require.NoError(t, err, d.Host)
+			}
+		}
+		require.Equal(t, 3, all)
+
+		_, err = b.AddDomain(t.Context(), odin.ID, "evil.example")
+		require.NoError(t, err)
+		const listed = "www.evil.example"
+		for _, insert := range []string{
+			`INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES ('` + listed + `', $1, FALSE)`,
+			`INSERT INTO tenement_domains (host, tenant_id, is_primary) VALUES ('www.www.example', $1, FALSE)`,
+			`INSERT INTO tenement_pending_domains (host, tenant_id, token, created_at) VALUES ('www.www.other.example', $1, '', '2026-01-01T00:00:00.000000Z')`,
+		} {
+			_, err := b.Shared().ExecContext(t.Context(), insert, string(thor.ID))
+			require.NoError(t, err)
+		}
+		after, err := b.SetPrimaryDomain(t.Context(), thor.ID, listed)
+		require.NoError(t, err)
+		require.Equal(t, listed, after.PrimaryDomain())
+		after, err = b.MoveDomain(t.Context(), listed, odin.ID)
+		require.NoError(t, err)
+		require.Equal(t, []Domain{{Host: "evil.example", Primary: true}, {Host: listed}}, after.Domains)
+		after, err = b.RemoveDomain(t.Context(), odin.ID, listed)
+		require.NoError(t, err)
+		require.Equal(t, []Domain{{Host: "evil.example", Primary: true}}, after.Domains)
+		after, err = b.RemoveDomain(t.Context(), odin.ID, listed)
+		require.NoError(t, err, "as it is looked up")
+		require.Empty(t, after.Domains)
+		_, err = b.RemoveDomain(t.Context(), thor.ID, "www.www.other.example")
+		require.NoError(t, err)
+		pending, err := b.PendingDomains(t.Context(), thor.ID)
+		require.NoError(t, err)
+		require.Empty(t, pending)
+		after, err = b.RemoveDomain(t.Context(), thor.ID, "www.www.example")
+		require.NoError(t, err)
+		require.Empty(t, after.Domains)
+		_, err = b.RemoveDomain(t.Context(), thor.ID, listed)
+		require.ErrorIs(t, err, ErrUnknownHost)
+		_, err = b.MoveDomain(t.Context(), listed, odin.ID)
+		require.ErrorIs(t, err, ErrUnknownHost)
+	})
+}
+
 // A spare is not given to a tenant whose hosts are spelled by other rules than the registry's.
 func TestHostRulesChangeWithSpares(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {
