@@ -11,8 +11,8 @@ import (
 )
 
 // announcement is what an App that serves says of itself in the registry: how long it may take to hear of a change.
-// Whoever purges a tenant waits for it. It is renewed while the App runs; one that died is not waited for once its lease
-// is over.
+// Whoever purges a tenant waits for it. It is renewed while the App runs. One whose lease is over may have died, or not have
+// reached the registry: it is waited for once more, for as long as it goes by what it knew, and then removed.
 type announcement struct {
 	id   string
 	made atomic.Bool
@@ -74,9 +74,10 @@ func (a *App) renew(ctx context.Context) error {
 	a.announced.written = true
 	now := a.reg.now()
 	begun := time.Now()
-	_, err := a.reg.db.ExecContext(ctx, `INSERT INTO tenement_apps (id, bound_ms, lease_ms, seen_at) VALUES ($1, $2, $3, `+now+`)
+	deaf := a.asking() + a.deafness() // a question from before others could reach the registry may only now be given up
+	_, err := a.reg.db.ExecContext(ctx, `INSERT INTO tenement_apps (id, bound_ms, lease_ms, deaf_ms, seen_at) VALUES ($1, $2, $3, $4, `+now+`)
 		ON CONFLICT (id) DO UPDATE SET seen_at = `+now,
-		a.announced.id, a.StalenessBound().Milliseconds(), a.lease().Milliseconds())
+		a.announced.id, a.StalenessBound().Milliseconds(), a.lease().Milliseconds(), deaf.Milliseconds())
 	if err != nil {
 		return err
 	}
@@ -117,47 +118,57 @@ func (a *App) withdraw() {
 	}
 }
 
-// announcedBound returns the time and the greatest bound of the other Apps that serve. Announcements of Apps that died
-// are removed.
-func (a *App) announcedBound(ctx context.Context) (now time.Time, bound time.Duration, err error) {
+// others is what the other Apps say of themselves.
+type others struct {
+	at     time.Time     // now, by the database's clock
+	bound  time.Duration // the greatest of those that serve
+	deaf   time.Duration // the greatest of those whose lease is over: for how long they may go by what they knew
+	lapsed []lapsed
+}
+
+// lapsed is an announcement whose lease is over.
+type lapsed struct{ id, seen string }
+
+// announcedOthers reads the announcements of the other Apps.
+func (a *App) announcedOthers(ctx context.Context) (o others, err error) {
 	rows, err := a.reg.db.QueryContext(ctx, `SELECT `+a.reg.now()+`, COALESCE(a.id, ''), COALESCE(a.bound_ms, 0), COALESCE(a.lease_ms, 0),
-		COALESCE(a.seen_at, '') FROM (SELECT 1 AS one) o LEFT JOIN tenement_apps a ON a.id <> $1`, a.announced.id)
+		COALESCE(a.deaf_ms, 0), COALESCE(a.seen_at, '') FROM (SELECT 1 AS one) o LEFT JOIN tenement_apps a ON a.id <> $1`, a.announced.id)
 	if err != nil {
-		return now, 0, err
+		return o, err
 	}
 	defer rows.Close()
-	type announced struct{ id, seen string }
-	var dead []announced
 	for rows.Next() {
 		var at, id, seen string
-		var boundMS, leaseMS int64
-		if err := rows.Scan(&at, &id, &boundMS, &leaseMS, &seen); err != nil {
-			return now, 0, err
+		var boundMS, leaseMS, deafMS int64
+		if err := rows.Scan(&at, &id, &boundMS, &leaseMS, &deafMS, &seen); err != nil {
+			return o, err
 		}
-		if now, err = time.Parse(timeFormat, at); err != nil {
-			return now, 0, err
+		if o.at, err = time.Parse(timeFormat, at); err != nil {
+			return o, err
 		}
 		if id == "" {
 			continue
 		}
 		seenAt, err := time.Parse(timeFormat, seen)
 		if err != nil {
-			return now, 0, fmt.Errorf("announcement of %s: %w", id, err)
+			return o, fmt.Errorf("announcement of %s: %w", id, err)
 		}
-		if now.Sub(seenAt) > time.Duration(leaseMS)*time.Millisecond {
-			dead = append(dead, announced{id, seen})
+		if o.at.Sub(seenAt) > time.Duration(leaseMS)*time.Millisecond {
+			o.lapsed = append(o.lapsed, lapsed{id, seen})
+			o.deaf = max(o.deaf, time.Duration(max(boundMS, deafMS))*time.Millisecond)
 			continue
 		}
-		bound = max(bound, time.Duration(boundMS)*time.Millisecond)
+		o.bound = max(o.bound, time.Duration(boundMS)*time.Millisecond)
 	}
-	if err := rows.Err(); err != nil {
-		return now, 0, err
-	}
-	rows.Close()
-	for _, d := range dead { // unless it has come back to life meanwhile
+	return o, rows.Err()
+}
+
+// bury removes the announcements of those that died, unless they have come back to life meanwhile.
+func (a *App) bury(ctx context.Context, dead []lapsed) error {
+	for _, d := range dead {
 		if _, err := a.reg.db.ExecContext(ctx, `DELETE FROM tenement_apps WHERE id = $1 AND seen_at = $2`, d.id, d.seen); err != nil {
-			return now, 0, err
+			return err
 		}
 	}
-	return now, bound, nil
+	return nil
 }

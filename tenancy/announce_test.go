@@ -82,7 +82,7 @@ func TestWhoAnnouncesHasHeard(t *testing.T) {
 
 		b, loki := late("loki")
 		require.NoError(t, write(b, loki))
-		_, err = b.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z'`)
+		_, err = b.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z', bound_ms = 0, deaf_ms = 0`)
 		require.NoError(t, err)
 		later := time.Now().Add(time.Hour)
 		b.announced.begun.Store(&later) // its clock was set back

@@ -21,8 +21,14 @@ func (a *App) noteHeard(at time.Time) {
 
 // noteDeaf is called when the registry did not answer: nobody waits for it until it was to be asked again.
 func (a *App) noteDeaf() {
-	a.heard.Store(&hearing{at: time.Now(), good: a.StalenessBound() + a.cfg.LookupTimeout, deaf: true})
+	a.heard.Store(&hearing{at: time.Now(), good: a.deafness(), deaf: true})
 }
+
+// deafness is for how long an App goes by what it knew once the registry did not answer it.
+func (a *App) deafness() time.Duration { return a.StalenessBound() + a.cfg.LookupTimeout }
+
+// asking is how long it takes at most until a question for changes is given up.
+func (a *App) asking() time.Duration { return max(a.cfg.PollInterval, a.cfg.LookupTimeout) }
 
 // old reports whether more is to be heard before anything is answered by what is known. It is asked for each request, so it
 // goes by the monotonic clock alone, which takes half the time; who is let in is asked about both, see [App.current].

@@ -2,6 +2,8 @@ package tenancy
 
 import (
 	"context"
+	"crypto/rand"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,5 +121,56 @@ func TestOnChangeHoldsUpNobody(t *testing.T) {
 		for _, kind := range []EventKind{EventReadOnly, EventActivated, EventSuspended} {
 			require.Equal(t, kind, <-told, "in their order")
 		}
+	})
+}
+
+// An App that the registry did not answer for longer than its lease lets in by what it knew, until it asks again. It is waited for
+// then, and no longer than that: it may have died.
+func TestWhoWasCutOffIsWaitedFor(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		a := open(t, p.be)
+		b := open(t, p.backend(t), func(c *Config) { c.PollInterval, c.LookupTimeout = 100*time.Millisecond, 100*time.Millisecond })
+		loki := create(t, a, "loki")
+		write := func() error {
+			return b.Run(t.Context(), loki.ID, Policy{}, func(ctx context.Context, _ *Tenant) error {
+				_, err := b.DB().ExecContext(ctx, "INSERT INTO polls (question) VALUES ($1)", rand.Text())
+				return err
+			})
+		}
+		require.NoError(t, write())
+
+		require.NoError(t, b.polling.Acquire(t.Context(), 1)) // it gets no answer
+		require.NoError(t, b.announced.turn.Acquire(t.Context(), 1))
+		answered := sync.OnceFunc(func() {
+			b.announced.turn.Release(1)
+			b.polling.Release(1)
+		})
+		defer answered()
+		long := time.Now().Add(-b.lease())
+		b.announced.begun.Store(&long)
+		_, err := a.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z'`)
+		require.NoError(t, err)
+		b.noteDeaf()
+		require.NoError(t, write(), "it serves what it knew")
+		a.step = func(name string) {
+			if name == "freeze: begun" {
+				b.noteDeaf() // by a question that was asked before
+				answered()
+			}
+		}
+		require.NoError(t, a.Freeze(t.Context(), loki.ID, "it is copied", func(context.Context, Tenant) error {
+			assert.ErrorIs(t, write(), ErrReadOnly)
+			return nil
+		}))
+		a.step = func(string) {}
+
+		var apps int
+		_, err = a.Shared().ExecContext(t.Context(), `INSERT INTO tenement_apps (id, bound_ms, lease_ms, deaf_ms, seen_at)
+			VALUES ('dead', 0, 1, 1, '2026-01-01T00:00:00.000000Z')`)
+		require.NoError(t, err)
+		require.NoError(t, a.Freeze(t.Context(), loki.ID, "it is copied", func(context.Context, Tenant) error {
+			return a.Shared().QueryRowContext(t.Context(), `SELECT count(*) FROM tenement_apps WHERE id = 'dead'`).Scan(&apps)
+		}))
+		require.Zero(t, apps)
 	})
 }

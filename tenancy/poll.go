@@ -31,7 +31,7 @@ func (a *App) pollLoop() {
 			return
 		case <-tick.C:
 		}
-		ctx, cancel := context.WithTimeout(a.ctx, max(a.cfg.PollInterval, a.cfg.LookupTimeout))
+		ctx, cancel := context.WithTimeout(a.ctx, a.asking())
 		err := errors.Join(a.hear(ctx), a.renewDue(ctx))
 		cancel()
 		if err != nil {

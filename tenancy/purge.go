@@ -157,25 +157,25 @@ var purgeSteps = []step{
 }
 
 // waitHeard waits until a change that was committed by that time, by the database's clock, has reached every App that serves.
-// The zero time is for one that was committed just now.
+// The zero time is for one that was committed just now. One that the registry did not answer for longer than a lease hears of
+// nothing until it asks again, however long ago the change was made: it is waited for from now on.
 func (a *App) waitHeard(ctx context.Context, committed time.Time) error {
-	now, bound, err := a.announcedBound(ctx)
+	o, err := a.announcedOthers(ctx)
 	if err != nil {
 		return err
 	}
-	if committed.IsZero() {
-		committed = now
+	wait := o.bound
+	if !committed.IsZero() {
+		wait = min(o.bound, o.bound-o.at.Sub(committed))
 	}
-	wait := bound - now.Sub(committed)
-	if wait <= 0 {
-		return nil
+	if wait = max(wait, o.deaf); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	timer := time.NewTimer(min(wait, bound))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return a.bury(ctx, o.lapsed)
 }

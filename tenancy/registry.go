@@ -19,7 +19,7 @@ import (
 var migrations embed.FS
 
 // registryVersion is the newest of the migrations.
-const registryVersion = 3
+const registryVersion = 4
 
 // registrySource is the migrations of the registry's own tables.
 func registrySource() migrate.Source {

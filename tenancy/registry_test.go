@@ -534,7 +534,7 @@ func TestPurgeWaitsForThoseWhoServe(t *testing.T) {
 		inside, _, leave, err = deaf.Enter(t.Context(), odin.Ref(), Policy{})
 		require.NoError(t, err)
 		defer leave()
-		_, err = deaf.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z' WHERE bound_ms > 3600000`)
+		_, err = deaf.Shared().ExecContext(t.Context(), `UPDATE tenement_apps SET seen_at = '2026-01-01T00:00:00.000000Z', bound_ms = 0, deaf_ms = 0 WHERE bound_ms > 3600000`)
 		require.NoError(t, err)
 		_, err = command.Delete(t.Context(), odin.ID)
 		require.NoError(t, err)
