@@ -141,7 +141,7 @@ func (f *fleet) behind(groups []group) (sel selection, total int) {
 
 // goOver goes over the stores that are behind although the run came to its end, until there are none or it gets nowhere.
 func (f *fleet) goOver(ctx context.Context) error {
-	for range maxRounds {
+	for round := range maxRounds {
 		if f.visits == nil || !f.visits.anyNews() {
 			return nil
 		}
@@ -153,7 +153,7 @@ func (f *fleet) goOver(ctx context.Context) error {
 		if err != nil || rows == nil {
 			return err
 		}
-		f.queue.goOn(rows.only(f.again))
+		f.queue.goOn(rows.only(func(ctx context.Context, page []entry) ([]entry, error) { return f.again(ctx, page, round == 0) }))
 		if err := f.phase(ctx); err != nil {
 			return err
 		}
@@ -210,15 +210,16 @@ func (f *fleet) remainingNamed(ctx context.Context) (pager, error) {
 }
 
 // again returns those of some rows that are to be gone over again, and counts them no longer. What failed has failed; and
-// what was written about a store since the run was there is somebody else's word: a Down's, for instance.
-func (f *fleet) again(ctx context.Context, rows []entry) (again []entry, err error) {
+// what was written about a store since the run was there is somebody else's word: a Down's, for instance. Stores that the run
+// has never met are for one round: where tenants are made all the time at an older version there are always some.
+func (f *fleet) again(ctx context.Context, rows []entry, strangers bool) (again []entry, err error) {
 	lost := false
 	for _, e := range rows {
 		was, been, err := f.before(ctx, e)
 		switch {
 		case err != nil:
 			return nil, err
-		case was.failed, been && !was.missing && was.route == e.route() && was.updated != e.updated:
+		case was.failed, !been && !strangers, been && !was.missing && was.route == e.route() && was.updated != e.updated:
 			continue
 		case been && !was.missing:
 			lost = lost || was.route == e.route()
