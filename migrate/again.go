@@ -126,10 +126,15 @@ func (v *visits) list() []visit {
 	return slices.SortedFunc(maps.Values(v.of), func(a, b visit) int { return compareStores(a.route.Store, b.route.Store) })
 }
 
-// behind returns the rows that a run over these groups goes through, those that failed included, and how many there are.
+// behind returns the rows of these groups that are behind, those that failed included, and how many there are.
 func (f *fleet) behind(groups []group) (sel selection, total int) {
+	return rowsOf(groups, func(g group) bool { return f.planFor(g.fingerprint, g.state).behind() })
+}
+
+// rowsOf returns the rows that a run over some of these groups goes through, those that failed included, and how many there are.
+func rowsOf(groups []group, some func(group) bool) (sel selection, total int) {
 	for _, g := range groups {
-		if f.planFor(g.fingerprint, g.state).behind() {
+		if some(g) {
 			sel.fingerprints = append(sel.fingerprints, g.fingerprint)
 			total += g.stores
 		} else {

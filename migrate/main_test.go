@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenement-go/tenement/backend"
@@ -98,6 +99,14 @@ func migrator(t testing.TB, be backend.Backend, cfg migrate.Config) *migrate.Mig
 }
 
 func tenants(sources ...migrate.Source) migrate.Config { return migrate.Config{Tenant: sources} }
+
+// noDrift has every store be what the ledger says of it.
+func noDrift(t testing.TB, m *migrate.Migrator) {
+	t.Helper()
+	verified, err := m.Verify(t.Context(), migrate.Fleet{})
+	require.NoError(t, err)
+	assert.Empty(t, verified.Drift)
+}
 
 // tenantsUp applies the tenant set on some terms.
 func tenantsUp(ctx context.Context, m *migrate.Migrator, fleet migrate.Fleet) (*migrate.Result, error) {

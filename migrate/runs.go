@@ -194,23 +194,18 @@ func (m *Migrator) findOut(ctx context.Context, lim limit) (*Result, error) {
 		return nil, err
 	}
 	f := m.newFleet(options{}, m.look())
-	sel, total := selection{}, 0
-	for _, g := range groups {
-		if g.state == nil || lim != lookOnly && f.planFor(g.fingerprint, g.state).behind() {
-			sel.fingerprints = append(sel.fingerprints, g.fingerprint)
-			total += g.stores
-		} else {
-			total += g.failed
-		}
-	}
+	sel, total := rowsOf(groups, func(g group) bool {
+		return g.state == nil || lim != lookOnly && f.planFor(g.fingerprint, g.state).behind()
+	})
 	f.over(sel, total, nil)
 	return f.do(backend.Apart(ctx))
 }
 
 // Settle finishes what runs over the tenants left undone whose process died, when they were for the migrations that this
-// binary carries. Of a run that was given its stores by name it finds out what was done, and does no more. A run that was stopped, by its context or its options, or that is under way elsewhere, is left alone.
-// It costs one query when there is nothing to do: call it now and then from a program that runs for long. It returns what
-// it did, nil when there was nothing, and the errors of [Migrator.Up].
+// binary carries. Of a run that was given its stores by name it finds out what was done, and does no more. A run that was
+// stopped, by its context or its options, or that is under way elsewhere, is left alone. One that cannot be finished does not
+// keep it from the next. It costs one query when there is nothing to do: call it now and then from a program that runs for
+// long. It returns what it did, nil when there was nothing, and the errors of [Migrator.Up].
 func (m *Migrator) Settle(ctx context.Context) (*Result, error) {
 	if m.parts != nil {
 		return m.inPlaces(ctx, Fleet{}, func(m *Migrator, _ Fleet) (*Result, error) { return m.Settle(ctx) })

@@ -22,6 +22,16 @@ func opened(t *testing.T, databaseURL string) (*Backend, context.Context) {
 	return be, backend.WithRoute(t.Context(), rt)
 }
 
+// terminate ends a server process of a database.
+func terminate(t *testing.T, databaseURL string, pid int) {
+	t.Helper()
+	admin, err := pgx.Connect(t.Context(), pgtest.Shared(t).AdminDatabaseURL(t, databaseURL))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, admin.Close(context.Background())) }()
+	_, err = admin.Exec(t.Context(), `SELECT pg_terminate_backend($1, 60000)`, pid)
+	require.NoError(t, err)
+}
+
 // A connection is held, and nobody waits for it, while a *sql.Conn has it, or what is done with pgx's own connection; and for
 // how long they have it says nothing about how long a statement takes.
 func TestHeldByASession(t *testing.T) {
@@ -68,16 +78,12 @@ func TestHeldAfterAnExchange(t *testing.T) {
 	t.Parallel()
 	databaseURL := pgtest.Shared(t).Database(t)
 	be, ctx := opened(t, databaseURL)
-	admin, err := pgx.Connect(t.Context(), pgtest.Shared(t).AdminDatabaseURL(t, databaseURL))
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = admin.Close(context.Background()) })
 	var before, after int
 	require.NoError(t, be.PGX().QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&before))
 	tx, err := be.PGX().Begin(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 1, be.warm.Stats().Held)
-	_, err = admin.Exec(t.Context(), `SELECT pg_terminate_backend($1, 60000)`, before)
-	require.NoError(t, err)
+	terminate(t, databaseURL, before)
 	require.NoError(t, tx.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&after))
 	require.NotEqual(t, before, after)
 	require.Equal(t, 1, be.warm.Stats().Held)

@@ -90,16 +90,12 @@ func TestNotSentIsNotUsed(t *testing.T) {
 	t.Parallel()
 	databaseURL := pgtest.Shared(t).Database(t)
 	be, ctx := opened(t, databaseURL)
-	admin, err := pgx.Connect(t.Context(), pgtest.Shared(t).AdminDatabaseURL(t, databaseURL))
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = admin.Close(context.Background()) })
 	var pid int
 	require.NoError(t, be.PGX().QueryRow(ctx, `SELECT pg_backend_pid() + $1::int`, 0).Scan(&pid))
 	conn, err := be.DB().Conn(ctx)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	require.ErrorContains(t, conn.QueryRowContext(ctx, `SELECT pg_backend_pid() + $1::int`, 1, 2).Scan(&pid), "expected 1 arguments")
-	_, err = admin.Exec(t.Context(), `SELECT pg_terminate_backend($1, 60000)`, pid)
-	require.NoError(t, err)
+	terminate(t, databaseURL, pid)
 	require.NoError(t, conn.QueryRowContext(ctx, `SELECT 1`).Scan(new(int)))
 }
